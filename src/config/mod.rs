@@ -1,0 +1,102 @@
+//! The config file: as written (`raw`), as meant (`check`), and where it lies (`load`).
+//!
+//! Never opens a socket and never starts anything: `serin check` and `serin run`
+//! read a file in just the same way.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::names::{BackendName, ListenerName, RouteName, RuleName};
+use crate::rollout::plan::Plan;
+use crate::traffic::draw::StickyKey;
+use crate::traffic::matching::{HostPattern, Match};
+use crate::traffic::mirror::Mirror;
+use crate::traffic::retry::Timeouts;
+use crate::units::Weight;
+
+/// A config file as meant: every name resolves, every number is within its limits.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// At least one; addresses do not overlap.
+    pub listeners: Vec<Listener>,
+    /// The admin port.
+    pub admin: Admin,
+    /// The read-only port for metrics and probes; `None` is no such port.
+    pub metrics: Option<SocketAddr>,
+    /// Where ended rollouts are remembered; `None` is memory only.
+    pub state_file: Option<PathBuf>,
+    /// Data-plane threads; `None` is one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// How long a drain waits for requests in flight.
+    pub drain_timeout: Duration,
+    /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
+    pub response_headers: bool,
+    /// In the file's order.
+    pub backends: Vec<Backend>,
+    /// In the file's order, which is the last tie-break of matching.
+    pub routes: Vec<Route>,
+    /// In the file's order. At most one per rule.
+    pub rollouts: Vec<Plan>,
+}
+
+/// An address and port on which Serin accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique.
+    pub name: ListenerName,
+    /// Port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+/// The admin port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Loopback, unless `token_file` is set.
+    pub address: SocketAddr,
+    /// A file whose content is the bearer token that every call must carry.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Admin {
+    /// Where the admin port is when the config names none.
+    pub const ADDRESS: &str = "127.0.0.1:9901";
+}
+
+/// One model version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique.
+    pub name: BackendName,
+    /// May be empty: then the backend answers 503.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// Hostnames and the rules for them.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique.
+    pub name: RouteName,
+    /// Empty is every hostname.
+    pub hostnames: Vec<HostPattern>,
+    /// At least one.
+    pub rules: Vec<Rule>,
+}
+
+/// Matches and the backends that share what they match.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Unique within its route.
+    pub name: RuleName,
+    /// One of these must fit; empty is every request.
+    pub matches: Vec<Match>,
+    /// At least one with a weight over zero.
+    pub backends: Vec<(BackendName, Weight)>,
+    /// What keeps a user on one version.
+    pub sticky: Option<StickyKey>,
+    /// Shadows, each with a draw of its own.
+    pub mirrors: Vec<Mirror>,
+    /// How long each phase may take.
+    pub timeouts: Timeouts,
+}

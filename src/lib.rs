@@ -1,0 +1,5 @@
+//! Serin: a traffic proxy that judges the versions it splits traffic between.
+
+pub mod clock;
+pub mod names;
+pub mod units;

@@ -1,0 +1,14 @@
+//! What should happen to a request: pure decisions of the data plane.
+//!
+//! Never waits, never asks for the time, never draws a random number, never
+//! logs: time comes as a tick, chance as a number, and answers are values.
+
+pub mod balance;
+pub mod draw;
+pub mod headers;
+pub mod matching;
+pub mod mirror;
+pub mod outcome;
+pub mod retry;
+pub mod route;
+pub mod split;
