@@ -1,0 +1,326 @@
+//! A bound that the canary must keep.
+//!
+//! Never looks at traffic: which attempt was bad or slow was decided where it ended.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::units::{Ratio, duration_text};
+
+/// The r of an absolute objective: how much worse than stable before the canary is blamed.
+pub const RATIO_DEFAULT: f64 = 1.5;
+/// The r of `not-worse-than-stable`, which has no limit of its own to lean on.
+pub const RATIO_RELATIVE_DEFAULT: f64 = 2.0;
+
+/// A bound that the canary must keep, and what its breach leads to.
+///
+/// Its null hypothesis: at every time the canary's bad rate is at most `limit`, **or** at
+/// every time it is at most `ratio` times stable's at that time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    signal: Signal,
+    bound: Bound,
+    limit: Ratio,
+    ratio: f64,
+    on_breach: OnBreach,
+}
+
+/// What makes an attempt bad in the eyes of an objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A bad outcome.
+    Errors,
+    /// Slower than `threshold`, among attempts that did not err.
+    Latency {
+        /// The share of attempts that must be faster.
+        quantile: Quantile,
+        /// Counted slow at the moment this has passed.
+        threshold: Duration,
+    },
+}
+
+/// What the canary is held to; both kinds have a limit and a ratio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The limit is a promise to users: `errors <= 1%`.
+    Limit,
+    /// Stable is the measure; the limit is only a floor under which nothing is blamed.
+    NotWorseThanStable,
+}
+
+/// What a proven breach leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBreach {
+    /// The canary is taken out.
+    Rollback,
+    /// The rollout may not go on.
+    Hold,
+}
+
+/// A quantile of latency, p50 to p99.9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Quantile {
+    per_mille: u16,
+}
+
+/// Why an objective cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectiveError {
+    /// Nothing could ever breach it, or everything would.
+    #[error("the limit must be above 0% and below 100%")]
+    Limit,
+    /// Below 1 the canary would have to be better than stable.
+    #[error("the ratio must be at least 1 and at most 1000")]
+    Ratio,
+}
+
+impl Objective {
+    /// `errors: LIMIT`, which rolls back.
+    pub fn errors(limit: Ratio) -> Result<Self, ObjectiveError> {
+        Self::new(Signal::Errors, Bound::Limit, limit)
+    }
+
+    /// `latency: { QUANTILE: THRESHOLD }`, which rolls back: "p99 at most y" is "at most 1 %
+    /// slower than y".
+    pub fn latency(quantile: Quantile, threshold: Duration) -> Self {
+        let signal = Signal::Latency {
+            quantile,
+            threshold,
+        };
+        let limit = quantile.slow_share();
+        let (bound, ratio, on_breach) = (Bound::Limit, RATIO_DEFAULT, OnBreach::Rollback);
+        Self {
+            signal,
+            bound,
+            limit,
+            ratio,
+            on_breach,
+        }
+    }
+
+    /// `not-worse-than-stable`, which holds. `limit` is the floor: half the limit of the
+    /// absolute objective beside it, unless the config says otherwise.
+    pub fn not_worse_than_stable(signal: Signal, limit: Ratio) -> Result<Self, ObjectiveError> {
+        Self::new(signal, Bound::NotWorseThanStable, limit)
+    }
+
+    /// With defaults for ratio and breach.
+    fn new(signal: Signal, bound: Bound, limit: Ratio) -> Result<Self, ObjectiveError> {
+        if limit <= Ratio::ZERO || limit >= Ratio::ONE {
+            return Err(ObjectiveError::Limit);
+        }
+        let (ratio, on_breach) = match bound {
+            Bound::Limit => (RATIO_DEFAULT, OnBreach::Rollback),
+            Bound::NotWorseThanStable => (RATIO_RELATIVE_DEFAULT, OnBreach::Hold),
+        };
+        Ok(Self {
+            signal,
+            bound,
+            limit,
+            ratio,
+            on_breach,
+        })
+    }
+
+    /// The long form's `ratio`, 1 to 1000.
+    pub fn with_ratio(self, ratio: f64) -> Result<Self, ObjectiveError> {
+        if (1.0..=1000.0).contains(&ratio) {
+            Ok(Self { ratio, ..self })
+        } else {
+            Err(ObjectiveError::Ratio)
+        }
+    }
+
+    /// The long form's `on_breach`.
+    #[must_use]
+    pub fn with_on_breach(self, on_breach: OnBreach) -> Self {
+        Self { on_breach, ..self }
+    }
+
+    /// What is counted.
+    pub fn signal(&self) -> Signal {
+        self.signal
+    }
+
+    /// What the canary is held to.
+    pub fn bound(&self) -> Bound {
+        self.bound
+    }
+
+    /// x, above 0 and below 1.
+    pub fn limit(&self) -> Ratio {
+        self.limit
+    }
+
+    /// r, at least 1.
+    pub fn ratio(&self) -> f64 {
+        self.ratio
+    }
+
+    /// What a proven breach leads to.
+    pub fn on_breach(&self) -> OnBreach {
+        self.on_breach
+    }
+
+    /// `errors <= 1%`, `latency p99 <= 200ms`, `errors not worse than stable`.
+    pub fn name(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.bound, self.signal) {
+            (Bound::Limit, Signal::Errors) => write!(f, "errors <= {}", self.limit),
+            (
+                Bound::Limit,
+                Signal::Latency {
+                    quantile,
+                    threshold,
+                },
+            ) => {
+                write!(f, "latency {quantile} <= {}", duration_text(threshold))
+            }
+            (Bound::NotWorseThanStable, Signal::Errors) => {
+                f.write_str("errors not worse than stable")
+            }
+            (Bound::NotWorseThanStable, Signal::Latency { .. }) => {
+                f.write_str("latency not worse than stable")
+            }
+        }
+    }
+}
+
+impl Quantile {
+    /// p50, the median.
+    pub const P50: Self = Self { per_mille: 500 };
+    /// p99.
+    pub const P99: Self = Self { per_mille: 990 };
+    /// p99.9: beyond it, an answer would take tens of thousands of canary requests.
+    pub const P999: Self = Self { per_mille: 999 };
+
+    /// The share of attempts that may be slower: 1 - q, exactly rounded.
+    pub fn slow_share(self) -> Ratio {
+        Ratio::new(f64::from(1000 - self.per_mille) / 1000.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Quantile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.per_mille / 10, self.per_mille % 10) {
+            (percent, 0) => write!(f, "p{percent}"),
+            (percent, tenth) => write!(f, "p{percent}.{tenth}"),
+        }
+    }
+}
+
+/// Not `p50` to `p99.9`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a quantile is written p50 to p99.9, with at most one decimal")]
+pub struct QuantileError;
+
+impl FromStr for Quantile {
+    type Err = QuantileError;
+
+    /// Reads `p99` or `p99.9`.
+    fn from_str(text: &str) -> Result<Self, QuantileError> {
+        let digits = text.strip_prefix('p').ok_or(QuantileError)?;
+        let (percent, tenth) = digits.split_once('.').unwrap_or((digits, "0"));
+        let plain = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_digit());
+        if !plain(percent, 2) || !plain(tenth, 1) {
+            return Err(QuantileError);
+        }
+        let number = |part: &str| part.parse::<u16>().map_err(|_| QuantileError);
+        let quantile = Self {
+            per_mille: number(percent)? * 10 + number(tenth)?,
+        };
+        (Self::P50..=Self::P999)
+            .contains(&quantile)
+            .then_some(quantile)
+            .ok_or(QuantileError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ratio(value: f64) -> Ratio {
+        Ratio::new(value).unwrap()
+    }
+
+    fn relative(signal: Signal) -> String {
+        Objective::not_worse_than_stable(signal, ratio(0.005))
+            .unwrap()
+            .name()
+    }
+
+    #[test]
+    fn names_read_as_users_write_them() {
+        let slow = |quantile: &str, ms| {
+            Objective::latency(quantile.parse().unwrap(), Duration::from_millis(ms)).name()
+        };
+        assert_eq!(
+            Objective::errors(ratio(0.01)).unwrap().name(),
+            "errors <= 1%"
+        );
+        assert_eq!(
+            Objective::errors(ratio(0.0025)).unwrap().name(),
+            "errors <= 0.25%"
+        );
+        assert_eq!(slow("p99", 200), "latency p99 <= 200ms");
+        assert_eq!(slow("p99.9", 4000), "latency p99.9 <= 4s");
+        assert_eq!(relative(Signal::Errors), "errors not worse than stable");
+        let threshold = Duration::from_millis(200);
+        let signal = Signal::Latency {
+            quantile: Quantile::P99,
+            threshold,
+        };
+        assert_eq!(relative(signal), "latency not worse than stable");
+    }
+
+    #[test]
+    fn a_quantile_is_the_share_that_may_be_slower() {
+        for (text, share) in [
+            ("p50", 0.5),
+            ("p90", 0.1),
+            ("p95", 0.05),
+            ("p99", 0.01),
+            ("p99.9", 0.001),
+        ] {
+            let quantile: Quantile = text.parse().unwrap();
+            assert_eq!(quantile.slow_share(), ratio(share));
+            assert_eq!(quantile.to_string(), text);
+        }
+        for text in [
+            "99", "p49.9", "p100", "p99.95", "p9", "p99.", "p", "p+9", "p99ms", "P99",
+        ] {
+            assert_eq!(text.parse::<Quantile>(), Err(QuantileError), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_objective_that_nothing_could_keep_or_breach_is_refused() {
+        assert_eq!(Objective::errors(Ratio::ZERO), Err(ObjectiveError::Limit));
+        assert_eq!(Objective::errors(Ratio::ONE), Err(ObjectiveError::Limit));
+        let errors = Objective::errors(ratio(0.01)).unwrap();
+        for bad in [0.9, f64::NAN, f64::INFINITY] {
+            assert_eq!(errors.with_ratio(bad), Err(ObjectiveError::Ratio));
+        }
+    }
+
+    #[test]
+    fn absolute_objectives_roll_back_and_relative_ones_hold() {
+        let errors = Objective::errors(ratio(0.01)).unwrap();
+        assert_eq!(
+            (errors.ratio(), errors.on_breach()),
+            (1.5, OnBreach::Rollback)
+        );
+        let relative = Objective::not_worse_than_stable(Signal::Errors, ratio(0.005)).unwrap();
+        assert_eq!(
+            (relative.ratio(), relative.on_breach()),
+            (2.0, OnBreach::Hold)
+        );
+    }
+}
