@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod names;
+pub mod traffic;
 pub mod units;

@@ -63,14 +63,19 @@ mod tests {
             body_bytes_max: Mirror::BODY_BYTES_MAX,
             in_flight_max: Mirror::IN_FLIGHT_MAX,
             remove: vec![http::header::AUTHORIZATION],
-            set: vec![(HeaderName::from_static("x-shadow"), HeaderValue::from_static("true"))],
+            set: vec![(
+                HeaderName::from_static("x-shadow"),
+                HeaderValue::from_static("true"),
+            )],
         }
     }
 
     #[test]
     fn the_share_of_draws_is_the_share_of_copies() {
         let copied = (0..1000u64)
-            .filter(|step| mirror(25.0).wants(&Method::GET, step * (u64::MAX / 1000)))
+            .filter(|step| {
+                mirror(25.0).wants(&Method::GET, step * (u64::MAX / 1000) + u64::MAX / 2000)
+            })
             .count();
         assert_eq!(copied, 250);
     }

@@ -21,8 +21,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            first_byte: Duration::from_secs(60),
-            idle: Duration::from_secs(60),
+            first_byte: Duration::from_mins(1),
+            idle: Duration::from_mins(1),
             request: None,
         }
     }
@@ -70,9 +70,33 @@ mod tests {
             retries: 0,
         };
         assert!(stale.was_stale());
-        assert!(!Failed { reused_connection: false, ..stale }.was_stale());
-        assert!(!Failed { closed_before_response: false, ..stale }.was_stale());
-        assert!(!Failed { body_replayable: false, ..stale }.was_stale());
-        assert!(!Failed { retries: 1, ..stale }.was_stale());
+        assert!(
+            !Failed {
+                reused_connection: false,
+                ..stale
+            }
+            .was_stale()
+        );
+        assert!(
+            !Failed {
+                closed_before_response: false,
+                ..stale
+            }
+            .was_stale()
+        );
+        assert!(
+            !Failed {
+                body_replayable: false,
+                ..stale
+            }
+            .was_stale()
+        );
+        assert!(
+            !Failed {
+                retries: 1,
+                ..stale
+            }
+            .was_stale()
+        );
     }
 }

@@ -1,0 +1,196 @@
+//! What happens to a message's fields on the way through.
+//!
+//! Never looks fields up one by one to remove them: one pass over the names tells
+//! which are there, for most messages have none of them.
+
+use http::HeaderMap;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+/// Where the request came from, as told to the endpoint.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `http` or `https`, as the client spoke.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The host that the client asked for.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Names a request over all its hops.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C trace context, level 1.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Longer request ids are replaced: they end up in every log line.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// What [`strip_hop_by_hop`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stripped {
+    /// The sender said `te: trailers`.
+    pub te_trailers: bool,
+}
+
+/// Removes the fields that are meant for this hop alone: those of RFC 9110, section 7.6.1,
+/// and all that `connection` nominates. Fields that frame or address the message are kept
+/// even when they are nominated: without them it would be another message.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
+    let mut stripped = Stripped::default();
+    let mut there = [false; HOP_BY_HOP.len()];
+    let mut any = false;
+    for name in headers.keys() {
+        if let Some(index) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            there[index] = true;
+            any = true;
+        }
+    }
+    if !any {
+        return stripped;
+    }
+    stripped.te_trailers = headers
+        .get_all(TE)
+        .iter()
+        .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
+    for name in nominated(headers) {
+        headers.remove(name);
+    }
+    for (name, _) in HOP_BY_HOP.iter().zip(there).filter(|(_, there)| *there) {
+        headers.remove(name);
+    }
+    stripped
+}
+
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    PROXY_CONNECTION,
+    // Serin answers 100-continue itself, when it starts to read the body.
+    EXPECT,
+    // Says which fields follow a chunked body: this hop's framing.
+    TRAILER,
+];
+
+/// The fields that `connection` names and that may be removed.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    const FRAMING: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
+    let values = headers.get_all(CONNECTION).iter();
+    let names = values
+        .flat_map(tokens)
+        .filter_map(|token| HeaderName::from_bytes(token).ok());
+    names.filter(|name| !FRAMING.contains(name)).collect()
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value
+        .as_bytes()
+        .split(|b| *b == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// Appends `value` to the list in the field `name`.
+pub fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    let mut list = Vec::new();
+    for line in headers.get_all(&name) {
+        list.extend_from_slice(line.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    if list.is_empty() {
+        headers.insert(name, value.clone());
+        return;
+    }
+    list.extend_from_slice(value.as_bytes());
+    // Joined field values are a field value.
+    if let Ok(joined) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, joined);
+    }
+}
+
+/// Whether a client's `x-request-id` is kept.
+pub fn keeps_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// A request id of 128 random bits, in the form of a UUID version 4 (RFC 9562).
+pub fn request_id(high: u64, low: u64) -> HeaderValue {
+    let high = (high & !0xf000) | 0x4000;
+    let low = (low & !(0b11 << 62)) | (0b10 << 62);
+    let mut text = [b'-'; 36];
+    let mut hex = HexDigits { high, low, at: 0 };
+    for (index, byte) in text.iter_mut().enumerate() {
+        if !matches!(index, 8 | 13 | 18 | 23) {
+            *byte = hex.next_digit();
+        }
+    }
+    header_value(&text)
+}
+
+/// Whether a client's `traceparent` is kept: version, trace id, parent id and flags in
+/// lower-case hexadecimal digits, ids not all zero (W3C Trace Context, section 3.2).
+pub fn keeps_traceparent(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    let hex = |range: std::ops::Range<usize>| {
+        bytes[range]
+            .iter()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|b| *b == b'0');
+    bytes.len() >= 55
+        && [2, 35, 52].iter().all(|dash| bytes[*dash] == b'-')
+        && hex(0..2) && hex(3..35) && hex(36..52) && hex(53..55)
+        && !zero(3..35) && !zero(36..52)
+        && &bytes[..2] != b"ff"
+        // Version 00 ends here; a later one may go on after a dash.
+        && (bytes.len() == 55 || (&bytes[..2] != b"00" && bytes[55] == b'-'))
+}
+
+/// A `traceparent` of 128 + 64 random bits, not sampled.
+pub fn traceparent(high: u64, low: u64, parent: u64) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    // All zero is no id.
+    let mut hex = HexDigits {
+        high,
+        low: low | 1,
+        at: 0,
+    };
+    text[3..35]
+        .iter_mut()
+        .for_each(|byte| *byte = hex.next_digit());
+    let mut hex = HexDigits {
+        high: parent | 1,
+        low: 0,
+        at: 0,
+    };
+    text[36..52]
+        .iter_mut()
+        .for_each(|byte| *byte = hex.next_digit());
+    header_value(&text)
+}
+
+/// The hexadecimal digits of 128 bits, the highest first.
+struct HexDigits {
+    high: u64,
+    low: u64,
+    at: u32,
+}
+
+impl HexDigits {
+    fn next_digit(&mut self) -> u8 {
+        let half = if self.at < 16 { self.high } else { self.low };
+        let digit = (half >> (60 - 4 * (self.at % 16))) & 0xf;
+        self.at += 1;
+        b"0123456789abcdef"[digit as usize]
+    }
+}
+
+fn header_value(ascii: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(ascii).expect("digits and dashes are a field value")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use super::*;
+
+fn map(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        map.append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_str(value).unwrap(),
+        );
+    }
+    map
+}
+
+#[track_caller]
+fn check(fields: &[(&str, &str)], left: &[(&str, &str)]) {
+    let mut headers = map(fields);
+    strip_hop_by_hop(&mut headers);
+    assert_eq!(headers, map(left));
+}
+
+#[test]
+fn fields_of_this_hop_do_not_pass() {
+    check(
+        &[
+            ("host", "a"),
+            ("connection", "keep-alive"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-connection", "keep-alive"),
+            ("accept", "*/*"),
+        ],
+        &[("host", "a"), ("accept", "*/*")],
+    );
+}
+
+#[test]
+fn what_connection_nominates_does_not_pass() {
+    check(
+        &[
+            ("connection", "close, X-One"),
+            ("connection", "x-two,,"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+        ],
+        &[("x-three", "3")],
+    );
+}
+
+#[test]
+fn framing_and_host_stay_even_when_they_are_nominated() {
+    check(
+        &[
+            ("connection", "host, content-length"),
+            ("host", "a"),
+            ("content-length", "3"),
+        ],
+        &[("host", "a"), ("content-length", "3")],
+    );
+}
+
+#[test]
+fn te_trailers_is_told() {
+    let strip = |value: &str| strip_hop_by_hop(&mut map(&[("te", value)])).te_trailers;
+    assert!(strip("trailers"));
+    assert!(strip("deflate, Trailers"));
+    assert!(!strip("deflate"));
+    assert!(!strip_hop_by_hop(&mut map(&[("accept", "trailers")])).te_trailers);
+}
+
+#[test]
+fn lists_grow_into_one_line() {
+    let mut headers = map(&[
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-for", "2.2.2.2"),
+    ]);
+    append_to_list(
+        &mut headers,
+        X_FORWARDED_FOR,
+        &HeaderValue::from_static("3.3.3.3"),
+    );
+    assert_eq!(
+        headers,
+        map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")])
+    );
+    append_to_list(
+        &mut headers,
+        X_FORWARDED_PROTO,
+        &HeaderValue::from_static("http"),
+    );
+    assert_eq!(headers["x-forwarded-proto"], "http");
+}
+
+#[test]
+fn ids_have_their_standard_form() {
+    assert_eq!(
+        request_id(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef),
+        "01234567-89ab-4def-8123-456789abcdef"
+    );
+    assert_eq!(
+        traceparent(0, 0, 0),
+        "00-00000000000000000000000000000001-0000000000000001-00"
+    );
+    assert!(keeps_traceparent(&traceparent(u64::MAX, 5, 7)));
+    assert!(keeps_request_id(&request_id(1, 2)));
+}
+
+#[test]
+fn malformed_ids_are_not_kept() {
+    for value in [
+        "00-00000000000000000000000000000000-0000000000000001-00",
+        "00-00000000000000000000000000000001-0000000000000000-00",
+        "00-0000000000000000000000000000000G-0000000000000001-00",
+        "ff-00000000000000000000000000000001-0000000000000001-00",
+        "00-00000000000000000000000000000001-0000000000000001-00-x",
+        "00-1-1-00",
+        "",
+    ] {
+        assert!(
+            !keeps_traceparent(&HeaderValue::from_str(value).unwrap()),
+            "{value}"
+        );
+    }
+    let later = "01-00000000000000000000000000000001-0000000000000001-00-x";
+    assert!(keeps_traceparent(&HeaderValue::from_static(later)));
+    for value in ["", "a b", &"x".repeat(129)] {
+        assert!(
+            !keeps_request_id(&HeaderValue::from_str(value).unwrap()),
+            "{value}"
+        );
+    }
+}

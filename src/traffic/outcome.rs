@@ -1,0 +1,124 @@
+//! What an attempt says of the version that served it.
+//!
+//! Never knows why an attempt failed on the wire: the shell says whose fault it was.
+
+use http::{HeaderMap, StatusCode};
+
+/// Class of a finished attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Served.
+    Good,
+    /// The version's fault.
+    Bad,
+    /// Says nothing of the version: the client's fault, or its change of mind.
+    Neutral,
+}
+
+impl Outcome {
+    /// Of a response whose body ended as it should.
+    ///
+    /// `grpc_status` is the value found in the head or the trailers; where there is one it
+    /// decides, for gRPC sends its errors under status 200.
+    pub fn of(status: StatusCode, grpc_status: Option<u32>) -> Self {
+        if status.is_server_error() {
+            return Self::Bad;
+        }
+        match grpc_status {
+            Some(code) => Self::of_grpc(code),
+            None if status.is_client_error() => Self::Neutral,
+            None => Self::Good,
+        }
+    }
+
+    /// Unknown, deadline exceeded, internal, unavailable and data loss are the version's
+    /// fault; the others are what a 4xx is.
+    fn of_grpc(code: u32) -> Self {
+        match code {
+            0 => Self::Good,
+            2 | 4 | 13 | 14 | 15 => Self::Bad,
+            _ => Self::Neutral,
+        }
+    }
+
+    /// As in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Neutral => "neutral",
+        }
+    }
+}
+
+/// The `grpc-status` among `headers`; a value that is no number is UNKNOWN (2).
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    let value = headers.get("grpc-status")?;
+    Some(
+        value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(2),
+    )
+}
+
+/// Whether a message with these fields is gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| {
+            value
+                .as_bytes()
+                .strip_prefix(b"application/grpc")
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_version_is_blamed_for_what_is_its_fault_alone() {
+        for (status, grpc, outcome) in [
+            (200, None, Outcome::Good),
+            (204, None, Outcome::Good),
+            (304, None, Outcome::Good),
+            (400, None, Outcome::Neutral),
+            (429, None, Outcome::Neutral),
+            (500, None, Outcome::Bad),
+            (503, None, Outcome::Bad),
+            (200, Some(0), Outcome::Good),
+            (200, Some(3), Outcome::Neutral),
+            (200, Some(14), Outcome::Bad),
+            (200, Some(2), Outcome::Bad),
+            (500, Some(0), Outcome::Bad),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(Outcome::of(status, grpc), outcome, "{status} {grpc:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_fields() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(grpc_status(&headers), None);
+        headers.insert("grpc-status", HeaderValue::from_static("14"));
+        assert_eq!(grpc_status(&headers), Some(14));
+        headers.insert("grpc-status", HeaderValue::from_static("oops"));
+        assert_eq!(grpc_status(&headers), Some(2));
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            headers.insert("content-type", HeaderValue::from_static(value));
+            assert_eq!(is_grpc(&headers), grpc, "{value}");
+        }
+    }
+}
