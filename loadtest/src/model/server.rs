@@ -1,0 +1,236 @@
+//! Runs a model server on a thread of its own.
+//!
+//! Never outlives its handle: dropping it closes the listener and every connection.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::behaviour::{Behaviour, LatencyShape};
+use super::protocol::{Answer, Asked, Identity, error_body};
+
+/// Larger inference requests are refused with 413.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What a model server starts as.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// The model's name, as in `/v2/models/{name}`.
+    pub name: String,
+    /// The version, as in an answer's `model_version`.
+    pub version: String,
+    /// Port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// Equal seeds give the n-th inference the same fate.
+    pub seed: u64,
+    /// The share of inferences answered with a 500, 0 to 1.
+    pub error_ratio: f64,
+    /// How long inferences take.
+    pub latency: LatencyShape,
+}
+
+impl ModelOptions {
+    /// A healthy server on a free port that answers at once.
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+            port: 0,
+            seed: 1,
+            error_ratio: 0.0,
+            latency: LatencyShape::fixed(Duration::ZERO),
+        }
+    }
+
+    /// With this latency from the start.
+    #[must_use]
+    pub fn latency(mut self, latency: LatencyShape) -> Self {
+        self.latency = latency;
+        self
+    }
+
+    /// With this seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// On this port.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+}
+
+/// A running model server. Dropping it stops it.
+#[derive(Debug)]
+pub struct ModelServer {
+    address: SocketAddr,
+    behaviour: Arc<Behaviour>,
+    stopping: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ModelServer {
+    /// Binds the port and starts answering. Fails when the port is taken or the
+    /// thread cannot be had.
+    pub fn start(options: ModelOptions) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let behaviour = Arc::new(Behaviour::new(
+            options.seed,
+            options.error_ratio,
+            options.latency,
+        ));
+        let model = Arc::new(Model {
+            identity: Identity {
+                name: options.name,
+                version: options.version,
+            },
+            behaviour: Arc::clone(&behaviour),
+        });
+        let (stopping, mut stopped) = watch::channel(false);
+        let thread = thread::Builder::new()
+            .name(format!("model-{}", address.port()))
+            .spawn(move || {
+                runtime.block_on(async {
+                    let Ok(listener) = TcpListener::from_std(listener) else {
+                        return;
+                    };
+                    tokio::select! {
+                        () = accept(listener, model) => (),
+                        _ = stopped.wait_for(|stopped| *stopped) => (),
+                    }
+                });
+            })?;
+        Ok(Self {
+            address,
+            behaviour,
+            stopping,
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens, always on 127.0.0.1.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The levers and counters, for any thread.
+    pub fn behaviour(&self) -> &Arc<Behaviour> {
+        &self.behaviour
+    }
+
+    /// Inferences asked for so far, failed ones included.
+    pub fn requests(&self) -> u64 {
+        self.behaviour.requests()
+    }
+
+    /// Closes the listener and every connection, and waits until that is done.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for ModelServer {
+    fn drop(&mut self) {
+        self.stopping.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the server's thread has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, model: Arc<Model>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(serve(stream, Arc::clone(&model)))),
+            // Out of file descriptors, most likely: do not spin on it.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// HTTP/1.1 and cleartext HTTP/2 on one port.
+async fn serve(stream: TcpStream, model: Arc<Model>) {
+    // Only costs latency when it fails.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let model = Arc::clone(&model);
+        async move { Ok::<_, Infallible>(model.answer(request).await) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new());
+    // A broken connection is the client's business.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+struct Model {
+    identity: Identity,
+    behaviour: Arc<Behaviour>,
+}
+
+impl Model {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, body) = match self.identity.find(request.method(), request.uri().path()) {
+            Asked::Now(status, body) => (status, body),
+            Asked::Infer => self.infer(request.into_body()).await,
+        };
+        respond(status, &body)
+    }
+
+    async fn infer(&self, body: Incoming) -> Answer {
+        let fate = self.behaviour.next_fate();
+        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return (
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    error_body("larger than 1 MiB"),
+                );
+            }
+            Err(error) => return (StatusCode::BAD_REQUEST, error_body(&error.to_string())),
+        };
+        // Tokio would round a delay of nothing up to a millisecond.
+        if !fate.delay.is_zero() {
+            tokio::time::sleep(fate.delay).await;
+        }
+        self.behaviour.unstalled().await;
+        if fate.fails {
+            return (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error_body("inference failed"),
+            );
+        }
+        self.identity.infer(&body)
+    }
+}
+
+fn respond(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = status;
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
