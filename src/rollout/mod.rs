@@ -4,5 +4,10 @@
 //! ticks come in, findings and states go out, so that a decision can be taken again
 //! from what was written down.
 
+pub mod evidence;
+pub mod interval;
+pub mod judge;
 pub mod objective;
 pub mod plan;
+pub mod verdict;
+pub mod view;

@@ -13,6 +13,11 @@ pub const RATIO_DEFAULT: f64 = 1.5;
 /// The r of `not-worse-than-stable`, which has no limit of its own to lean on.
 pub const RATIO_RELATIVE_DEFAULT: f64 = 2.0;
 
+/// The evidence against stable itself from which a breach counts as shared.
+const SHARED_MIN: f64 = 20.0;
+/// The evidence against the canary from which nobody should be moved onto it.
+const SUSPICIOUS_MIN: f64 = 10.0;
+
 /// A bound that the canary must keep, and what its breach leads to.
 ///
 /// Its null hypothesis: at every time the canary's bad rate is at most `limit`, **or** at
@@ -56,6 +61,31 @@ pub enum OnBreach {
     Rollback,
     /// The rollout may not go on.
     Hold,
+}
+
+/// How an objective stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Nothing speaks against the canary.
+    Kept,
+    /// Something does, short of proof.
+    Suspicious,
+    /// Over the limit, and so is stable: a common cause.
+    Shared,
+    /// Proven: over the limit, and worse than stable.
+    Breached,
+}
+
+/// The e-values that an objective is judged by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evidences {
+    /// That the canary is over the limit.
+    pub over_limit: f64,
+    /// That the canary is worse than `ratio` times stable; `None` where there is no stable
+    /// worth the name to compare with.
+    pub worse_than_stable: Option<f64>,
+    /// That stable itself is over the limit.
+    pub stable_over_limit: f64,
 }
 
 /// A quantile of latency, p50 to p99.9.
@@ -161,6 +191,29 @@ impl Objective {
     /// What a proven breach leads to.
     pub fn on_breach(&self) -> OnBreach {
         self.on_breach
+    }
+
+    /// Weighs the evidence. `threshold` is the plan's T.
+    ///
+    /// Only blame needs both sides: over the limit but no worse than a stable that keeps it
+    /// is neither proven nor shared. An objective that only holds is kept or breached.
+    pub fn judge(&self, evidences: Evidences, threshold: f64) -> Standing {
+        let Evidences {
+            over_limit,
+            worse_than_stable,
+            stable_over_limit,
+        } = evidences;
+        let blame = worse_than_stable.map_or(over_limit, |worse| worse.min(over_limit));
+        let may_blame = self.on_breach == OnBreach::Rollback;
+        if blame >= threshold {
+            Standing::Breached
+        } else if may_blame && over_limit >= threshold && stable_over_limit >= SHARED_MIN {
+            Standing::Shared
+        } else if may_blame && blame >= SUSPICIOUS_MIN {
+            Standing::Suspicious
+        } else {
+            Standing::Kept
+        }
     }
 
     /// `errors <= 1%`, `latency p99 <= 200ms`, `errors not worse than stable`.
