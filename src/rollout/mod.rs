@@ -7,6 +7,7 @@
 pub mod evidence;
 pub mod interval;
 pub mod judge;
+pub mod machine;
 pub mod objective;
 pub mod plan;
 pub mod verdict;

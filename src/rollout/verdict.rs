@@ -56,6 +56,16 @@ pub enum HoldReason {
     NotProven,
 }
 
+impl HoldReason {
+    /// Whether something speaks against the canary, beyond there being too little to go by.
+    pub const fn is_alarm(self) -> bool {
+        match self {
+            Self::SharedCause | Self::Suspicious | Self::Objective(_) => true,
+            Self::NotEnoughTraffic | Self::Soaking | Self::NotProven => false,
+        }
+    }
+}
+
 impl fmt::Display for HoldReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
