@@ -19,17 +19,8 @@ const BETTORS_MAX: usize = 9;
 
 /// The odds of the alternatives as multiples of the null's: near ones for slow leaks, far
 /// ones for outages.
-const ODDS: [f64; BETTORS_MAX] = [
-    std::f64::consts::SQRT_2,
-    2.0,
-    3.0,
-    4.5,
-    8.0,
-    16.0,
-    40.0,
-    120.0,
-    600.0,
-];
+const ODDS: [f64; BETTORS_MAX] =
+    [std::f64::consts::SQRT_2, 2.0, 3.0, 4.5, 8.0, 16.0, 40.0, 120.0, 600.0];
 
 /// Beyond this rate alternatives no longer differ: one of them stands for the rest.
 const RATE_MAX: f64 = 0.97;
@@ -68,13 +59,7 @@ impl Evidence {
         // Half of the stake is bet at once; the other half drips in.
         wealth[..bettors].fill(0.5 / bettors as f64);
         let slot_max = 0.5 * threshold.ln();
-        Self {
-            bets,
-            bettors,
-            wealth,
-            slot_max,
-            wealth_max: 10.0 * threshold,
-        }
+        Self { bets, bettors, wealth, slot_max, wealth_max: 10.0 * threshold }
     }
 
     /// Bets on one slot. `drip` is the part of the stake that came in since the last slot,
@@ -147,11 +132,7 @@ fn bets(null: f64) -> ([Bet; BETTORS_MAX], usize) {
         let odds = times * null / (1.0 - null);
         let reached = odds / (1.0 + odds);
         let last = reached > RATE_MAX;
-        let rate = if last {
-            RATE_MAX.max(f64::midpoint(1.0, null))
-        } else {
-            reached
-        };
+        let rate = if last { RATE_MAX.max(f64::midpoint(1.0, null)) } else { reached };
         let bad = (rate / null).ln();
         let good = ((1.0 - rate) / (1.0 - null)).ln();
         bets[bettors] = Bet { bad, good };
@@ -183,17 +164,11 @@ mod tests {
         assert!((fed(0.01, &[]) - 0.5).abs() < 1e-12);
         assert!((dripped(Duration::from_hours(1)) - 0.25).abs() < 1e-12);
         let mut evidence = Evidence::new(0.01, T);
-        let (early, late) = (
-            dripped(Duration::from_secs(10)),
-            dripped(Duration::from_hours(90_000)),
-        );
+        let (early, late) =
+            (dripped(Duration::from_secs(10)), dripped(Duration::from_hours(90_000)));
         evidence.bet(early, 0, 0);
         evidence.bet(late - early, 0, 0);
-        assert!(
-            (evidence.value() - 1.0).abs() < 1e-4,
-            "{}",
-            evidence.value()
-        );
+        assert!((evidence.value() - 1.0).abs() < 1e-4, "{}", evidence.value());
     }
 
     #[test]

@@ -30,15 +30,8 @@ impl Interval {
         let (bad, good) = (bad as f64, total.saturating_sub(bad) as f64);
         let won = ln_beta(bad + 0.5, good + 0.5) - ln_beta(0.5, 0.5);
         let fits = |p: f64| won - times_ln(bad, p) - times_ln(good, 1.0 - p) <= LN_TRUST;
-        let seen = if bad + good > 0.0 {
-            bad / (bad + good)
-        } else {
-            0.5
-        };
-        Self {
-            low: bound(seen, 0.0, fits),
-            high: bound(seen, 1.0, fits),
-        }
+        let seen = if bad + good > 0.0 { bad / (bad + good) } else { 0.5 };
+        Self { low: bound(seen, 0.0, fits), high: bound(seen, 1.0, fits) }
     }
 }
 
@@ -78,14 +71,8 @@ fn ln_gamma(x: f64) -> f64 {
         x += 1.0;
     }
     let y = 1.0 / (x * x);
-    let series = [
-        1.0 / 12.0,
-        -1.0 / 360.0,
-        1.0 / 1260.0,
-        -1.0 / 1680.0,
-        1.0 / 1188.0,
-        -691.0 / 360_360.0,
-    ];
+    let series =
+        [1.0 / 12.0, -1.0 / 360.0, 1.0 / 1260.0, -1.0 / 1680.0, 1.0 / 1188.0, -691.0 / 360_360.0];
     let series = series.iter().rev().fold(0.0, |sum, term| sum * y + term) / x;
     let half_ln_two_pi = 0.5 * std::f64::consts::TAU.ln();
     (x - 0.5) * x.ln() - x + half_ln_two_pi + series - product.ln()
@@ -98,10 +85,7 @@ mod tests {
     fn check(bad: u64, total: u64, low: f64, high: f64) {
         let found = Interval::of(bad, total);
         let near = |a: Ratio, b: f64| (a.get() - b).abs() <= 1e-4 * b.max(1e-9);
-        assert!(
-            near(found.low, low) && near(found.high, high),
-            "{bad}/{total}: {found:?}"
-        );
+        assert!(near(found.low, low) && near(found.high, high), "{bad}/{total}: {found:?}");
     }
 
     #[test]

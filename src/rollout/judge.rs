@@ -153,9 +153,7 @@ impl Judge {
     pub fn set_share(&mut self, canary_share: f64) {
         self.share = canary_share;
         for judged in &mut self.objectives {
-            judged
-                .worse_than_stable
-                .set_null(relative_null(judged.objective, canary_share));
+            judged.worse_than_stable.set_null(relative_null(judged.objective, canary_share));
         }
     }
 
@@ -189,23 +187,13 @@ impl Judge {
         let control = self.share <= CONTROL_SHARE_MIN;
         let finding = |judged: &Judged| judged.finding(control, self.threshold);
         let objectives: Vec<_> = self.objectives.iter().map(finding).collect();
-        Findings {
-            decision: self.decide(now, &objectives),
-            objectives,
-        }
+        Findings { decision: self.decide(now, &objectives), objectives }
     }
 
     /// The first line that fits, from the worst down.
     fn decide(&self, now: Tick, findings: &[Finding]) -> Decision {
-        let first = |standing| {
-            findings
-                .iter()
-                .find(|one: &&Finding| one.standing == standing)
-        };
-        if let Some(blamed) = findings
-            .iter()
-            .find(|one| one.verdict() == Verdict::Rollback)
-        {
+        let first = |standing| findings.iter().find(|one: &&Finding| one.standing == standing);
+        if let Some(blamed) = findings.iter().find(|one| one.verdict() == Verdict::Rollback) {
             return Decision::Rollback(*blamed);
         }
         let reason = if first(Standing::Shared).is_some() {
@@ -241,12 +229,9 @@ impl Judged {
     fn take_in(&mut self, drip: f64, slot: &SlotTally) {
         self.canary += slot.canary;
         self.stable += slot.stable;
-        self.over_limit
-            .bet(drip, slot.canary.bad, slot.canary.good());
-        self.stable_over_limit
-            .bet(drip, slot.stable.bad, slot.stable.good());
-        self.worse_than_stable
-            .bet(drip, slot.relative_bad.canary, slot.relative_bad.stable);
+        self.over_limit.bet(drip, slot.canary.bad, slot.canary.good());
+        self.stable_over_limit.bet(drip, slot.stable.bad, slot.stable.good());
+        self.worse_than_stable.bet(drip, slot.relative_bad.canary, slot.relative_bad.stable);
     }
 
     fn finding(&self, control: bool, threshold: f64) -> Finding {

@@ -5,7 +5,6 @@
 //! until somebody resets it or brings a new version; no verdict brings it back.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,31 +95,21 @@ pub enum Refusal {
 
 impl State {
     /// The names of all states, as [`Self::as_str`] gives them: literal API.
-    pub const NAMES: [&str; 6] = [
-        "progressing",
-        "holding",
-        "paused",
-        "promoted",
-        "rolled_back",
-        "aborted",
-    ];
+    pub const NAMES: [&str; 6] =
+        ["progressing", "holding", "paused", "promoted", "rolled_back", "aborted"];
 
     /// A rollout that starts `now`, without any evidence.
     pub const fn start(now: Tick) -> Self {
-        Self::Progressing {
-            since: now,
-            hold: None,
-        }
+        Self::Progressing { since: now, hold: None }
     }
 
     /// Its name in the API. `holding` is `progressing` with something against the canary:
     /// to be young or quiet is the ordinary way of a rollout that only watches.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Progressing {
-                hold: Some(Hold { reason, .. }),
-                ..
-            } if reason.is_alarm() => "holding",
+            Self::Progressing { hold: Some(Hold { reason, .. }), .. } if reason.is_alarm() => {
+                "holding"
+            }
             Self::Progressing { .. } => "progressing",
             Self::RolledBack { .. } => "rolled_back",
             Self::Aborted { .. } => "aborted",
@@ -154,11 +143,7 @@ impl State {
 
     /// The canary's weight in this state, never above `configured`.
     pub const fn canary_weight(&self, configured: Weight) -> Weight {
-        if self.has_ended() {
-            Weight::ZERO
-        } else {
-            configured
-        }
+        if self.has_ended() { Weight::ZERO } else { configured }
     }
 }
 
@@ -206,31 +191,17 @@ impl Plan {
         };
         let lasts = hold.filter(|hold| hold.reason == reason);
         let hold = lasts.unwrap_or(Hold { reason, since: now });
-        let lasted = now.since(hold.since);
-        if let Some(shared) = findings.first(Standing::Shared)
-            && self.is_too_long(reason, lasted)
+        // The rollout is the only thing that is known to have changed: a breach that stable
+        // shares is not left alone for ever.
+        if let SharedBreach::RollbackAfter(most) = self.on_shared_breach
+            && let Some(shared) = findings.first(Standing::Shared)
+            && reason == HoldReason::SharedCause
+            && now.since(hold.since) >= most
         {
-            let how = format!("shared cause for {}: ", duration_text(lasted));
+            let how = format!("shared cause for {}: ", duration_text(most));
             return roll_back(now, shared, findings, &how);
         }
-        (
-            State::Progressing {
-                since,
-                hold: Some(hold),
-            },
-            None,
-        )
-    }
-
-    /// Whether a breach that stable shares has lasted too long to be left alone: the rollout
-    /// is the only thing that is known to have changed.
-    fn is_too_long(&self, reason: HoldReason, lasted: Duration) -> bool {
-        match self.on_shared_breach {
-            SharedBreach::RollbackAfter(most) => {
-                reason == HoldReason::SharedCause && lasted >= most
-            }
-            SharedBreach::Hold => false,
-        }
+        (State::Progressing { since, hold: Some(hold) }, None)
     }
 }
 
@@ -246,10 +217,7 @@ fn roll_back(
         text: format!("{how}{blamed}"),
         objectives: findings.into(),
     };
-    (
-        State::RolledBack { since: now, cause },
-        Some(Effect::RolledBack),
-    )
+    (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
 }
 
 #[cfg(test)]

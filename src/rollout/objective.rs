@@ -114,19 +114,10 @@ impl Objective {
     /// `latency: { QUANTILE: THRESHOLD }`, which rolls back: "p99 at most y" is "at most 1 %
     /// slower than y".
     pub fn latency(quantile: Quantile, threshold: Duration) -> Self {
-        let signal = Signal::Latency {
-            quantile,
-            threshold,
-        };
+        let signal = Signal::Latency { quantile, threshold };
         let limit = quantile.slow_share();
         let (bound, ratio, on_breach) = (Bound::Limit, RATIO_DEFAULT, OnBreach::Rollback);
-        Self {
-            signal,
-            bound,
-            limit,
-            ratio,
-            on_breach,
-        }
+        Self { signal, bound, limit, ratio, on_breach }
     }
 
     /// `not-worse-than-stable`, which holds. `limit` is the floor: half the limit of the
@@ -144,13 +135,7 @@ impl Objective {
             Bound::Limit => (RATIO_DEFAULT, OnBreach::Rollback),
             Bound::NotWorseThanStable => (RATIO_RELATIVE_DEFAULT, OnBreach::Hold),
         };
-        Ok(Self {
-            signal,
-            bound,
-            limit,
-            ratio,
-            on_breach,
-        })
+        Ok(Self { signal, bound, limit, ratio, on_breach })
     }
 
     /// The long form's `ratio`, 1 to 1000.
@@ -198,11 +183,7 @@ impl Objective {
     /// Only blame needs both sides: over the limit but no worse than a stable that keeps it
     /// is neither proven nor shared. An objective that only holds is kept or breached.
     pub fn judge(&self, evidences: Evidences, threshold: f64) -> Standing {
-        let Evidences {
-            over_limit,
-            worse_than_stable,
-            stable_over_limit,
-        } = evidences;
+        let Evidences { over_limit, worse_than_stable, stable_over_limit } = evidences;
         let blame = worse_than_stable.map_or(over_limit, |worse| worse.min(over_limit));
         let may_blame = self.on_breach == OnBreach::Rollback;
         if blame >= threshold {
@@ -226,13 +207,7 @@ impl fmt::Display for Objective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.bound, self.signal) {
             (Bound::Limit, Signal::Errors) => write!(f, "errors <= {}", self.limit),
-            (
-                Bound::Limit,
-                Signal::Latency {
-                    quantile,
-                    threshold,
-                },
-            ) => {
+            (Bound::Limit, Signal::Latency { quantile, threshold }) => {
                 write!(f, "latency {quantile} <= {}", duration_text(threshold))
             }
             (Bound::NotWorseThanStable, Signal::Errors) => {
@@ -285,13 +260,8 @@ impl FromStr for Quantile {
             return Err(QuantileError);
         }
         let number = |part: &str| part.parse::<u16>().map_err(|_| QuantileError);
-        let quantile = Self {
-            per_mille: number(percent)? * 10 + number(tenth)?,
-        };
-        (Self::P50..=Self::P999)
-            .contains(&quantile)
-            .then_some(quantile)
-            .ok_or(QuantileError)
+        let quantile = Self { per_mille: number(percent)? * 10 + number(tenth)? };
+        (Self::P50..=Self::P999).contains(&quantile).then_some(quantile).ok_or(QuantileError)
     }
 }
 
@@ -304,9 +274,7 @@ mod tests {
     }
 
     fn relative(signal: Signal) -> String {
-        Objective::not_worse_than_stable(signal, ratio(0.005))
-            .unwrap()
-            .name()
+        Objective::not_worse_than_stable(signal, ratio(0.005)).unwrap().name()
     }
 
     #[test]
@@ -314,41 +282,26 @@ mod tests {
         let slow = |quantile: &str, ms| {
             Objective::latency(quantile.parse().unwrap(), Duration::from_millis(ms)).name()
         };
-        assert_eq!(
-            Objective::errors(ratio(0.01)).unwrap().name(),
-            "errors <= 1%"
-        );
-        assert_eq!(
-            Objective::errors(ratio(0.0025)).unwrap().name(),
-            "errors <= 0.25%"
-        );
+        assert_eq!(Objective::errors(ratio(0.01)).unwrap().name(), "errors <= 1%");
+        assert_eq!(Objective::errors(ratio(0.0025)).unwrap().name(), "errors <= 0.25%");
         assert_eq!(slow("p99", 200), "latency p99 <= 200ms");
         assert_eq!(slow("p99.9", 4000), "latency p99.9 <= 4s");
         assert_eq!(relative(Signal::Errors), "errors not worse than stable");
         let threshold = Duration::from_millis(200);
-        let signal = Signal::Latency {
-            quantile: Quantile::P99,
-            threshold,
-        };
+        let signal = Signal::Latency { quantile: Quantile::P99, threshold };
         assert_eq!(relative(signal), "latency not worse than stable");
     }
 
     #[test]
     fn a_quantile_is_the_share_that_may_be_slower() {
-        for (text, share) in [
-            ("p50", 0.5),
-            ("p90", 0.1),
-            ("p95", 0.05),
-            ("p99", 0.01),
-            ("p99.9", 0.001),
-        ] {
+        for (text, share) in
+            [("p50", 0.5), ("p90", 0.1), ("p95", 0.05), ("p99", 0.01), ("p99.9", 0.001)]
+        {
             let quantile: Quantile = text.parse().unwrap();
             assert_eq!(quantile.slow_share(), ratio(share));
             assert_eq!(quantile.to_string(), text);
         }
-        for text in [
-            "99", "p49.9", "p100", "p99.95", "p9", "p99.", "p", "p+9", "p99ms", "P99",
-        ] {
+        for text in ["99", "p49.9", "p100", "p99.95", "p9", "p99.", "p", "p+9", "p99ms", "P99"] {
             assert_eq!(text.parse::<Quantile>(), Err(QuantileError), "{text}");
         }
     }
@@ -366,14 +319,8 @@ mod tests {
     #[test]
     fn absolute_objectives_roll_back_and_relative_ones_hold() {
         let errors = Objective::errors(ratio(0.01)).unwrap();
-        assert_eq!(
-            (errors.ratio(), errors.on_breach()),
-            (1.5, OnBreach::Rollback)
-        );
+        assert_eq!((errors.ratio(), errors.on_breach()), (1.5, OnBreach::Rollback));
         let relative = Objective::not_worse_than_stable(Signal::Errors, ratio(0.005)).unwrap();
-        assert_eq!(
-            (relative.ratio(), relative.on_breach()),
-            (2.0, OnBreach::Hold)
-        );
+        assert_eq!((relative.ratio(), relative.on_breach()), (2.0, OnBreach::Hold));
     }
 }

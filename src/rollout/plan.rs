@@ -65,10 +65,7 @@ impl Plan {
     /// The evidence at which a breach is proven: T = K/α, with K the number of objectives
     /// that may roll back, for each of them gets an equal part of the allowed error.
     pub fn threshold(&self) -> f64 {
-        let blaming = self
-            .objectives
-            .iter()
-            .filter(|one| one.on_breach() == OnBreach::Rollback);
+        let blaming = self.objectives.iter().filter(|one| one.on_breach() == OnBreach::Rollback);
         // An α of zero would ask for infinite evidence; the floor asks for a million millions.
         blaming.count().max(1) as f64 / self.false_rollback.get().max(1e-12)
     }

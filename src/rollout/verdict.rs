@@ -96,11 +96,7 @@ impl Tally {
 
     /// bad / total, 0 where nothing was counted.
     pub fn ratio(self) -> f64 {
-        if self.total == 0 {
-            0.0
-        } else {
-            self.bad as f64 / self.total as f64
-        }
+        if self.total == 0 { 0.0 } else { self.bad as f64 / self.total as f64 }
     }
 }
 
@@ -144,47 +140,47 @@ impl Finding {
     pub fn interval(&self) -> Interval {
         Interval::of(self.canary.bad, self.canary.total)
     }
+
+    /// The sentence without the objective's name.
+    pub fn numbers(&self) -> Numbers<'_> {
+        Numbers(self)
+    }
 }
 
 impl fmt::Display for Finding {
     /// `errors <= 1%: canary 4.08% [0.70, 12.04] of 147, stable 0.15% of 1310; over limit 411,
     /// worse than 1.5x stable 523, rollback at 200`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.objective, self.numbers())
+    }
+}
+
+/// A finding's sentence without the objective's name.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers<'a>(&'a Finding);
+
+impl fmt::Display for Numbers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |ratio: f64| ratio * 100.0;
-        let (canary, stable, Interval { low, high }) = (self.canary, self.stable, self.interval());
-        write!(
-            f,
-            "{}: canary {:.2}% ",
-            self.objective,
-            percent(canary.ratio())
-        )?;
-        write!(
-            f,
-            "[{:.2}, {:.2}] of {}",
-            percent(low.get()),
-            percent(high.get()),
-            canary.total
-        )?;
-        write!(
-            f,
-            ", stable {:.2}% of {}; ",
-            percent(stable.ratio()),
-            stable.total
-        )?;
-        match self.objective.bound() {
+        let Finding { objective, canary, stable, threshold, .. } = self.0;
+        let Interval { low, high } = self.0.interval();
+        write!(f, "canary {:.2}% ", percent(canary.ratio()))?;
+        write!(f, "[{:.2}, {:.2}] of {}", percent(low.get()), percent(high.get()), canary.total)?;
+        write!(f, ", stable {:.2}% of {}; ", percent(stable.ratio()), stable.total)?;
+        match objective.bound() {
             Bound::Limit => f.write_str("over limit ")?,
-            Bound::NotWorseThanStable => write!(f, "over floor of {} ", self.objective.limit())?,
+            Bound::NotWorseThanStable => write!(f, "over floor of {} ", objective.limit())?,
         }
-        write_evidence(f, self.over_limit, self.threshold)?;
-        if let Some(worse) = self.worse_than_stable {
-            write!(f, ", worse than {}x stable ", self.objective.ratio())?;
-            write_evidence(f, worse, self.threshold)?;
+        write_evidence(f, self.0.over_limit, *threshold)?;
+        if let Some(worse) = self.0.worse_than_stable {
+            write!(f, ", worse than {}x stable ", objective.ratio())?;
+            write_evidence(f, worse, *threshold)?;
         }
-        let consequence = match self.objective.on_breach() {
+        let consequence = match objective.on_breach() {
             OnBreach::Rollback => "rollback",
             OnBreach::Hold => "hold",
         };
-        write!(f, ", {consequence} at {:.0}", self.threshold)
+        write!(f, ", {consequence} at {threshold:.0}")
     }
 }
 
@@ -250,10 +246,7 @@ mod tests {
         Finding {
             objective: Objective::errors(Ratio::new(0.01).unwrap()).unwrap(),
             canary: Tally { bad: 6, total: 147 },
-            stable: Tally {
-                bad: 2,
-                total: 1310,
-            },
+            stable: Tally { bad: 2, total: 1310 },
             over_limit,
             worse_than_stable,
             threshold: 200.0,

@@ -60,13 +60,7 @@ impl From<&Finding> for ObjectiveView {
         let (low, high) = (interval.low.get(), interval.high.get());
         Self {
             name: finding.objective.name(),
-            canary: CanaryView {
-                bad,
-                total,
-                ratio: finding.canary.ratio(),
-                low,
-                high,
-            },
+            canary: CanaryView { bad, total, ratio: finding.canary.ratio(), low, high },
             stable: StableView {
                 bad: finding.stable.bad,
                 total: finding.stable.total,
@@ -84,11 +78,7 @@ impl From<&Finding> for ObjectiveView {
 impl From<&Findings> for Vec<ObjectiveView> {
     /// In the order of the plan.
     fn from(findings: &Findings) -> Self {
-        findings
-            .objectives
-            .iter()
-            .map(ObjectiveView::from)
-            .collect()
+        findings.objectives.iter().map(ObjectiveView::from).collect()
     }
 }
 
@@ -112,10 +102,7 @@ mod tests {
         let text = serde_json::to_string(&ObjectiveView::from(&finding)).unwrap();
         let (before, after) = text.split_once(r#""low":"#).unwrap();
         let (_, after) = after.split_once("},").unwrap();
-        assert_eq!(
-            before,
-            r#"{"name":"errors <= 1%","canary":{"bad":1,"total":4,"ratio":0.25,"#
-        );
+        assert_eq!(before, r#"{"name":"errors <= 1%","canary":{"bad":1,"total":4,"ratio":0.25,"#);
         assert_eq!(
             after,
             r#""stable":{"bad":0,"total":8,"ratio":0.0},"limit":0.01,"over_limit":411.0,"#

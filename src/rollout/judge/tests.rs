@@ -20,10 +20,7 @@ fn ratio(value: f64) -> Ratio {
 fn plan(objectives: Vec<Objective>) -> Plan {
     Plan {
         name: "v2".into(),
-        rule: RuleId {
-            route: RouteName::new("r"),
-            rule: RuleName::new("main"),
-        },
+        rule: RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
         stable: "stable".into(),
         canary: "canary".into(),
         version: Version::new("1"),
@@ -50,12 +47,7 @@ fn set_of_four() -> Plan {
             .with_on_breach(OnBreach::Rollback)
     };
     let (errors, slow) = (relative(Signal::Errors), relative(latency().signal()));
-    plan(vec![
-        Objective::errors(ratio(0.01)).unwrap(),
-        errors,
-        latency(),
-        slow,
-    ])
+    plan(vec![Objective::errors(ratio(0.01)).unwrap(), errors, latency(), slow])
 }
 
 /// The rows of a file with a header, by column; quotes hide commas.
@@ -66,15 +58,11 @@ fn rows(text: &str) -> Vec<BTreeMap<String, String>> {
             quoted ^= c == '"';
             c == ',' && !quoted
         });
-        outside
-            .map(|field| field.trim_matches('"').to_owned())
-            .collect::<Vec<_>>()
+        outside.map(|field| field.trim_matches('"').to_owned()).collect::<Vec<_>>()
     };
     let mut lines = text.lines().map(fields);
     let header = lines.next().unwrap();
-    lines
-        .map(|row| header.iter().cloned().zip(row).collect())
-        .collect()
+    lines.map(|row| header.iter().cloned().zip(row).collect()).collect()
 }
 
 /// The slots of one trace: number and counts, for the objectives of `plan`.
@@ -83,14 +71,8 @@ fn slots(plan: &Plan, trace: &str) -> Vec<(u32, SlotCounts)> {
     let tally = |row: &BTreeMap<String, String>, version: &str, signal| {
         let of = |what| number(row, &format!("{version}_{what}"));
         match signal {
-            Signal::Errors => Tally {
-                bad: of("err"),
-                total: of("n"),
-            },
-            Signal::Latency { .. } => Tally {
-                bad: of("slow"),
-                total: of("n") - of("err"),
-            },
+            Signal::Errors => Tally { bad: of("err"), total: of("n") },
+            Signal::Latency { .. } => Tally { bad: of("slow"), total: of("n") - of("err") },
         }
     };
     let counts = |row: &BTreeMap<String, String>| SlotCounts {
@@ -100,25 +82,15 @@ fn slots(plan: &Plan, trace: &str) -> Vec<(u32, SlotCounts)> {
             .objectives
             .iter()
             .map(|one| {
-                let (canary, stable) = (
-                    tally(row, "canary", one.signal()),
-                    tally(row, "stable", one.signal()),
-                );
-                let relative_bad = Pair {
-                    canary: canary.bad,
-                    stable: stable.bad,
-                };
-                SlotTally {
-                    canary,
-                    stable,
-                    relative_bad,
-                }
+                let (canary, stable) =
+                    (tally(row, "canary", one.signal()), tally(row, "stable", one.signal()));
+                let relative_bad = Pair { canary: canary.bad, stable: stable.bad };
+                SlotTally { canary, stable, relative_bad }
             })
             .collect(),
     };
     let mine = rows(TRACES).into_iter().filter(|row| row["trace"] == trace);
-    mine.map(|row| (number(&row, "slot") as u32, counts(&row)))
-        .collect()
+    mine.map(|row| (number(&row, "slot") as u32, counts(&row))).collect()
 }
 
 /// Judges a trace until it is rolled back or over: last slot, canary attempts, findings.
@@ -140,10 +112,7 @@ fn judged(plan: &Plan, trace: &str) -> (u32, u64, Findings) {
 
 fn agree(what: &str, found: f64, expected: &str) {
     let expected: f64 = expected.parse().unwrap();
-    assert!(
-        (found - expected).abs() <= AGREES * expected.abs(),
-        "{what}: {found}, not {expected}"
-    );
+    assert!((found - expected).abs() <= AGREES * expected.abs(), "{what}: {found}, not {expected}");
 }
 
 #[test]
@@ -151,29 +120,15 @@ fn golden_default_set() {
     let plan = default_set();
     for row in rows(EXPECTED_DEFAULT) {
         let trace = &row["trace"];
-        let (
-            slot,
-            attempts,
-            Findings {
-                decision,
-                objectives,
-            },
-        ) = judged(&plan, trace);
+        let (slot, attempts, Findings { decision, objectives }) = judged(&plan, trace);
         assert_eq!(decision.verdict().as_str(), row["verdict"], "{trace}");
         assert_eq!(attempts.to_string(), row["canary_requests"], "{trace}");
         if let Decision::Rollback(blamed) = decision {
-            assert!(
-                blamed.objective.name().starts_with(&row["objective"]),
-                "{trace}"
-            );
+            assert!(blamed.objective.name().starts_with(&row["objective"]), "{trace}");
             assert_eq!(slot.to_string(), row["slot"], "{trace}");
         }
         for (finding, name) in objectives.iter().zip(["errors", "latency"]) {
-            agree(
-                trace,
-                finding.over_limit,
-                &row[&format!("over_limit_{name}")],
-            );
+            agree(trace, finding.over_limit, &row[&format!("over_limit_{name}")]);
             let worse = finding.worse_than_stable.unwrap();
             agree(trace, worse, &row[&format!("worse_than_stable_{name}")]);
         }
@@ -188,21 +143,10 @@ fn golden_set_of_four_that_all_roll_back() {
     let plan = set_of_four();
     for row in rows(EXPECTED) {
         let trace = &row["trace"];
-        let (
-            slot,
-            attempts,
-            Findings {
-                decision,
-                objectives,
-            },
-        ) = judged(&plan, trace);
+        let (slot, attempts, Findings { decision, objectives }) = judged(&plan, trace);
         let rolled_back = decision.verdict() == Verdict::Rollback;
         assert_eq!(rolled_back, row["ref_verdict"] == "rollback", "{trace}");
-        assert_eq!(
-            attempts.to_string(),
-            row["ref_canary_requests_since_onset"],
-            "{trace}"
-        );
+        assert_eq!(attempts.to_string(), row["ref_canary_requests_since_onset"], "{trace}");
         if rolled_back {
             assert_eq!(slot.to_string(), row["ref_slot"], "{trace}");
             let range = ["allowed_min_requests", "allowed_max_requests"];
@@ -227,18 +171,11 @@ fn golden_set_of_four_that_all_roll_back() {
 /// A slot of `errors` only.
 fn errors(canary: (u64, u64), stable: (u64, u64)) -> SlotCounts {
     let [canary, stable] = [canary, stable].map(|(bad, total)| Tally { bad, total });
-    let relative_bad = Pair {
-        canary: canary.bad,
-        stable: stable.bad,
-    };
+    let relative_bad = Pair { canary: canary.bad, stable: stable.bad };
     SlotCounts {
         canary_attempts: canary.total,
         stable_attempts: stable.total,
-        objectives: vec![SlotTally {
-            canary,
-            stable,
-            relative_bad,
-        }],
+        objectives: vec![SlotTally { canary, stable, relative_bad }],
     }
 }
 
@@ -265,21 +202,12 @@ fn every_hold_has_its_reason() {
     let healthy = errors((0, 5), (0, 45));
     let hold = Decision::Hold;
     let mut judge = Judge::new(&only(errors_limit()), 0.1, Tick::ZERO);
-    assert_eq!(
-        feed(&mut judge, 1, &healthy),
-        hold(HoldReason::NotEnoughTraffic)
-    );
+    assert_eq!(feed(&mut judge, 1, &healthy), hold(HoldReason::NotEnoughTraffic));
     assert_eq!(feed(&mut judge, 20, &healthy), hold(HoldReason::Soaking));
     assert_eq!(feed(&mut judge, 240, &healthy), hold(HoldReason::NotProven));
     assert_eq!(feed(&mut judge, 240, &quiet), hold(HoldReason::NotProven));
-    assert_eq!(
-        feed(&mut judge, 1, &quiet),
-        hold(HoldReason::NotEnoughTraffic)
-    );
-    assert_eq!(
-        feed(&mut judge, 40, &errors((2, 5), (18, 45))),
-        hold(HoldReason::SharedCause)
-    );
+    assert_eq!(feed(&mut judge, 1, &quiet), hold(HoldReason::NotEnoughTraffic));
+    assert_eq!(feed(&mut judge, 40, &errors((2, 5), (18, 45))), hold(HoldReason::SharedCause));
 }
 
 #[test]
@@ -289,10 +217,7 @@ fn some_evidence_is_suspicious_before_it_is_proof() {
     let decisions: Vec<_> = (0..6).map(|_| feed(&mut judge, 1, &one_bad)).collect();
     let suspicious = Decision::Hold(HoldReason::Suspicious);
     let at = decisions.iter().position(|one| *one == suspicious).unwrap();
-    let out = decisions
-        .iter()
-        .position(|one| one.verdict() == Verdict::Rollback)
-        .unwrap();
+    let out = decisions.iter().position(|one| one.verdict() == Verdict::Rollback).unwrap();
     assert!(at < out, "{decisions:?}");
 }
 
@@ -307,10 +232,7 @@ fn an_objective_that_holds_never_rolls_back_and_gives_its_name() {
 #[test]
 fn one_slot_is_never_proof_whatever_it_brings() {
     let mut judge = Judge::new(&default_set(), 0.1, Tick::ZERO);
-    assert_eq!(
-        feed(&mut judge, 1, &errors((9_000, 9_000), (0, 81_000))).verdict(),
-        Verdict::Hold
-    );
+    assert_eq!(feed(&mut judge, 1, &errors((9_000, 9_000), (0, 81_000))).verdict(), Verdict::Hold);
 }
 
 #[test]
@@ -344,17 +266,9 @@ fn left_out_slots_drip_all_the_same() {
     let mut sparse = every.clone();
     feed(&mut every, 4_000, &SlotCounts::default());
     let end = Tick::new(SLOT * 4_001);
-    let (a, b) = (
-        every.close_slot(end, &counts),
-        sparse.close_slot(end, &counts),
-    );
+    let (a, b) = (every.close_slot(end, &counts), sparse.close_slot(end, &counts));
     let (a, b) = (a.objectives[0], b.objectives[0]);
-    assert!(
-        (a.over_limit - b.over_limit).abs() < 1e-9,
-        "{} {}",
-        a.over_limit,
-        b.over_limit
-    );
+    assert!((a.over_limit - b.over_limit).abs() < 1e-9, "{} {}", a.over_limit, b.over_limit);
 }
 
 #[test]
@@ -390,8 +304,5 @@ fn what_was_saved_goes_on_as_if_nothing_had_happened() {
     let (a, b) = (went_on.objectives[0], would_have.objectives[0]);
     assert_eq!((a.canary, a.stable), (b.canary, b.stable));
     assert!((a.over_limit / b.over_limit - 1.0).abs() < 1e-9);
-    assert_eq!(
-        Judge::restore(&only(errors_limit()), 0.1, restarted, &saved),
-        None
-    );
+    assert_eq!(Judge::restore(&only(errors_limit()), 0.1, restarted, &saved), None);
 }

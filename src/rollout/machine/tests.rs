@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -9,10 +11,7 @@ use crate::units::Ratio;
 fn plan(on_shared_breach: SharedBreach) -> Plan {
     Plan {
         name: "v2".into(),
-        rule: RuleId {
-            route: RouteName::new("r"),
-            rule: RuleName::new("main"),
-        },
+        rule: RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
         stable: "stable".into(),
         canary: "canary".into(),
         version: Version::new("1"),
@@ -34,19 +33,13 @@ fn findings(standing: Standing, decide: impl Fn(Finding) -> Decision) -> Finding
     let finding = Finding {
         objective: errors(),
         canary: Tally { bad: 6, total: 147 },
-        stable: Tally {
-            bad: 2,
-            total: 1310,
-        },
+        stable: Tally { bad: 2, total: 1310 },
         over_limit: 411.0,
         worse_than_stable: Some(523.0),
         threshold: 200.0,
         standing,
     };
-    Findings {
-        decision: decide(finding),
-        objectives: vec![finding],
-    }
+    Findings { decision: decide(finding), objectives: vec![finding] }
 }
 
 fn breached() -> Findings {
@@ -54,9 +47,7 @@ fn breached() -> Findings {
 }
 
 fn shared() -> Findings {
-    findings(Standing::Shared, |_| {
-        Decision::Hold(HoldReason::SharedCause)
-    })
+    findings(Standing::Shared, |_| Decision::Hold(HoldReason::SharedCause))
 }
 
 fn held(reason: HoldReason) -> Findings {
@@ -65,8 +56,7 @@ fn held(reason: HoldReason) -> Findings {
 
 fn rolled_back() -> State {
     let plan = plan(SharedBreach::default());
-    plan.advance(State::start(at(0)), at(9), Event::Judged(&breached()))
-        .0
+    plan.advance(State::start(at(0)), at(9), Event::Judged(&breached())).0
 }
 
 #[test]
@@ -76,45 +66,15 @@ fn every_state_answers_every_event() {
     let (running, aborted) = (State::start(at(0)), State::Aborted { since: at(5) });
     let refused = |refusal| Some(Effect::Refused(refusal));
     for (state, event, next, effect) in [
-        (
-            running.clone(),
-            judged,
-            rolled_back(),
-            Some(Effect::RolledBack),
-        ),
-        (
-            running.clone(),
-            Event::Abort,
-            State::Aborted { since: at(9) },
-            Some(Effect::Aborted),
-        ),
-        (
-            running.clone(),
-            Event::Reset,
-            running.clone(),
-            refused(Refusal::Running),
-        ),
+        (running.clone(), judged, rolled_back(), Some(Effect::RolledBack)),
+        (running.clone(), Event::Abort, State::Aborted { since: at(9) }, Some(Effect::Aborted)),
+        (running.clone(), Event::Reset, running.clone(), refused(Refusal::Running)),
         (rolled_back(), judged, rolled_back(), None),
-        (
-            rolled_back(),
-            Event::Abort,
-            rolled_back(),
-            refused(Refusal::RolledBack),
-        ),
-        (
-            rolled_back(),
-            Event::Reset,
-            State::start(at(9)),
-            Some(Effect::Restarted),
-        ),
+        (rolled_back(), Event::Abort, rolled_back(), refused(Refusal::RolledBack)),
+        (rolled_back(), Event::Reset, State::start(at(9)), Some(Effect::Restarted)),
         (aborted.clone(), judged, aborted.clone(), None),
         (aborted.clone(), Event::Abort, aborted.clone(), None),
-        (
-            aborted.clone(),
-            Event::Reset,
-            State::start(at(9)),
-            Some(Effect::Restarted),
-        ),
+        (aborted.clone(), Event::Reset, State::start(at(9)), Some(Effect::Restarted)),
     ] {
         let told = format!("{state}, {event:?}");
         let advanced = plan(SharedBreach::default()).advance(state, at(9), event);
@@ -124,9 +84,7 @@ fn every_state_answers_every_event() {
 
 #[test]
 fn a_rollback_keeps_the_numbers_it_was_decided_on() {
-    let State::RolledBack { since, cause } = rolled_back() else {
-        panic!("not rolled back")
-    };
+    let State::RolledBack { since, cause } = rolled_back() else { panic!("not rolled back") };
     assert_eq!(since, at(9));
     assert_eq!(cause.objective, "errors <= 1%");
     assert_eq!(cause.text, breached().objectives[0].to_string());
@@ -149,13 +107,7 @@ fn holding_has_something_against_the_canary() {
         let judged = Event::Judged(&findings);
         let (state, _) = plan(SharedBreach::Hold).advance(State::start(at(0)), at(1), judged);
         assert_eq!(state.as_str(), name, "{reason}");
-        assert_eq!(
-            state.hold(),
-            Some(Hold {
-                reason,
-                since: at(1)
-            })
-        );
+        assert_eq!(state.hold(), Some(Hold { reason, since: at(1) }));
         assert_eq!(state.since(), at(0));
     }
 }
@@ -177,25 +129,12 @@ fn a_shared_breach_rolls_back_only_when_it_lasts() {
     else {
         panic!("not rolled back");
     };
-    assert!(
-        cause
-            .text
-            .starts_with("shared cause for 5m: errors <= 1%: canary"),
-        "{}",
-        cause.text
-    );
-    let broken = [
-        (10, shared()),
-        (200, held(HoldReason::NotProven)),
-        (201, shared()),
-        (400, shared()),
-    ];
+    assert!(cause.text.starts_with("shared cause for 5m: errors <= 1%: canary"), "{}", cause.text);
+    let broken =
+        [(10, shared()), (200, held(HoldReason::NotProven)), (201, shared()), (400, shared())];
     assert_eq!(looks(&default, &broken).as_str(), "holding");
     let hold = plan(SharedBreach::Hold);
-    assert_eq!(
-        looks(&hold, &[(10, shared()), (1_000_000, shared())]).as_str(),
-        "holding"
-    );
+    assert_eq!(looks(&hold, &[(10, shared()), (1_000_000, shared())]).as_str(), "holding");
 }
 
 /// What may happen, in any order.
