@@ -1,3 +1,46 @@
 //! The command line of the load generator.
+//!
+//! Never does anything itself: one file per command under `commands/`.
 
-fn main() {}
+mod commands;
+mod compare;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Serin and its peers, and puts something behind and in front of them.
+///
+/// Everything stays on loopback.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Model(commands::model::Model),
+    Load(commands::load::Load),
+    Saturate(commands::saturate::Saturate),
+    Backend(commands::backend::Backend),
+    Compare(compare::Compare),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Model(command) => command.run(),
+        Command::Load(command) => command.run(),
+        Command::Saturate(command) => command.run(),
+        Command::Backend(command) => command.run(),
+        Command::Compare(command) => command.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

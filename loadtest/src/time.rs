@@ -5,10 +5,7 @@
 use std::time::Instant;
 
 /// The monotonic clock.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a load generator has to measure real time"
-)]
+#[expect(clippy::disallowed_methods, reason = "a load generator has to measure real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

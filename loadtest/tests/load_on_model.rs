@@ -24,10 +24,7 @@ fn load(model: &ModelServer, rps: f64, count: u64) -> Load {
 fn a_healthy_model_answers_everything() {
     let model = model();
     let stats = load(&model, 500.0, 200).start().unwrap().wait();
-    assert_eq!(
-        (stats.sent, stats.ok, stats.errors, stats.in_flight),
-        (200, 200, 0, 0)
-    );
+    assert_eq!((stats.sent, stats.ok, stats.errors, stats.in_flight), (200, 200, 0, 0));
     assert_eq!(stats.statuses, [0, 200, 0, 0, 0]);
     assert_eq!(model.requests(), 200);
 }
@@ -54,11 +51,7 @@ fn one_slow_connection_does_not_slow_the_schedule() {
     // 10 ms apart, 50 ms each, one at a time: the last one waits for 19 others.
     let stats = load.start().unwrap().wait();
     assert_eq!(stats.ok, 20);
-    assert!(
-        stats.max >= 800 * MS,
-        "the wait for a connection is latency: {:?}",
-        stats.max
-    );
+    assert!(stats.max >= 800 * MS, "the wait for a connection is latency: {:?}", stats.max);
     assert!(stats.p50 >= 400 * MS, "{:?}", stats.p50);
 }
 
@@ -101,13 +94,8 @@ fn dropping_a_load_abandons_what_is_in_flight() {
 fn the_world_beyond_loopback_is_refused() {
     for target in ["192.0.2.1:80", "0.0.0.0:80", "[2001:db8::1]:80"] {
         let request = RequestTemplate::get("/").unwrap();
-        let refused = Load::new(target.parse().unwrap(), 1.0, request)
-            .start()
-            .unwrap_err();
-        assert!(
-            matches!(refused, LoadError::NotLoopback(_)),
-            "{target}: {refused}"
-        );
+        let refused = Load::new(target.parse().unwrap(), 1.0, request).start().unwrap_err();
+        assert!(matches!(refused, LoadError::NotLoopback(_)), "{target}: {refused}");
     }
 }
 
@@ -125,9 +113,7 @@ fn the_model_speaks_cleartext_http2_with_prior_knowledge() {
     let model = model();
     let mut stream = TcpStream::connect(model.address()).unwrap();
     // Preface and an empty SETTINGS frame; the answer begins with SETTINGS.
-    stream
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     let mut head = [0; 9];
     stream.read_exact(&mut head).unwrap();
     assert_eq!(head[3], 4, "a SETTINGS frame");
@@ -148,8 +134,5 @@ fn an_inference_is_answered_with_a_score() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    assert!(
-        answer.contains(r#""data":[0.768"#) && answer.contains("positive"),
-        "{answer}"
-    );
+    assert!(answer.contains(r#""data":[0.768"#) && answer.contains("positive"), "{answer}");
 }

@@ -28,13 +28,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn new(arrivals: Arrivals, rps: f64, seed: u64) -> Self {
-        Self {
-            arrivals,
-            rps,
-            rng: Rng::with_seed(seed),
-            count: 0,
-            seconds: 0.0,
-        }
+        Self { arrivals, rps, rng: Rng::with_seed(seed), count: 0, seconds: 0.0 }
     }
 }
 
@@ -76,15 +70,9 @@ mod tests {
     #[test]
     fn poisson_gaps_vary_as_much_as_their_mean() {
         let offsets = offsets(Arrivals::Poisson, 2);
-        let gaps = offsets
-            .windows(2)
-            .map(|pair| pair[1].as_secs_f64() - pair[0].as_secs_f64());
+        let gaps = offsets.windows(2).map(|pair| pair[1].as_secs_f64() - pair[0].as_secs_f64());
         let spread = gaps.map(|gap| (gap - 0.01).powi(2)).sum::<f64>() / 9_999.0;
-        assert!(
-            (spread.sqrt() - 0.01).abs() < 0.001,
-            "standard deviation {}",
-            spread.sqrt()
-        );
+        assert!((spread.sqrt() - 0.01).abs() < 0.001, "standard deviation {}", spread.sqrt());
     }
 
     #[test]

@@ -37,11 +37,7 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn new(target: SocketAddr, max: usize) -> Self {
-        Self {
-            target,
-            places: Semaphore::new(max),
-            idle: Mutex::default(),
-        }
+        Self { target, places: Semaphore::new(max), idle: Mutex::default() }
     }
 
     /// Sends a request and reads its answer to the end. Waits for a free connection
@@ -81,10 +77,7 @@ impl Connections {
         while let Some(frame) = body.frame().await {
             frame.map_err(|_| Failure::Broken)?;
         }
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(sender);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         Ok(status)
     }
 

@@ -29,12 +29,7 @@ impl RequestTemplate {
     /// A request without headers and body.
     pub fn new(method: Method, path: &str) -> Result<Self, http::Error> {
         let path = PathAndQuery::try_from(path)?;
-        Ok(Self {
-            method,
-            path,
-            headers: Vec::new(),
-            bodies: Vec::new(),
-        })
+        Ok(Self { method, path, headers: Vec::new(), bodies: Vec::new() })
     }
 
     /// A V2 inference of the model server of this crate: a few texts, taken in turn.
@@ -52,8 +47,7 @@ impl RequestTemplate {
     /// Adds a header. `{n}` in the value becomes the request's number, from 0.
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, http::Error> {
         HeaderValue::from_str(value)?;
-        self.headers
-            .push((HeaderName::try_from(name)?, value.to_owned()));
+        self.headers.push((HeaderName::try_from(name)?, value.to_owned()));
         Ok(self)
     }
 
@@ -67,8 +61,7 @@ impl RequestTemplate {
     /// Says that the bodies are JSON.
     #[must_use]
     pub fn json(mut self) -> Self {
-        self.headers
-            .push((CONTENT_TYPE, "application/json".to_owned()));
+        self.headers.push((CONTENT_TYPE, "application/json".to_owned()));
         self
     }
 
@@ -128,10 +121,7 @@ mod tests {
 
     #[test]
     fn the_number_stands_in_headers() {
-        let template = RequestTemplate::get("/")
-            .unwrap()
-            .header("x-user-id", "u{n}")
-            .unwrap();
+        let template = RequestTemplate::get("/").unwrap().header("x-user-id", "u{n}").unwrap();
         assert_eq!(template.build(41, &host()).headers()["x-user-id"], "u41");
     }
 
@@ -149,17 +139,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_at_once() {
         assert!(RequestTemplate::get("a b").is_err());
-        assert!(
-            RequestTemplate::get("/")
-                .unwrap()
-                .header("bad name", "x")
-                .is_err()
-        );
-        assert!(
-            RequestTemplate::get("/")
-                .unwrap()
-                .header("x", "a\r\nb")
-                .is_err()
-        );
+        assert!(RequestTemplate::get("/").unwrap().header("bad name", "x").is_err());
+        assert!(RequestTemplate::get("/").unwrap().header("x", "a\r\nb").is_err());
     }
 }

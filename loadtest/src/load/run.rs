@@ -80,9 +80,7 @@ impl Load {
         if !(0.001..=1e6).contains(&self.rps) {
             return Err(LoadError::Rate(self.rps));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let started = time::now();
         let shared = Arc::new(Shared {
             recorder: Mutex::new(Recorder::new(started + self.warm_up)),
@@ -92,11 +90,9 @@ impl Load {
         let (starts, queue) = mpsc::channel(STARTS_MAX);
         let network = {
             let (load, shared) = (self.clone(), Arc::clone(&shared));
-            thread::Builder::new()
-                .name("load-network".into())
-                .spawn(move || {
-                    runtime.block_on(load.exchange_all(queue, shared));
-                })?
+            thread::Builder::new().name("load-network".into()).spawn(move || {
+                runtime.block_on(load.exchange_all(queue, shared));
+            })?
         };
         let pacer = {
             let shared = Arc::clone(&shared);
@@ -104,10 +100,7 @@ impl Load {
                 .name("load-pacer".into())
                 .spawn(move || self.pace(started, &starts, &shared.stopping))?
         };
-        Ok(LoadHandle {
-            shared,
-            threads: vec![pacer, network],
-        })
+        Ok(LoadHandle { shared, threads: vec![pacer, network] })
     }
 
     /// Hands out the intended starts, each when it has come.
@@ -148,10 +141,7 @@ impl Load {
                         drop(place);
                     });
                 } else {
-                    sender
-                        .shared
-                        .recorder()
-                        .end(intended, time::now(), &Ending::Unsent);
+                    sender.shared.recorder().end(intended, time::now(), &Ending::Unsent);
                 }
                 number += 1;
             }

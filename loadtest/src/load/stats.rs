@@ -111,8 +111,7 @@ impl Recorder {
         if intended >= self.origin {
             self.totals.sent += 1;
             self.current.sent += 1;
-            self.lag
-                .saturating_record(micros(now.saturating_duration_since(intended)));
+            self.lag.saturating_record(micros(now.saturating_duration_since(intended)));
         }
     }
 
@@ -170,11 +169,7 @@ impl Recorder {
     /// The whole seconds from this one on, as far as they are kept.
     pub(super) fn seconds_from(&mut self, first: u64, now: Instant) -> Vec<SecondStats> {
         self.roll(now);
-        self.seconds
-            .iter()
-            .filter(|one| one.second >= first)
-            .copied()
-            .collect()
+        self.seconds.iter().filter(|one| one.second >= first).copied().collect()
     }
 
     /// Closes the seconds that have passed.
@@ -182,21 +177,14 @@ impl Recorder {
         let second = now.saturating_duration_since(self.origin).as_secs();
         while self.current.second < second {
             let at = |quantile| duration(self.current_latency.value_at_quantile(quantile));
-            let closed = SecondStats {
-                p50: at(0.5),
-                p99: at(0.99),
-                ..self.current
-            };
+            let closed = SecondStats { p50: at(0.5), p99: at(0.99), ..self.current };
             if self.seconds.len() == SECONDS_MAX {
                 self.seconds.pop_front();
             }
             self.seconds.push_back(closed);
             // After a sleep through an age, only seconds that will be kept.
             let next = (closed.second + 1).max(second.saturating_sub(SECONDS_MAX as u64));
-            self.current = SecondStats {
-                second: next,
-                ..SecondStats::default()
-            };
+            self.current = SecondStats { second: next, ..SecondStats::default() };
             self.current_latency.reset();
         }
     }
@@ -247,10 +235,7 @@ mod tests {
             recorder.start(origin, origin);
             recorder.end(origin, origin + MS, &ending);
             let stats = recorder.totals(origin + MS);
-            assert_eq!(
-                (stats.sent, stats.ok, stats.errors, stats.in_flight),
-                (1, ok, errors, 0)
-            );
+            assert_eq!((stats.sent, stats.ok, stats.errors, stats.in_flight), (1, ok, errors, 0));
         }
     }
 
@@ -285,10 +270,7 @@ mod tests {
             recorder.end(at, at + 10 * MS, &GOOD);
         }
         let seconds = recorder.seconds_from(0, origin + 2_500 * MS);
-        let counts: Vec<_> = seconds
-            .iter()
-            .map(|one| (one.second, one.sent, one.ok))
-            .collect();
+        let counts: Vec<_> = seconds.iter().map(|one| (one.second, one.sent, one.ok)).collect();
         assert_eq!(counts, [(0, 10, 10), (1, 10, 10)]);
         assert!(near(seconds[1].p99, 10 * MS));
         assert_eq!(recorder.seconds_from(1, origin + 2_500 * MS).len(), 1);

@@ -25,23 +25,13 @@ pub struct LatencyShape {
 impl LatencyShape {
     /// Every inference takes the same time.
     pub const fn fixed(delay: Duration) -> Self {
-        Self {
-            median: delay,
-            sigma: 0.0,
-            slow_ratio: 0.0,
-            slow_by: Duration::ZERO,
-        }
+        Self { median: delay, sigma: 0.0, slow_ratio: 0.0, slow_by: Duration::ZERO }
     }
 
     /// Lognormal: half of the inferences take less than `median`; `sigma` is the
     /// standard deviation of the logarithm (0.5 puts p99 at 3.2 medians).
     pub const fn lognormal(median: Duration, sigma: f64) -> Self {
-        Self {
-            median,
-            sigma,
-            slow_ratio: 0.0,
-            slow_by: Duration::ZERO,
-        }
+        Self { median, sigma, slow_ratio: 0.0, slow_by: Duration::ZERO }
     }
 
     /// Makes a share of the inferences, 0 to 1, slower by `slow_by`.
@@ -56,14 +46,8 @@ impl LatencyShape {
     /// `uniform` in [0, 1).
     fn delay(&self, normal: f64, uniform: f64) -> Duration {
         let seconds = self.median.as_secs_f64() * (self.sigma * normal).exp();
-        let slow = if uniform < self.slow_ratio {
-            self.slow_by.as_secs_f64()
-        } else {
-            0.0
-        };
-        Duration::try_from_secs_f64(seconds + slow)
-            .unwrap_or(DELAY_MAX)
-            .min(DELAY_MAX)
+        let slow = if uniform < self.slow_ratio { self.slow_by.as_secs_f64() } else { 0.0 };
+        Duration::try_from_secs_f64(seconds + slow).unwrap_or(DELAY_MAX).min(DELAY_MAX)
     }
 }
 
@@ -95,11 +79,7 @@ struct Levers {
 
 impl Behaviour {
     pub(super) fn new(seed: u64, error_ratio: f64, latency: LatencyShape) -> Self {
-        let levers = Levers {
-            rng: Rng::with_seed(seed),
-            error_ratio,
-            latency,
-        };
+        let levers = Levers { rng: Rng::with_seed(seed), error_ratio, latency };
         Self {
             levers: Mutex::new(levers),
             stalled: watch::Sender::new(false),
@@ -161,10 +141,7 @@ impl Levers {
     fn draw(&mut self) -> Fate {
         let (fail, slow) = (self.rng.f64(), self.rng.f64());
         let normal = standard_normal(&mut self.rng);
-        Fate {
-            fails: fail < self.error_ratio,
-            delay: self.latency.delay(normal, slow),
-        }
+        Fate { fails: fail < self.error_ratio, delay: self.latency.delay(normal, slow) }
     }
 }
 
@@ -196,11 +173,7 @@ mod tests {
         let shape = LatencyShape::fixed(MS);
         let [few, many] = [0.05, 0.3].map(|ratio| fates(&Behaviour::new(1, ratio, shape), 1_000));
         let failed = |fates: &[Fate]| fates.iter().filter(|fate| fate.fails).count();
-        assert!(
-            few.iter()
-                .zip(&many)
-                .all(|(few, many)| !few.fails || many.fails)
-        );
+        assert!(few.iter().zip(&many).all(|(few, many)| !few.fails || many.fails));
         assert!(failed(&few) < failed(&many));
     }
 
@@ -210,14 +183,8 @@ mod tests {
         let fates = fates(&Behaviour::new(3, 0.1, shape), 10_000);
         let failed = fates.iter().filter(|fate| fate.fails).count() as f64;
         let slow = fates.iter().filter(|fate| fate.delay == 101 * MS).count() as f64;
-        assert!(
-            (failed - 1_000.0).abs() < 4.0 * 30.0,
-            "{failed} of 10000 failed"
-        );
-        assert!(
-            (slow - 500.0).abs() < 4.0 * 21.8,
-            "{slow} of 10000 were slow"
-        );
+        assert!((failed - 1_000.0).abs() < 4.0 * 30.0, "{failed} of 10000 failed");
+        assert!((slow - 500.0).abs() < 4.0 * 21.8, "{slow} of 10000 were slow");
     }
 
     #[test]
@@ -225,18 +192,12 @@ mod tests {
         let shape = LatencyShape::lognormal(20 * MS, 0.5);
         let fates = fates(&Behaviour::new(5, 0.0, shape), 10_000);
         let below = fates.iter().filter(|fate| fate.delay < 20 * MS).count() as f64;
-        assert!(
-            (below - 5_000.0).abs() < 4.0 * 50.0,
-            "{below} of 10000 were below"
-        );
+        assert!((below - 5_000.0).abs() < 4.0 * 50.0, "{below} of 10000 were below");
     }
 
     #[test]
     fn absurd_shapes_are_capped() {
-        for shape in [
-            LatencyShape::lognormal(MS, 1e6),
-            LatencyShape::fixed(Duration::MAX),
-        ] {
+        for shape in [LatencyShape::lognormal(MS, 1e6), LatencyShape::fixed(Duration::MAX)] {
             let fates = fates(&Behaviour::new(1, 0.0, shape), 100);
             assert!(fates.iter().all(|fate| fate.delay <= DELAY_MAX));
         }

@@ -61,10 +61,7 @@ impl Identity {
         };
         match rest {
             [] => Ok((Some(self.model_metadata()), Method::GET)),
-            ["ready"] => Ok((
-                Some(json!({ "name": self.name, "ready": true })),
-                Method::GET,
-            )),
+            ["ready"] => Ok((Some(json!({ "name": self.name, "ready": true })), Method::GET)),
             ["infer"] => Ok((None, Method::POST)),
             _ => missing("no such path"),
         }
@@ -83,15 +80,9 @@ impl Identity {
             return bad("the input is expected to be named text and of datatype BYTES");
         }
         let count = input.data.len();
-        let elements = input
-            .shape
-            .iter()
-            .try_fold(1_usize, |all, size| all.checked_mul(*size));
+        let elements = input.shape.iter().try_fold(1_usize, |all, size| all.checked_mul(*size));
         if input.shape.is_empty() || elements != Some(count) {
-            return bad(&format!(
-                "shape {:?} does not fit {count} elements",
-                input.shape
-            ));
+            return bad(&format!("shape {:?} does not fit {count} elements", input.shape));
         }
         let found: Vec<_> = input.data.iter().map(|text| Sentiment::of(text)).collect();
         let scores: Vec<f64> = found.iter().map(|one| one.score).collect();
@@ -158,10 +149,7 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity {
-            name: "sentiment".into(),
-            version: "v1".into(),
-        }
+        Identity { name: "sentiment".into(), version: "v1".into() }
     }
 
     #[track_caller]
@@ -175,12 +163,7 @@ mod tests {
 
     #[test]
     fn paths_are_those_of_the_protocol() {
-        for path in [
-            "/v2",
-            "/v2/health/live",
-            "/v2/health/ready",
-            "/v2/models/sentiment",
-        ] {
+        for path in ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/sentiment"] {
             check_find("GET", path, Some(200));
             check_find("HEAD", path, Some(200));
             check_find("POST", path, Some(405));
@@ -211,10 +194,7 @@ mod tests {
         assert_eq!(answer["id"], "7");
         assert_eq!(answer["outputs"][0]["shape"], json!([2]));
         assert!(answer["outputs"][0]["data"][0].as_f64().unwrap() > 0.8);
-        assert_eq!(
-            answer["outputs"][1]["data"],
-            json!(["positive", "negative"])
-        );
+        assert_eq!(answer["outputs"][1]["data"], json!(["positive", "negative"]));
     }
 
     #[test]

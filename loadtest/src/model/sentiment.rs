@@ -80,9 +80,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 }
 
 fn weight(word: &str) -> f64 {
-    WEIGHTS
-        .binary_search_by_key(&word, |entry| entry.0)
-        .map_or(0.0, |index| WEIGHTS[index].1)
+    WEIGHTS.binary_search_by_key(&word, |entry| entry.0).map_or(0.0, |index| WEIGHTS[index].1)
 }
 
 const NEGATIONS: &[&str] = &[
@@ -90,15 +88,8 @@ const NEGATIONS: &[&str] = &[
     "can't", "couldn't", "won't", "wouldn't", "hardly", "without",
 ];
 
-const INTENSIFIERS: &[&str] = &[
-    "very",
-    "really",
-    "extremely",
-    "absolutely",
-    "so",
-    "totally",
-    "incredibly",
-];
+const INTENSIFIERS: &[&str] =
+    &["very", "really", "extremely", "absolutely", "so", "totally", "incredibly"];
 
 /// Sorted by word, for the binary search.
 const WEIGHTS: &[(&str, f64)] = &[

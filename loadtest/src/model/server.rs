@@ -94,25 +94,16 @@ impl ModelServer {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let behaviour = Arc::new(Behaviour::new(
-            options.seed,
-            options.error_ratio,
-            options.latency,
-        ));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let behaviour =
+            Arc::new(Behaviour::new(options.seed, options.error_ratio, options.latency));
         let model = Arc::new(Model {
-            identity: Identity {
-                name: options.name,
-                version: options.version,
-            },
+            identity: Identity { name: options.name, version: options.version },
             behaviour: Arc::clone(&behaviour),
         });
         let (stopping, mut stopped) = watch::channel(false);
-        let thread = thread::Builder::new()
-            .name(format!("model-{}", address.port()))
-            .spawn(move || {
+        let thread =
+            thread::Builder::new().name(format!("model-{}", address.port())).spawn(move || {
                 runtime.block_on(async {
                     let Ok(listener) = TcpListener::from_std(listener) else {
                         return;
@@ -123,12 +114,7 @@ impl ModelServer {
                     }
                 });
             })?;
-        Ok(Self {
-            address,
-            behaviour,
-            stopping,
-            thread: Some(thread),
-        })
+        Ok(Self { address, behaviour, stopping, thread: Some(thread) })
     }
 
     /// Where it listens, always on 127.0.0.1.
@@ -205,10 +191,7 @@ impl Model {
         let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                return (
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    error_body("larger than 1 MiB"),
-                );
+                return (StatusCode::PAYLOAD_TOO_LARGE, error_body("larger than 1 MiB"));
             }
             Err(error) => return (StatusCode::BAD_REQUEST, error_body(&error.to_string())),
         };
@@ -218,10 +201,7 @@ impl Model {
         }
         self.behaviour.unstalled().await;
         if fate.fails {
-            return (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                error_body("inference failed"),
-            );
+            return (StatusCode::INTERNAL_SERVER_ERROR, error_body("inference failed"));
         }
         self.identity.infer(&body)
     }

@@ -1,0 +1,66 @@
+//! `loadtest model`: a model server to put behind a proxy.
+
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use serin_loadtest::model::{LatencyShape, ModelOptions, ModelServer};
+
+use super::{duration, ratio};
+
+/// Answers the V2 inference protocol with a sentiment score
+///
+/// GET /v2/health/ready, GET /v2/models/NAME, POST /v2/models/NAME/infer. Runs until
+/// it is interrupted.
+#[derive(Args)]
+#[command(after_help = "Example:\n  \
+    loadtest model --port 9002 --version v2 --error-ratio 5% --latency 20ms --sigma 0.5")]
+pub struct Model {
+    /// Port on 127.0.0.1; 0 takes a free one and prints it
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// The model's name in the paths
+    #[arg(long, default_value = "sentiment")]
+    name: String,
+    /// The version in the answers
+    #[arg(long, default_value = "v1")]
+    version: String,
+    /// The share of inferences answered with a 500, as 0.05 or 5%
+    #[arg(long, default_value = "0", value_parser = ratio)]
+    error_ratio: f64,
+    /// The median time an inference takes
+    #[arg(long, default_value = "0ms", value_parser = duration)]
+    latency: Duration,
+    /// Spread of the latency, lognormal; 0 makes it fixed
+    #[arg(long, default_value_t = 0.0)]
+    sigma: f64,
+    /// The share of inferences that are slower by --slow-by
+    #[arg(long, default_value = "0", value_parser = ratio)]
+    slow_ratio: f64,
+    /// How much slower those are
+    #[arg(long, default_value = "0ms", value_parser = duration)]
+    slow_by: Duration,
+    /// Equal seeds give the n-th inference the same fate
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Model {
+    /// Runs until the process is ended.
+    pub fn run(self) -> anyhow::Result<()> {
+        let latency = LatencyShape::lognormal(self.latency, self.sigma)
+            .with_slow(self.slow_ratio, self.slow_by);
+        let server = ModelServer::start(ModelOptions {
+            name: self.name,
+            version: self.version,
+            port: self.port,
+            seed: self.seed,
+            error_ratio: self.error_ratio,
+            latency,
+        })?;
+        println!("http://{}", server.address());
+        loop {
+            thread::park();
+        }
+    }
+}
