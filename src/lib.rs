@@ -2,5 +2,9 @@
 
 pub mod clock;
 pub mod names;
+pub mod proxy;
+pub mod rollout;
+pub mod snapshot;
+pub mod telemetry;
 pub mod traffic;
 pub mod units;

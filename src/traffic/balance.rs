@@ -14,11 +14,7 @@ pub fn choose(count: usize, draw: u64, in_flight: impl Fn(usize) -> u32) -> Opti
     let first = scale(draw >> 32, count);
     // One of the others: skips the first.
     let second = (first + 1 + scale(draw & 0xffff_ffff, count - 1)) % count;
-    Some(if in_flight(second) < in_flight(first) {
-        second
-    } else {
-        first
-    })
+    Some(if in_flight(second) < in_flight(first) { second } else { first })
 }
 
 #[cfg(test)]
@@ -47,10 +43,7 @@ mod tests {
             counts[choose(5, draws.u64(..), |_| 0).unwrap()] += 1;
         }
         // Mean 10,000, standard deviation 89.
-        assert!(
-            counts.iter().all(|count| (9_600..10_400).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
     }
 
     #[test]

@@ -25,10 +25,7 @@ pub struct Salt(u64);
 impl Salt {
     /// The salt of a rollout: its name and version. Equal in every process.
     pub fn of_rollout(name: &str, version: &str) -> Self {
-        Self(xxh3_64_with_seed(
-            version.as_bytes(),
-            xxh3_64_with_seed(name.as_bytes(), 0),
-        ))
+        Self(xxh3_64_with_seed(version.as_bytes(), xxh3_64_with_seed(name.as_bytes(), 0)))
     }
 
     /// The salt of a rule that has no rollout: its full name.
@@ -59,15 +56,11 @@ mod tests {
     fn another_version_deals_anew() {
         let draws = |version: &str| {
             let salt = Salt::of_rollout("chat", version);
-            (0..1000)
-                .map(|user| salt.draw(format!("u{user}").as_bytes()))
-                .collect::<Vec<_>>()
+            (0..1000).map(|user| salt.draw(format!("u{user}").as_bytes())).collect::<Vec<_>>()
         };
         let (one, two) = (draws("1"), draws("2"));
-        let both_low = one
-            .iter()
-            .zip(&two)
-            .filter(|(a, b)| **a < u64::MAX / 10 && **b < u64::MAX / 10);
+        let both_low =
+            one.iter().zip(&two).filter(|(a, b)| **a < u64::MAX / 10 && **b < u64::MAX / 10);
         // Independent tenths meet in a hundredth: 10 of 1000, standard deviation 3.1.
         assert!(both_low.count() < 25);
     }

@@ -78,18 +78,12 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     const FRAMING: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
     let values = headers.get_all(CONNECTION).iter();
-    let names = values
-        .flat_map(tokens)
-        .filter_map(|token| HeaderName::from_bytes(token).ok());
+    let names = values.flat_map(tokens).filter_map(|token| HeaderName::from_bytes(token).ok());
     names.filter(|name| !FRAMING.contains(name)).collect()
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value
-        .as_bytes()
-        .split(|b| *b == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|token| !token.is_empty())
+    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 /// Appends `value` to the list in the field `name`.
@@ -135,9 +129,7 @@ pub fn request_id(high: u64, low: u64) -> HeaderValue {
 pub fn keeps_traceparent(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     let hex = |range: std::ops::Range<usize>| {
-        bytes[range]
-            .iter()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        bytes[range].iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
     let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|b| *b == b'0');
     bytes.len() >= 55
@@ -153,22 +145,10 @@ pub fn keeps_traceparent(value: &HeaderValue) -> bool {
 pub fn traceparent(high: u64, low: u64, parent: u64) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     // All zero is no id.
-    let mut hex = HexDigits {
-        high,
-        low: low | 1,
-        at: 0,
-    };
-    text[3..35]
-        .iter_mut()
-        .for_each(|byte| *byte = hex.next_digit());
-    let mut hex = HexDigits {
-        high: parent | 1,
-        low: 0,
-        at: 0,
-    };
-    text[36..52]
-        .iter_mut()
-        .for_each(|byte| *byte = hex.next_digit());
+    let mut hex = HexDigits { high, low: low | 1, at: 0 };
+    text[3..35].iter_mut().for_each(|byte| *byte = hex.next_digit());
+    let mut hex = HexDigits { high: parent | 1, low: 0, at: 0 };
+    text[36..52].iter_mut().for_each(|byte| *byte = hex.next_digit());
     header_value(&text)
 }
 

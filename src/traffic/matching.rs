@@ -68,18 +68,12 @@ impl HostPattern {
         }
         let label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         if name.len() > 253 || !name.split('.').all(label) {
             return Err(HostError::Label);
         }
-        Ok(if wildcard {
-            Self::Wildcard(name)
-        } else {
-            Self::Exact(name)
-        })
+        Ok(if wildcard { Self::Wildcard(name) } else { Self::Exact(name) })
     }
 
     /// Whether `host`, as [`host_name`] gives it, is meant.
@@ -265,17 +259,9 @@ pub struct Match {
 impl Match {
     /// Whether everything but hostname and path fits; the table has looked at those.
     pub fn fits_beside_path(&self, request: &RequestView<'_>) -> bool {
-        self.method
-            .as_ref()
-            .is_none_or(|method| method == request.method)
+        self.method.as_ref().is_none_or(|method| method == request.method)
             && self.headers.iter().all(|(name, value)| {
-                value.fits(
-                    request
-                        .headers
-                        .get_all(name)
-                        .iter()
-                        .map(http::HeaderValue::as_bytes),
-                )
+                value.fits(request.headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
             })
             && self
                 .cookies
@@ -289,9 +275,7 @@ impl Match {
 
     /// Whether path and all else fit.
     pub fn fits(&self, request: &RequestView<'_>) -> bool {
-        self.path
-            .as_ref()
-            .is_none_or(|path| path.fits(request.path))
+        self.path.as_ref().is_none_or(|path| path.fits(request.path))
             && self.fits_beside_path(request)
     }
 }

@@ -63,10 +63,7 @@ mod tests {
             body_bytes_max: Mirror::BODY_BYTES_MAX,
             in_flight_max: Mirror::IN_FLIGHT_MAX,
             remove: vec![http::header::AUTHORIZATION],
-            set: vec![(
-                HeaderName::from_static("x-shadow"),
-                HeaderValue::from_static("true"),
-            )],
+            set: vec![(HeaderName::from_static("x-shadow"), HeaderValue::from_static("true"))],
         }
     }
 

@@ -54,25 +54,17 @@ impl Outcome {
 /// The `grpc-status` among `headers`; a value that is no number is UNKNOWN (2).
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
     let value = headers.get("grpc-status")?;
-    Some(
-        value
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(2),
-    )
+    Some(value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(2))
 }
 
 /// Whether a message with these fields is gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| {
-            value
-                .as_bytes()
-                .strip_prefix(b"application/grpc")
-                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-        })
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
 }
 
 #[cfg(test)]

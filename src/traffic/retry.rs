@@ -70,33 +70,9 @@ mod tests {
             retries: 0,
         };
         assert!(stale.was_stale());
-        assert!(
-            !Failed {
-                reused_connection: false,
-                ..stale
-            }
-            .was_stale()
-        );
-        assert!(
-            !Failed {
-                closed_before_response: false,
-                ..stale
-            }
-            .was_stale()
-        );
-        assert!(
-            !Failed {
-                body_replayable: false,
-                ..stale
-            }
-            .was_stale()
-        );
-        assert!(
-            !Failed {
-                retries: 1,
-                ..stale
-            }
-            .was_stale()
-        );
+        assert!(!Failed { reused_connection: false, ..stale }.was_stale());
+        assert!(!Failed { closed_before_response: false, ..stale }.was_stale());
+        assert!(!Failed { body_replayable: false, ..stale }.was_stale());
+        assert!(!Failed { retries: 1, ..stale }.was_stale());
     }
 }

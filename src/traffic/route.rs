@@ -94,21 +94,12 @@ impl Table {
                 vec![(None, Arc::new(Match::default()))]
             } else {
                 let numbered = entry.matches.iter().enumerate();
-                numbered
-                    .map(|(index, one)| (Some(index), Arc::new(one.clone())))
-                    .collect()
+                numbered.map(|(index, one)| (Some(index), Arc::new(one.clone()))).collect()
             };
             for (by, condition) in matches {
                 let specificity = Specificity::of(&condition);
-                let found = Found {
-                    rule: entry.rule,
-                    by,
-                };
-                let candidate = Candidate {
-                    specificity,
-                    condition,
-                    found,
-                };
+                let found = Found { rule: entry.rule, by };
+                let candidate = Candidate { specificity, condition, found };
                 if entry.hostnames.is_empty() {
                     table.every_host.add(&candidate);
                 }
@@ -137,10 +128,7 @@ impl Table {
             // Each parent, the longest first.
             let mut rest = &*host;
             while let Some((label, parent)) = rest.split_once('.') {
-                let paths = self
-                    .wildcard_hosts
-                    .get(parent)
-                    .filter(|_| !label.is_empty());
+                let paths = self.wildcard_hosts.get(parent).filter(|_| !label.is_empty());
                 if let Some(found) = paths.and_then(|paths| paths.find(request)) {
                     return Some(found);
                 }
@@ -155,18 +143,13 @@ impl Table {
     }
 
     fn sort(&mut self) {
-        let hosts = self
-            .exact_hosts
-            .values_mut()
-            .chain(self.wildcard_hosts.values_mut());
+        let hosts = self.exact_hosts.values_mut().chain(self.wildcard_hosts.values_mut());
         for paths in hosts.chain([&mut self.every_host]) {
             // Stable sorts: equals stay in the order of the entries.
             for bucket in paths.exact.values_mut().chain(paths.prefixes.values_mut()) {
                 bucket.sort_by_key(|candidate| Reverse(candidate.specificity));
             }
-            paths
-                .regexes
-                .sort_by(|(_, a), (_, b)| b.specificity.cmp(&a.specificity));
+            paths.regexes.sort_by(|(_, a), (_, b)| b.specificity.cmp(&a.specificity));
         }
     }
 }
@@ -181,26 +164,16 @@ impl Paths {
             Some(PathMatch::Regex(regex)) => self.regexes.push((regex.clone(), candidate)),
             Some(PathMatch::Prefix(path)) => {
                 self.prefix_bytes_max = self.prefix_bytes_max.max(path.len());
-                self.prefixes
-                    .entry(path.clone())
-                    .or_default()
-                    .push(candidate);
+                self.prefixes.entry(path.clone()).or_default().push(candidate);
             }
             // No path is the root's prefix, as in Gateway API.
-            None => self
-                .prefixes
-                .entry(String::new())
-                .or_default()
-                .push(candidate),
+            None => self.prefixes.entry(String::new()).or_default().push(candidate),
         }
     }
 
     fn find(&self, request: &RequestView<'_>) -> Option<Found> {
         let first = |bucket: &Vec<Candidate>| {
-            bucket
-                .iter()
-                .find(|c| c.condition.fits_beside_path(request))
-                .map(|c| c.found)
+            bucket.iter().find(|c| c.condition.fits_beside_path(request)).map(|c| c.found)
         };
         if let Some(found) = self.exact.get(request.path).and_then(first) {
             return Some(found);
@@ -222,10 +195,7 @@ impl Paths {
         let fits = |(regex, candidate): &&(Regex, Candidate)| {
             regex.is_match(request.path.as_bytes()) && candidate.condition.fits_beside_path(request)
         };
-        self.regexes
-            .iter()
-            .find(fits)
-            .map(|(_, candidate)| candidate.found)
+        self.regexes.iter().find(fits).map(|(_, candidate)| candidate.found)
     }
 }
 

@@ -28,10 +28,7 @@ impl<T> Split<T> {
             .into_iter()
             .map(|(value, weight)| {
                 total += u64::from(weight.get());
-                Share {
-                    below: total,
-                    value,
-                }
+                Share { below: total, value }
             })
             .collect();
         (total > 0).then_some(Self { shares, total })
@@ -66,12 +63,8 @@ mod tests {
     use super::*;
 
     fn split(weights: &[(&'static str, u32)]) -> Split<&'static str> {
-        Split::new(
-            weights
-                .iter()
-                .map(|(name, weight)| (*name, Weight::new(*weight).unwrap())),
-        )
-        .unwrap()
+        Split::new(weights.iter().map(|(name, weight)| (*name, Weight::new(*weight).unwrap())))
+            .unwrap()
     }
 
     /// What evenly spaced draws, as many as the weights sum to, are given.
@@ -86,10 +79,7 @@ mod tests {
 
     #[test]
     fn shares_follow_the_weights() {
-        check(
-            &[("canary", 1), ("stable", 3)],
-            "canary stable stable stable",
-        );
+        check(&[("canary", 1), ("stable", 3)], "canary stable stable stable");
     }
 
     #[test]
@@ -119,9 +109,7 @@ mod tests {
         for percent in [1u32, 5, 10, 25, 50] {
             let split = split(&[("canary", percent), ("stable", 100 - percent)]);
             let n = 100_000;
-            let picked = (0..n)
-                .filter(|_| *split.pick(draws.u64(..)) == "canary")
-                .count();
+            let picked = (0..n).filter(|_| *split.pick(draws.u64(..)) == "canary").count();
             let p = f64::from(percent) / 100.0;
             let deviation = (f64::from(n) * p * (1.0 - p)).sqrt();
             let off = (picked as f64 - f64::from(n) * p).abs();

@@ -52,11 +52,7 @@ fn what_connection_nominates_does_not_pass() {
 #[test]
 fn framing_and_host_stay_even_when_they_are_nominated() {
     check(
-        &[
-            ("connection", "host, content-length"),
-            ("host", "a"),
-            ("content-length", "3"),
-        ],
+        &[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")],
         &[("host", "a"), ("content-length", "3")],
     );
 }
@@ -72,24 +68,10 @@ fn te_trailers_is_told() {
 
 #[test]
 fn lists_grow_into_one_line() {
-    let mut headers = map(&[
-        ("x-forwarded-for", "1.1.1.1"),
-        ("x-forwarded-for", "2.2.2.2"),
-    ]);
-    append_to_list(
-        &mut headers,
-        X_FORWARDED_FOR,
-        &HeaderValue::from_static("3.3.3.3"),
-    );
-    assert_eq!(
-        headers,
-        map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")])
-    );
-    append_to_list(
-        &mut headers,
-        X_FORWARDED_PROTO,
-        &HeaderValue::from_static("http"),
-    );
+    let mut headers = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]);
+    append_to_list(&mut headers, X_FORWARDED_FOR, &HeaderValue::from_static("3.3.3.3"));
+    assert_eq!(headers, map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")]));
+    append_to_list(&mut headers, X_FORWARDED_PROTO, &HeaderValue::from_static("http"));
     assert_eq!(headers["x-forwarded-proto"], "http");
 }
 
@@ -99,10 +81,7 @@ fn ids_have_their_standard_form() {
         request_id(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef),
         "01234567-89ab-4def-8123-456789abcdef"
     );
-    assert_eq!(
-        traceparent(0, 0, 0),
-        "00-00000000000000000000000000000001-0000000000000001-00"
-    );
+    assert_eq!(traceparent(0, 0, 0), "00-00000000000000000000000000000001-0000000000000001-00");
     assert!(keeps_traceparent(&traceparent(u64::MAX, 5, 7)));
     assert!(keeps_request_id(&request_id(1, 2)));
 }
@@ -118,17 +97,11 @@ fn malformed_ids_are_not_kept() {
         "00-1-1-00",
         "",
     ] {
-        assert!(
-            !keeps_traceparent(&HeaderValue::from_str(value).unwrap()),
-            "{value}"
-        );
+        assert!(!keeps_traceparent(&HeaderValue::from_str(value).unwrap()), "{value}");
     }
     let later = "01-00000000000000000000000000000001-0000000000000001-00-x";
     assert!(keeps_traceparent(&HeaderValue::from_static(later)));
     for value in ["", "a b", &"x".repeat(129)] {
-        assert!(
-            !keeps_request_id(&HeaderValue::from_str(value).unwrap()),
-            "{value}"
-        );
+        assert!(!keeps_request_id(&HeaderValue::from_str(value).unwrap()), "{value}");
     }
 }

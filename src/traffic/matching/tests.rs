@@ -83,21 +83,15 @@ fn a_prefix_takes_whole_segments() {
         ("/", "/anything", true),
         ("/", "*", true),
     ] {
-        assert_eq!(
-            PathMatch::prefix(prefix).unwrap().fits(path),
-            fits,
-            "{prefix} {path}"
-        );
+        assert_eq!(PathMatch::prefix(prefix).unwrap().fits(path), fits, "{prefix} {path}");
     }
 }
 
 #[test]
 fn paths_that_no_request_can_have_are_refused() {
-    for (path, error) in [
-        ("v2", PathError::NoSlash),
-        ("/a?b=1", PathError::Query),
-        ("/a/../b", PathError::Dots),
-    ] {
+    for (path, error) in
+        [("v2", PathError::NoSlash), ("/a?b=1", PathError::Query), ("/a/../b", PathError::Dots)]
+    {
         assert_eq!(PathMatch::prefix(path).unwrap_err(), error, "{path}");
         assert_eq!(PathMatch::exact(path).unwrap_err(), error, "{path}");
     }
@@ -127,66 +121,32 @@ fn exact(value: &str) -> ValueMatch {
 #[test]
 fn a_header_fits_when_one_of_its_lines_does() {
     let name = HeaderName::from_static("x-cohort");
-    let condition = Match {
-        headers: vec![(name.clone(), exact("beta"))],
-        ..Match::default()
-    };
-    assert!(fits(
-        &condition,
-        &[("x-cohort", "alpha"), ("X-Cohort", "beta")],
-        None
-    ));
+    let condition = Match { headers: vec![(name.clone(), exact("beta"))], ..Match::default() };
+    assert!(fits(&condition, &[("x-cohort", "alpha"), ("X-Cohort", "beta")], None));
     assert!(!fits(&condition, &[("x-cohort", "betas")], None));
     assert!(!fits(&condition, &[], None));
 
     let regex = ValueMatch::Regex(Regex::new("(?i)android|iphone").unwrap());
-    let condition = Match {
-        headers: vec![(name.clone(), regex)],
-        ..Match::default()
-    };
-    assert!(fits(
-        &condition,
-        &[("x-cohort", "Mozilla (Android 9)")],
-        None
-    ));
+    let condition = Match { headers: vec![(name.clone(), regex)], ..Match::default() };
+    assert!(fits(&condition, &[("x-cohort", "Mozilla (Android 9)")], None));
 
-    let absent = Match {
-        headers: vec![(name, ValueMatch::Present(false))],
-        ..Match::default()
-    };
+    let absent = Match { headers: vec![(name, ValueMatch::Present(false))], ..Match::default() };
     assert!(fits(&absent, &[], None));
     assert!(!fits(&absent, &[("x-cohort", "")], None));
 }
 
 #[test]
 fn a_cookie_is_found_among_others() {
-    let condition = Match {
-        cookies: vec![("cohort".to_owned(), exact("beta"))],
-        ..Match::default()
-    };
-    assert!(fits(
-        &condition,
-        &[("cookie", "a=1; cohort=beta; b=2")],
-        None
-    ));
-    assert!(fits(
-        &condition,
-        &[("cookie", "a=1"), ("cookie", "cohort=beta")],
-        None
-    ));
-    assert!(!fits(
-        &condition,
-        &[("cookie", "xcohort=beta; Cohort=beta; cohort")],
-        None
-    ));
+    let condition =
+        Match { cookies: vec![("cohort".to_owned(), exact("beta"))], ..Match::default() };
+    assert!(fits(&condition, &[("cookie", "a=1; cohort=beta; b=2")], None));
+    assert!(fits(&condition, &[("cookie", "a=1"), ("cookie", "cohort=beta")], None));
+    assert!(!fits(&condition, &[("cookie", "xcohort=beta; Cohort=beta; cohort")], None));
 }
 
 #[test]
 fn a_query_is_decoded_and_its_first_value_counts() {
-    let condition = Match {
-        query: vec![("q".to_owned(), exact("a b"))],
-        ..Match::default()
-    };
+    let condition = Match { query: vec![("q".to_owned(), exact("a b"))], ..Match::default() };
     assert!(fits(&condition, &[], Some("x=1&q=a%20b")));
     assert!(fits(&condition, &[], Some("q=a+b&q=c")));
     assert!(!fits(&condition, &[], Some("q=c&q=a%20b")));

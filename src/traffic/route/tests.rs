@@ -25,14 +25,10 @@ fn rule(text: &str) -> (Vec<HostPattern>, Match) {
     };
     for word in words {
         if let Some((name, value)) = word.strip_prefix('?').and_then(|word| word.split_once('=')) {
-            condition
-                .query
-                .push((name.to_owned(), ValueMatch::Exact(value.to_owned())));
+            condition.query.push((name.to_owned(), ValueMatch::Exact(value.to_owned())));
         } else if let Some((name, value)) = word.split_once('=') {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            condition
-                .headers
-                .push((name, ValueMatch::Exact(value.to_owned())));
+            condition.headers.push((name, ValueMatch::Exact(value.to_owned())));
         } else {
             condition.method = Some(word.parse().unwrap());
         }
@@ -41,16 +37,11 @@ fn rule(text: &str) -> (Vec<HostPattern>, Match) {
 }
 
 fn table(rules: &[(Vec<HostPattern>, Match)]) -> Table {
-    Table::new(
-        rules
-            .iter()
-            .enumerate()
-            .map(|(rule, (hostnames, condition))| Entry {
-                hostnames,
-                matches: std::slice::from_ref(condition),
-                rule,
-            }),
-    )
+    Table::new(rules.iter().enumerate().map(|(rule, (hostnames, condition))| Entry {
+        hostnames,
+        matches: std::slice::from_ref(condition),
+        rule,
+    }))
 }
 
 /// Rules as [`rule`] reads them; a request as `METHOD host path?query header=value…`.
@@ -62,9 +53,7 @@ fn check(rules: &[&str], requests: &[(&str, Option<usize>)]) {
         let method: Method = words.next().unwrap().parse().unwrap();
         let host = words.next().unwrap();
         let target = words.next().unwrap();
-        let (path, query) = target
-            .split_once('?')
-            .map_or((target, None), |(p, q)| (p, Some(q)));
+        let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
         let mut headers = HeaderMap::new();
         for (name, value) in words.filter_map(|word| word.split_once('=')) {
             headers.append(
@@ -72,30 +61,16 @@ fn check(rules: &[&str], requests: &[(&str, Option<usize>)]) {
                 HeaderValue::from_str(value).unwrap(),
             );
         }
-        let request = RequestView {
-            method: &method,
-            host: Some(host),
-            path,
-            query,
-            headers: &headers,
-        };
-        assert_eq!(
-            table.find(&request).map(|found| found.rule),
-            *expected,
-            "{text}"
-        );
+        let request =
+            RequestView { method: &method, host: Some(host), path, query, headers: &headers };
+        assert_eq!(table.find(&request).map(|found| found.rule), *expected, "{text}");
     }
 }
 
 #[test]
 fn hostname_comes_before_path() {
     check(
-        &[
-            "- =/a",
-            "*.example.com /a",
-            "*.b.example.com /",
-            "a.example.com /",
-        ],
+        &["- =/a", "*.example.com /a", "*.b.example.com /", "a.example.com /"],
         &[
             ("GET a.example.com /a", Some(3)),
             ("GET A.Example.com.:80 /a", Some(3)),
@@ -112,10 +87,7 @@ fn hostname_comes_before_path() {
 fn a_wildcard_serves_a_name_whose_exact_route_has_no_fitting_rule() {
     check(
         &["a.example.com /a", "*.example.com /", "- /"],
-        &[
-            ("GET a.example.com /b", Some(1)),
-            ("GET other.org /b", Some(2)),
-        ],
+        &[("GET a.example.com /b", Some(1)), ("GET other.org /b", Some(2))],
     );
 }
 
@@ -133,25 +105,14 @@ fn exact_comes_before_the_longest_prefix_and_regex_comes_last() {
     );
     check(
         &["- ~^/a", "- /b"],
-        &[
-            ("GET h /ab", Some(0)),
-            ("GET h /b", Some(1)),
-            ("GET h /c", None),
-        ],
+        &[("GET h /ab", Some(0)), ("GET h /b", Some(1)), ("GET h /c", None)],
     );
 }
 
 #[test]
 fn method_comes_before_headers_before_queries_before_order() {
     check(
-        &[
-            "- /",
-            "- / ?a=1",
-            "- / x=1",
-            "- / x=1 y=2",
-            "- / POST",
-            "- /",
-        ],
+        &["- /", "- / ?a=1", "- / x=1", "- / x=1 y=2", "- / POST", "- /"],
         &[
             ("POST h /?a=1 x=1 y=2", Some(4)),
             ("GET h /?a=1 x=1 y=2", Some(3)),
@@ -189,16 +150,11 @@ fn find_slowly(rules: &[(Vec<HostPattern>, Match)], request: &RequestView<'_>) -
         None => (1, 0),
         Some(PathMatch::Regex(_)) => (0, 0),
     };
-    let ranked = rules
-        .iter()
-        .enumerate()
-        .filter_map(|(index, (hosts, condition))| {
-            let host = host_rank(hosts)?;
-            let rank = (host, path_rank(condition), Specificity::of(condition));
-            condition
-                .fits(request)
-                .then_some((rank, std::cmp::Reverse(index)))
-        });
+    let ranked = rules.iter().enumerate().filter_map(|(index, (hosts, condition))| {
+        let host = host_rank(hosts)?;
+        let rank = (host, path_rank(condition), Specificity::of(condition));
+        condition.fits(request).then_some((rank, std::cmp::Reverse(index)))
+    });
     ranked.max().map(|(_, std::cmp::Reverse(index))| index)
 }
 

@@ -1,0 +1,400 @@
+//! Bodies on their way: a request's, which may have to be sent twice, and a response's,
+//! which carries the measuring of its attempt to the end.
+//!
+//! Never waits to fill a buffer: every piece goes on as it comes. What is kept of a
+//! request is references to the same bytes, and bounded.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::proxy::deadline::Deadline;
+use crate::proxy::error::{Error, Timeout};
+use crate::proxy::mirror::Copy;
+use crate::proxy::upstream::Lease;
+use crate::telemetry::sample::Sample;
+use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
+
+/// A request's body, as it comes from the client. Shared by the attempts that send it.
+#[derive(Debug, Default)]
+pub struct Source {
+    incoming: RefCell<Option<Incoming>>,
+    kept: RefCell<Vec<Bytes>>,
+    kept_bytes: Cell<usize>,
+    /// 0: nothing is kept.
+    keep_bytes_max: Cell<usize>,
+    /// Something that was sent is not in `kept`.
+    lost: Cell<bool>,
+    state: Cell<SourceState>,
+    copies: RefCell<Vec<Copy>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SourceState {
+    /// Nobody waits for the client.
+    #[default]
+    Open,
+    /// The last piece that was asked for has not come.
+    WaitsForClient,
+    Ended,
+    ClientGone,
+}
+
+impl Source {
+    /// What the client sends.
+    pub fn new(incoming: Incoming) -> Rc<Self> {
+        let source = Self::default();
+        if incoming.is_end_stream() {
+            source.state.set(SourceState::Ended);
+        } else {
+            source.incoming.replace(Some(incoming));
+        }
+        Rc::new(source)
+    }
+
+    /// A body that is there already.
+    pub fn of_kept(kept: Vec<Bytes>) -> Rc<Self> {
+        let source = Self { kept: RefCell::new(kept), ..Self::default() };
+        source.state.set(SourceState::Ended);
+        Rc::new(source)
+    }
+
+    /// Keeps what comes, up to `bytes_max`; call before anything is sent.
+    pub fn keep(&self, bytes_max: usize) {
+        self.keep_bytes_max.set(self.keep_bytes_max.get().max(bytes_max));
+    }
+
+    /// The response has begun: nothing is sent again. What copies need is still kept.
+    pub fn will_not_replay(&self) {
+        if self.copies.borrow().is_empty() {
+            self.keep_bytes_max.set(0);
+            self.kept.borrow_mut().clear();
+            self.lost.set(true);
+        }
+    }
+
+    /// Whether everything that was sent can be sent again.
+    pub fn is_replayable(&self) -> bool {
+        !self.lost.get() && self.state.get() != SourceState::ClientGone
+    }
+
+    /// Whether an attempt waits for the client, not for the endpoint.
+    pub fn waits_for_client(&self) -> bool {
+        self.state.get() == SourceState::WaitsForClient
+    }
+
+    /// Whether the client broke off.
+    pub fn is_client_gone(&self) -> bool {
+        self.state.get() == SourceState::ClientGone
+    }
+
+    /// Starts `copy` when the body has ended, or now if it has.
+    pub fn copy_to(&self, copy: Copy) {
+        if self.state.get() == SourceState::Ended {
+            copy.start(self.kept.borrow().clone());
+        } else {
+            self.keep(copy.body_bytes_max());
+            self.copies.borrow_mut().push(copy);
+        }
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_ended(&self) -> bool {
+        self.state.get() == SourceState::Ended
+    }
+
+    fn take_in(&self, data: &Bytes) {
+        let kept_bytes = self.kept_bytes.get() + data.len();
+        if kept_bytes <= self.keep_bytes_max.get() {
+            self.kept.borrow_mut().push(data.clone());
+        } else {
+            self.lost.set(true);
+            self.kept.borrow_mut().clear();
+        }
+        self.kept_bytes.set(kept_bytes);
+        self.copies.borrow_mut().retain_mut(|copy| copy.still_fits(kept_bytes));
+    }
+
+    fn end(&self) {
+        self.state.set(SourceState::Ended);
+        self.incoming.replace(None);
+        for copy in self.copies.take() {
+            copy.start(self.kept.borrow().clone());
+        }
+    }
+
+    /// The next piece from the client.
+    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Gone>>> {
+        let mut incoming = self.incoming.borrow_mut();
+        let Some(body) = incoming.as_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let ended = body.is_end_stream();
+        drop(incoming);
+        match polled {
+            Poll::Pending => {
+                self.state.set(SourceState::WaitsForClient);
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.state.set(SourceState::Open);
+                if let Some(data) = frame.data_ref() {
+                    self.take_in(data);
+                }
+                if ended || frame.is_trailers() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.state.set(SourceState::ClientGone);
+                Poll::Ready(Some(Err(Gone)))
+            }
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &*self.incoming.borrow() {
+            Some(incoming) => incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// The client went away while it sent its body.
+#[derive(Debug, thiserror::Error)]
+#[error("the client went away")]
+pub struct Gone;
+
+/// A request's body, as one attempt sends it.
+#[derive(Debug)]
+pub struct RequestBody {
+    source: Rc<Source>,
+    /// Kept pieces that this attempt has sent.
+    sent: usize,
+    wait: Rc<Deadline>,
+    idle: Duration,
+    first_byte: Duration,
+}
+
+impl RequestBody {
+    /// From the beginning. Keeps `wait` up to date: `idle` between pieces, `first_byte`
+    /// once all is sent.
+    pub fn new(
+        source: Rc<Source>,
+        wait: Rc<Deadline>,
+        idle: Duration,
+        first_byte: Duration,
+    ) -> Self {
+        if source.is_ended() {
+            wait.set(Timeout::FirstByte, first_byte);
+        } else {
+            wait.set(Timeout::Idle, idle);
+        }
+        Self { source, sent: 0, wait, idle, first_byte }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Gone;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Gone>>> {
+        let kept = self.source.kept.borrow().get(self.sent).cloned();
+        if let Some(data) = kept {
+            self.sent += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let polled = self.source.poll_incoming(cx);
+        if polled.is_ready() {
+            let sent = self.source.kept.borrow().len();
+            self.sent = sent;
+            if self.source.is_ended() {
+                self.wait.set(Timeout::FirstByte, self.first_byte);
+            } else {
+                self.wait.set(Timeout::Idle, self.idle);
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_ended() && self.sent >= self.source.kept.borrow().len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let kept: usize = self.source.kept.borrow().iter().skip(self.sent).map(Bytes::len).sum();
+        let rest = self.source.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + kept as u64);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + kept as u64);
+        }
+        hint
+    }
+}
+
+/// What a client gets: an endpoint's body or one of Serin's own.
+#[derive(Debug)]
+pub enum ResponseBody {
+    /// Serin's own answer.
+    Own(Option<Bytes>),
+    /// What the endpoint sends.
+    Relayed(Relayed),
+}
+
+/// What the endpoint sends, with the measuring of its attempt.
+#[derive(Debug)]
+pub struct Relayed {
+    incoming: Incoming,
+    /// `None` once settled.
+    attempt: Option<Attempt>,
+}
+
+/// An attempt whose response has begun.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Settled when the body ends.
+    pub sample: Sample,
+    /// Goes back to the pool when the body ends, else the connection is closed.
+    pub lease: Lease,
+    /// Set while the endpoint is waited for.
+    pub wait: Rc<Deadline>,
+    /// Longest wait between two pieces.
+    pub idle: Duration,
+    /// Of the response.
+    pub status: StatusCode,
+    /// From the head or the trailers.
+    pub grpc_status: Option<u32>,
+    /// The response must say `grpc-status` before it ends.
+    pub grpc: bool,
+}
+
+impl Attempt {
+    fn end(self) {
+        let mut outcome = Outcome::of(self.status, self.grpc_status);
+        if self.grpc && self.grpc_status.is_none() {
+            // It ended before its end.
+            outcome = Outcome::Bad;
+        }
+        self.lease.give_back();
+        self.sample.settle(outcome);
+    }
+}
+
+impl Relayed {
+    /// Lets `attempt` ride on the body of `response`.
+    pub fn ride(
+        response: http::Response<Incoming>,
+        sample: Sample,
+        lease: Lease,
+        wait: Rc<Deadline>,
+        idle: Duration,
+    ) -> http::Response<Self> {
+        wait.clear();
+        sample.first_byte(response.status().as_u16());
+        let attempt = Attempt {
+            sample,
+            lease,
+            wait,
+            idle,
+            status: response.status(),
+            grpc_status: grpc_status(response.headers()),
+            grpc: is_grpc(response.headers()),
+        };
+        response.map(|incoming| {
+            let mut body = Self { incoming, attempt: Some(attempt) };
+            if body.incoming.is_end_stream() {
+                body.end();
+            }
+            body
+        })
+    }
+
+    fn end(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.end();
+        }
+    }
+
+    /// The body broke: the client's connection is cut, never ended cleanly.
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.sample.settle(error.outcome());
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.wait.clear();
+                    if let Some(trailers) = frame.trailers_ref() {
+                        attempt.grpc_status = grpc_status(trailers).or(attempt.grpc_status);
+                    }
+                }
+                if self.incoming.is_end_stream() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => self.fail(Error::Broken(error)),
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let Some(attempt) = &self.attempt else { return Poll::Pending };
+                match attempt.wait.poll_idle(cx, attempt.idle) {
+                    Poll::Ready(which) => self.fail(Error::Timeout(which)),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut *self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relayed) => relayed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Why an exchange failed: who is to blame, and what the client is told.
+
+use std::io;
+use std::net::SocketAddr;
+
+use http::StatusCode;
+
+use crate::names::{BackendName, RuleId};
+use crate::traffic::outcome::Outcome;
+
+/// Who is to blame. Only `Upstream` counts against a backend's objectives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Downstream,
+    /// Serin, its configuration or its machine.
+    Proxy,
+    /// The endpoint.
+    Upstream,
+}
+
+/// Which time limit passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// No connection to the endpoint.
+    Connect,
+    /// No head of a response.
+    FirstByte,
+    /// Nothing more of a body.
+    Idle,
+    /// The whole exchange took too long.
+    Request,
+}
+
+impl Timeout {
+    /// The key under `timeouts` in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::FirstByte => "first_byte",
+            Self::Idle => "idle",
+            Self::Request => "request",
+        }
+    }
+}
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// A method that a proxy must be told to serve.
+    #[error("the method CONNECT is not served here")]
+    Connect,
+    /// No rule fits.
+    #[error("no rule fits this host, path, method and fields")]
+    NoRoute,
+    /// The backend has no endpoint.
+    #[error("backend {backend} of rule {rule} has no endpoint")]
+    NoEndpoint {
+        /// The rule that chose it.
+        rule: RuleId,
+        /// The backend.
+        backend: BackendName,
+    },
+    /// Could not connect.
+    #[error("cannot connect to {endpoint}: {}", .source.kind())]
+    Unreachable {
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// What the socket said.
+        source: io::Error,
+    },
+    /// The connection was reset or closed, or what came was not HTTP.
+    #[error("the endpoint failed: {0}")]
+    Broken(hyper::Error),
+    /// A time limit passed while Serin waited for the endpoint.
+    #[error("the endpoint took longer than `timeouts.{}` allows", .0.as_str())]
+    Timeout(Timeout),
+    /// A time limit passed while Serin waited for the client's body.
+    #[error("the request's body stalled for longer than `timeouts.{}` allows", .0.as_str())]
+    ClientStalled(Timeout),
+    /// The client went away while it sent its body.
+    #[error("the client went away")]
+    ClientGone,
+}
+
+impl Error {
+    /// What the client is told. `None`: there is no client left to tell.
+    pub const fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::BadRequest(_) => Some(StatusCode::BAD_REQUEST),
+            Self::Connect => Some(StatusCode::NOT_IMPLEMENTED),
+            Self::NoRoute => Some(StatusCode::NOT_FOUND),
+            Self::NoEndpoint { .. } => Some(StatusCode::SERVICE_UNAVAILABLE),
+            Self::Unreachable { .. } | Self::Broken(_) => Some(StatusCode::BAD_GATEWAY),
+            Self::Timeout(_) => Some(StatusCode::GATEWAY_TIMEOUT),
+            Self::ClientStalled(_) => Some(StatusCode::REQUEST_TIMEOUT),
+            Self::ClientGone => None,
+        }
+    }
+
+    /// Who is to blame.
+    pub fn side(&self) -> Side {
+        match self {
+            Self::BadRequest(_)
+            | Self::Connect
+            | Self::NoRoute
+            | Self::ClientStalled(_)
+            | Self::ClientGone => Side::Downstream,
+            Self::NoEndpoint { .. } => Side::Proxy,
+            Self::Unreachable { source, .. } if is_local(source) => Side::Proxy,
+            Self::Unreachable { .. } | Self::Broken(_) | Self::Timeout(_) => Side::Upstream,
+        }
+    }
+
+    /// What the judge makes of it.
+    pub fn outcome(&self) -> Outcome {
+        match self.side() {
+            Side::Upstream => Outcome::Bad,
+            Side::Downstream | Side::Proxy => Outcome::Neutral,
+        }
+    }
+}
+
+/// Whether connecting failed for want of something here, not there: one pod with broken
+/// egress must not blame the model.
+fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, ENETUNREACH, ENETDOWN
+        Some(24 | 23 | 105 | 12 | 99 | 101 | 100)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreachable(errno: i32) -> Error {
+        let endpoint = ([127, 0, 0, 1], 9).into();
+        Error::Unreachable { endpoint, source: io::Error::from_raw_os_error(errno) }
+    }
+
+    #[test]
+    fn only_the_endpoint_is_held_to_the_objectives() {
+        for (error, status, outcome) in [
+            (Error::NoRoute, Some(404), Outcome::Neutral),
+            (Error::BadRequest("x"), Some(400), Outcome::Neutral),
+            (Error::Connect, Some(501), Outcome::Neutral),
+            (Error::Timeout(Timeout::FirstByte), Some(504), Outcome::Bad),
+            (Error::ClientStalled(Timeout::Idle), Some(408), Outcome::Neutral),
+            (Error::ClientGone, None, Outcome::Neutral),
+            // Refused is the endpoint's; a full table of files is ours.
+            (unreachable(111), Some(502), Outcome::Bad),
+            (unreachable(24), Some(502), Outcome::Neutral),
+        ] {
+            assert_eq!(error.status().map(|status| status.as_u16()), status, "{error}");
+            assert_eq!(error.outcome(), outcome, "{error}");
+        }
+    }
+}

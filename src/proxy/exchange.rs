@@ -1,0 +1,196 @@
+//! The way of a request. Read this first.
+//!
+//! Never decides: routing, splitting, mirroring and balancing are answers of `traffic`,
+//! and what they are fed is drawn and measured here.
+
+use std::rc::Rc;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::proxy::body::{Relayed, ResponseBody, Source};
+use crate::proxy::error::Error;
+use crate::proxy::forward::{self, Peer};
+use crate::proxy::mirror::{Copy, Place};
+use crate::proxy::reply;
+use crate::proxy::upstream::Outbound;
+use crate::proxy::view::{RuleRef, TargetView, View};
+use crate::proxy::worker::Worker;
+use crate::snapshot;
+use crate::telemetry::counts::MirrorResult;
+use crate::telemetry::sample::{CLIENT_GONE, Sample};
+use crate::traffic::draw::StickyKey;
+use crate::traffic::headers::strip_hop_by_hop;
+use crate::traffic::matching::{cookies, query_value};
+use crate::traffic::outcome::is_grpc;
+use crate::units::Tick;
+
+/// Serves the requests of one connection.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+}
+
+/// The numbers that decide, one each: with a shared one, a 5 % mirror would copy the
+/// requests of one backend only.
+struct Draws {
+    split: u64,
+    /// The split's draw when a sticky key gave it.
+    sticky: Option<u64>,
+    balance: u64,
+}
+
+impl Exchange {
+    /// For the requests of `peer`.
+    pub fn new(worker: Rc<Worker>, peer: Peer) -> Self {
+        Self { worker, peer: Rc::new(peer) }
+    }
+
+    /// Answers `request`, with an answer of Serin's own where there is no other. `Err`
+    /// cuts the connection: there is nobody to answer.
+    pub async fn answer(self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+        let grpc = is_grpc(request.headers());
+        match self.run(request).await {
+            Ok(response) => Ok(response),
+            Err(error) => reply::of(&error, grpc).ok_or(error),
+        }
+    }
+
+    /// Accept and protocol lie behind us; what is observed here, `control` judges.
+    async fn run(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+        let started = self.worker.clock.now();
+        let view = self.worker.view();
+        let (mut head, body) = request.into_parts();
+
+        let rule = self.route(&view, &mut head, started)?;
+        let draws = Draws::for_rule(rule.rule, &head);
+        let (target, counters) = rule.split(draws.split);
+        let source = Source::new(body);
+        forward::to_endpoint(&mut head, &self.peer, !source.is_ended());
+        self.mirror(&view, rule, &head, &source);
+
+        let sample = self.open_sample(counters, &draws, started);
+        let timeouts = rule.rule.timeouts;
+        let wait = Rc::new(self.worker.deadlines.open(timeouts.request));
+        let outbound = Outbound { source, wait, timeouts };
+        let answered = match view.endpoint(target.backend, draws.balance) {
+            Some(endpoint) => endpoint.send(head, &outbound).await,
+            None => Err(no_endpoint(&view, rule.rule, target)),
+        };
+        match answered {
+            Ok((mut response, lease)) => {
+                outbound.source.will_not_replay();
+                to_client(&mut response, &view, rule.rule, target);
+                // Settles when the body ends.
+                let response = Relayed::ride(response, sample, lease, outbound.wait, timeouts.idle);
+                Ok(response.map(ResponseBody::Relayed))
+            }
+            Err(error) => {
+                sample.set_code(error.status().map_or(CLIENT_GONE, |status| status.as_u16()));
+                sample.settle(error.outcome());
+                Err(error)
+            }
+        }
+    }
+
+    /// The rule for a request, whose target is made addressable on the way.
+    fn route<'v>(
+        &self,
+        view: &'v View,
+        head: &mut Parts,
+        started: Tick,
+    ) -> Result<RuleRef<'v>, Error> {
+        let found = forward::read_target(head)
+            .and_then(|()| view.find(&forward::view(head)).ok_or(Error::NoRoute));
+        found.inspect_err(|error| {
+            let sample = Sample::open(Rc::clone(&view.unrouted), self.worker.clock, started);
+            sample.set_code(error.status().map_or(CLIENT_GONE, |status| status.as_u16()));
+            sample.settle(error.outcome());
+        })
+    }
+
+    /// Orders a copy for each shadow that wants one and has a place free.
+    fn mirror(&self, view: &View, rule: RuleRef<'_>, head: &Parts, source: &Source) {
+        for (shadow, leg) in rule.shadows() {
+            let mirror = &shadow.mirror;
+            if !mirror.wants(&head.method, fastrand::u64(..)) {
+                continue;
+            }
+            let length = head.headers.get(http::header::CONTENT_LENGTH);
+            let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+            if length.is_some_and(|bytes: u64| bytes > mirror.body_bytes_max) {
+                leg.counters().mirrored(MirrorResult::TooLarge).add(1);
+                continue;
+            }
+            let place = Place::take(&shadow.in_flight, mirror.in_flight_max);
+            let endpoint = view.endpoint(shadow.backend, fastrand::u64(..));
+            let Some((place, endpoint)) = place.zip(endpoint) else {
+                leg.counters().mirrored(MirrorResult::Dropped).add(1);
+                continue;
+            };
+            source.copy_to(Copy::new(
+                mirror,
+                head.clone(),
+                Rc::clone(endpoint),
+                (&self.worker.deadlines, rule.rule.timeouts),
+                (Rc::clone(leg), place),
+            ));
+        }
+    }
+
+    fn open_sample(&self, counters: &TargetView, draws: &Draws, started: Tick) -> Sample {
+        let sample = Sample::open(Rc::clone(&counters.leg), self.worker.clock, started);
+        match &counters.arm {
+            Some(arm) => sample.judged(arm, &self.worker.open_attempts, draws.sticky),
+            None => sample,
+        }
+    }
+}
+
+impl Draws {
+    fn for_rule(rule: &snapshot::Rule, head: &Parts) -> Self {
+        let sticky = rule.sticky.as_ref().and_then(|key| sticky_draw(rule, key, head));
+        let split = sticky.unwrap_or_else(|| fastrand::u64(..));
+        Self { split, sticky, balance: fastrand::u64(..) }
+    }
+}
+
+/// The draw of the request's sticky key; an empty key is none.
+fn sticky_draw(rule: &snapshot::Rule, key: &StickyKey, head: &Parts) -> Option<u64> {
+    let draw = |key: &[u8]| (!key.is_empty()).then(|| rule.salt.draw(key));
+    match key {
+        StickyKey::Header(name) => draw(head.headers.get(name)?.as_bytes()),
+        StickyKey::Cookie(name) => draw(cookies(&head.headers, name.as_bytes()).next()?),
+        StickyKey::Query(name) => draw(query_value(head.uri.query(), name)?.as_bytes()),
+    }
+}
+
+fn no_endpoint(view: &View, rule: &snapshot::Rule, target: &snapshot::Target) -> Error {
+    let backend = view.snapshot.backends[target.backend].name.clone();
+    Error::NoEndpoint { rule: rule.id.clone(), backend }
+}
+
+/// Makes the head of an endpoint's response that of one to the client.
+fn to_client(
+    response: &mut Response<Incoming>,
+    view: &View,
+    rule: &snapshot::Rule,
+    target: &snapshot::Target,
+) {
+    *response.version_mut() = Version::HTTP_11;
+    let headers = response.headers_mut();
+    strip_hop_by_hop(headers);
+    if view.snapshot.response_headers {
+        let value = |name: &str| HeaderValue::from_str(name).ok();
+        if let Some(backend) = value(view.snapshot.backends[target.backend].name.as_str()) {
+            headers.insert("x-serin-backend", backend);
+        }
+        let rollout = rule.rollout.as_ref().and_then(|rollout| value(rollout.name.as_str()));
+        if let Some(rollout) = rollout {
+            headers.insert("x-serin-rollout", rollout);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The head of a request, from what a client sent to what an endpoint gets.
+//!
+//! Never forwards a head whose target is in doubt.
+
+use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderValue, Method, Version};
+
+use crate::proxy::error::Error;
+use crate::traffic::headers::{
+    TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
+    append_to_list, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop, traceparent,
+};
+use crate::traffic::matching::{RequestView, resolve_path};
+
+/// What a connection tells of each of its requests.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client's address, as it stands in `x-forwarded-for`.
+    pub address: HeaderValue,
+    /// `http` or `https`.
+    pub proto: HeaderValue,
+}
+
+impl Peer {
+    /// A client on a cleartext connection.
+    pub fn cleartext(address: std::net::IpAddr) -> Self {
+        // An IPv4 client of a socket for both families is an IPv4 client.
+        let text = address.to_canonical().to_string();
+        let address = HeaderValue::try_from(text).expect("an address is a field value");
+        Self { address, proto: HeaderValue::from_static("http") }
+    }
+}
+
+/// Refuses what cannot be routed, and makes the rest addressable: the target in origin
+/// form with its dot segments resolved, the host in a `host` field.
+pub fn read_target(head: &mut Parts) -> Result<(), Error> {
+    if head.method == Method::CONNECT {
+        return Err(Error::Connect);
+    }
+    // The target's authority outranks the field (RFC 9112, section 3.2.2).
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Error::BadRequest("the host is not a field value"))?;
+        head.headers.insert(HOST, host);
+    }
+    if head.version >= Version::HTTP_11 && !head.headers.contains_key(HOST) {
+        return Err(Error::BadRequest("the request names no host"));
+    }
+    let target = head.uri.path_and_query().cloned();
+    let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let resolved = resolve_path(target.path())
+        .map_err(|_| Error::BadRequest("the path climbs above the root"))?;
+    let target = if resolved == target.path() {
+        target
+    } else {
+        let text = match target.query() {
+            Some(query) => format!("{resolved}?{query}"),
+            None => resolved.into_owned(),
+        };
+        text.try_into().map_err(|_| Error::BadRequest("the path is not a path"))?
+    };
+    head.uri = Uri::from(target);
+    Ok(())
+}
+
+/// What matches look at; `head` as [`read_target`] left it.
+pub fn view(head: &Parts) -> RequestView<'_> {
+    RequestView {
+        method: &head.method,
+        host: head.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        headers: &head.headers,
+    }
+}
+
+/// Makes the head of a client's request that of one to an endpoint.
+pub fn to_endpoint(head: &mut Parts, peer: &Peer, has_body: bool) {
+    let headers = &mut head.headers;
+    let stripped = strip_hop_by_hop(headers);
+    if stripped.te_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if has_body && !headers.contains_key(CONTENT_LENGTH) {
+        // Said aloud, for a GET with a body of unknown length would be sent without it.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    append_to_list(headers, X_FORWARDED_FOR, &peer.address);
+    append_to_list(headers, X_FORWARDED_PROTO, &peer.proto);
+    if let Some(host) = headers.get(HOST).cloned() {
+        append_to_list(headers, X_FORWARDED_HOST, &host);
+    }
+    if !headers.get(X_REQUEST_ID).is_some_and(keeps_request_id) {
+        headers.insert(X_REQUEST_ID, request_id(fastrand::u64(..), fastrand::u64(..)));
+    }
+    if !headers.get(TRACEPARENT).is_some_and(keeps_traceparent) {
+        let parent = fastrand::u64(..);
+        headers.insert(TRACEPARENT, traceparent(fastrand::u64(..), fastrand::u64(..), parent));
+    }
+    head.version = Version::HTTP_11;
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn read(uri: &str, host: Option<&str>) -> Result<(String, String), u16> {
+        let mut request = Request::builder().uri(uri);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        read_target(&mut head).map_err(|error| error.status().unwrap().as_u16())?;
+        Ok((head.uri.to_string(), head.headers["host"].to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn targets_become_origin_form_with_a_host() {
+        for (uri, host, target, named) in [
+            ("/a?b=c", Some("h"), "/a?b=c", "h"),
+            ("/a/../b?c", Some("h"), "/b?c", "h"),
+            ("http://other:1/a", Some("h"), "/a", "other:1"),
+            ("http://other", None, "/", "other"),
+            ("*", Some("h"), "*", "h"),
+        ] {
+            assert_eq!(read(uri, host), Ok((target.to_owned(), named.to_owned())), "{uri}");
+        }
+    }
+
+    #[test]
+    fn targets_in_doubt_are_refused() {
+        assert_eq!(read("/a", None), Err(400));
+        assert_eq!(read("/..", Some("h")), Err(400));
+    }
+
+    #[test]
+    fn an_endpoint_learns_who_asked_and_gets_one_clear_framing() {
+        let request = Request::builder()
+            .uri("/")
+            .header("host", "h")
+            .header("te", "trailers")
+            .header("connection", "keep-alive, x-hop")
+            .header("x-hop", "1")
+            .header("transfer-encoding", "chunked")
+            .header("x-request-id", "mine")
+            .header("x-forwarded-for", "9.9.9.9");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true);
+        let get = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(get("x-forwarded-for"), Some("9.9.9.9, 127.0.0.1"));
+        assert_eq!(get("x-forwarded-proto"), Some("http"));
+        assert_eq!(get("x-forwarded-host"), Some("h"));
+        assert_eq!(get("x-request-id"), Some("mine"));
+        assert_eq!(get("transfer-encoding"), Some("chunked"));
+        assert_eq!((get("te"), get("connection")), (Some("trailers"), Some("te")));
+        assert_eq!(get("x-hop"), None);
+        assert!(keeps_traceparent(&head.headers[TRACEPARENT]));
+    }
+}

@@ -1,0 +1,151 @@
+//! Accepts clients: one socket per listener and worker, one thread per worker.
+//!
+//! Never shares an accept queue: the kernel deals connections to the workers.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::proxy::forward::Peer;
+use crate::proxy::protocol::serve_connection;
+use crate::proxy::worker::{CONNECTIONS_MAX, Worker};
+use crate::snapshot::Reader;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Pause after an accept that failed for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The sockets of one address, one for each worker.
+#[derive(Debug)]
+pub struct Listener {
+    sockets: Vec<StdListener>,
+}
+
+/// What a data plane is told.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Stop accepting, finish what is under way.
+    pub drain: CancellationToken,
+    /// Stop at once.
+    pub now: CancellationToken,
+}
+
+impl Listener {
+    /// Binds `address` once for each of `workers`; port 0 takes a free one. Fails when
+    /// another process listens there.
+    pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Self> {
+        // Without SO_REUSEPORT first: with it, a second Serin would silently share the port.
+        let probe = socket(address, false)?;
+        let address = probe.local_addr()?;
+        drop(probe);
+        let sockets = (0..workers).map(|_| socket(address, true));
+        Ok(Self { sockets: sockets.collect::<io::Result<_>>()? })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        match self.sockets.first() {
+            Some(socket) => socket.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Starts `workers` threads that serve `listeners` until told to stop.
+pub fn start(
+    listeners: Vec<Listener>,
+    workers: usize,
+    clock: Clock,
+    reader: impl Fn() -> Reader,
+    stop: &Stop,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut sockets: Vec<Vec<StdListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for listener in listeners {
+        for (worker, socket) in sockets.iter_mut().zip(listener.sockets) {
+            worker.push(socket);
+        }
+    }
+    let threads = sockets.into_iter().enumerate().map(|(index, sockets)| {
+        let (reader, stop) = (reader(), stop.clone());
+        let runtime = Builder::new_current_thread();
+        thread::Builder::new().name(format!("serin-worker-{index}")).spawn(move || {
+            run_worker(runtime, Worker::new(index, clock, reader), sockets, &stop);
+        })
+    });
+    threads.collect()
+}
+
+fn run_worker(mut runtime: Builder, worker: Rc<Worker>, sockets: Vec<StdListener>, stop: &Stop) {
+    let runtime = match runtime.enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(worker = worker.index, %error, "cannot start a worker");
+            stop.drain.cancel();
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let accepting: Vec<_> = sockets
+            .into_iter()
+            .map(|socket| tokio::task::spawn_local(accept(socket, Rc::clone(&worker))))
+            .collect();
+        let drained = async {
+            stop.drain.cancelled().await;
+            for task in &accepting {
+                task.abort();
+            }
+            worker.drain();
+            worker.fewer_connections_than(1).await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = stop.now.cancelled() => {}
+            () = worker.run() => {}
+        }
+    });
+}
+
+async fn accept(socket: StdListener, worker: Rc<Worker>) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(worker = worker.index, %error, "cannot accept");
+            return;
+        }
+    };
+    loop {
+        worker.fewer_connections_than(CONNECTIONS_MAX).await;
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                // A client that is gone already is found out by the first read.
+                let _ = stream.set_nodelay(true);
+                let peer = Peer::cleartext(address.ip());
+                tokio::task::spawn_local(serve_connection(stream, worker.enter(), peer));
+            }
+            Err(error) => {
+                tracing::warn!(worker = worker.index, %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Sends copies of requests to shadows: fire and forget, under a budget.
+//!
+//! Never delays, buffers beyond its bound, or fails the request that is copied. What a
+//! shadow answers is read and dropped.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::proxy::body::Source;
+use crate::proxy::deadline::Deadlines;
+use crate::proxy::error::{Error, Timeout};
+use crate::proxy::upstream::{Endpoint, Outbound};
+use crate::telemetry::counts::MirrorResult;
+use crate::telemetry::sample::WorkerLeg;
+use crate::traffic::mirror::Mirror;
+use crate::traffic::retry::Timeouts;
+
+/// A copy that has not ended by then is given up: it holds a place of the budget.
+pub const COPY_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// A place in a mirror's budget; free again when dropped.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicU32>);
+
+impl Place {
+    /// `None` when `max` copies are under way.
+    pub fn take(in_flight: &Arc<AtomicU32>, max: u32) -> Option<Self> {
+        let taken = in_flight.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1));
+        taken.ok().map(|_| Self(Arc::clone(in_flight)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A copy that waits for the end of the body it copies.
+#[derive(Debug)]
+pub struct Copy {
+    order: Option<Order>,
+    body_bytes_max: u64,
+    leg: Rc<WorkerLeg>,
+}
+
+/// What it takes to send a copy.
+#[derive(Debug)]
+struct Order {
+    head: Parts,
+    endpoint: Rc<Endpoint>,
+    deadlines: Rc<Deadlines>,
+    timeouts: Timeouts,
+    place: Place,
+}
+
+impl Copy {
+    /// A copy of a request with `head`, to be sent to `endpoint`.
+    pub fn new(
+        mirror: &Mirror,
+        mut head: Parts,
+        endpoint: Rc<Endpoint>,
+        (deadlines, timeouts): (&Rc<Deadlines>, Timeouts),
+        (leg, place): (Rc<WorkerLeg>, Place),
+    ) -> Self {
+        mirror.dress(&mut head.headers);
+        let deadlines = Rc::clone(deadlines);
+        let order = Some(Order { head, endpoint, deadlines, timeouts, place });
+        Self { order, body_bytes_max: mirror.body_bytes_max, leg }
+    }
+
+    /// Bytes of the request's body that have to be kept for it.
+    pub fn body_bytes_max(&self) -> usize {
+        usize::try_from(self.body_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    /// Whether a body of `bytes` so far can still be copied; if not, that is counted.
+    pub fn still_fits(&mut self, bytes: usize) -> bool {
+        let fits = bytes as u64 <= self.body_bytes_max;
+        if !fits {
+            self.order = None;
+            self.leg.counters().mirrored(MirrorResult::TooLarge).add(1);
+        }
+        fits
+    }
+
+    /// Sends it, in a task of its own.
+    pub fn start(mut self, body: Vec<Bytes>) {
+        if let Some(order) = self.order.take() {
+            tokio::task::spawn_local(order.carry_out(body, Rc::clone(&self.leg)));
+        }
+    }
+}
+
+impl Drop for Copy {
+    /// The request it copies never ended, so there was nothing to copy.
+    fn drop(&mut self) {
+        if self.order.is_some() {
+            self.leg.counters().mirrored(MirrorResult::Dropped).add(1);
+        }
+    }
+}
+
+impl Order {
+    async fn carry_out(self, body: Vec<Bytes>, leg: Rc<WorkerLeg>) {
+        let Self { head, endpoint, deadlines, timeouts, place } = self;
+        let total = timeouts.request.map_or(COPY_TIME_MAX, |request| request.min(COPY_TIME_MAX));
+        let wait = Rc::new(deadlines.open(Some(total)));
+        let source = Source::of_kept(body);
+        let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts };
+        let result = match endpoint.send(head, &outbound).await {
+            Ok((response, lease)) => {
+                let ok = !response.status().is_server_error();
+                wait.set(Timeout::Request, total);
+                match wait.within(read_out(response.into_body())).await {
+                    Ok(Ok(())) => {
+                        lease.give_back();
+                        if ok { MirrorResult::Ok } else { MirrorResult::Error }
+                    }
+                    Ok(Err(_)) | Err(_) => MirrorResult::Error,
+                }
+            }
+            Err(_) => MirrorResult::Error,
+        };
+        drop(place);
+        leg.counters().mirrored(result).add(1);
+    }
+}
+
+async fn read_out(body: Incoming) -> Result<(), Error> {
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        frame.map_err(Error::Broken)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_number_of_places() {
+        let in_flight = Arc::default();
+        let one = Place::take(&in_flight, 2).unwrap();
+        let _two = Place::take(&in_flight, 2).unwrap();
+        assert!(Place::take(&in_flight, 2).is_none());
+        drop(one);
+        assert!(Place::take(&in_flight, 2).is_some());
+    }
+}

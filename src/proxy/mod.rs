@@ -1,0 +1,17 @@
+//! Makes happen what `traffic` decides: sockets, HTTP, bodies, time limits.
+//!
+//! Never knows that rollouts exist: it reads weights from a snapshot and counts
+//! outcomes into what the snapshot gives it. Start reading in `exchange`.
+
+pub mod body;
+pub mod deadline;
+pub mod error;
+pub mod exchange;
+pub mod forward;
+pub mod listener;
+pub mod mirror;
+pub mod protocol;
+pub mod reply;
+pub mod upstream;
+pub mod view;
+pub mod worker;

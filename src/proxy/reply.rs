@@ -1,0 +1,85 @@
+//! Serin's own answers: problem details (RFC 9457), or for gRPC a status in the head.
+//!
+//! Never tells a client anything of the inside but the names in the config.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, SERVER};
+use http::{Response, StatusCode};
+
+use crate::proxy::body::ResponseBody;
+use crate::proxy::error::Error;
+
+/// What the client gets for `error`; `None` when there is no client left.
+pub fn of(error: &Error, grpc: bool) -> Option<Response<ResponseBody>> {
+    let status = error.status()?;
+    let mut response = if grpc {
+        let mut response = Response::new(ResponseBody::Own(None));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
+        if let Ok(message) = HeaderValue::from_str(&percent_encoded(&error.to_string())) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": error.to_string(),
+        });
+        let body = Bytes::from(problem.to_string());
+        let mut response = Response::new(ResponseBody::Own(Some(body)));
+        *response.status_mut() = status;
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    };
+    response.headers_mut().insert(SERVER, HeaderValue::from_static("serin"));
+    Some(response)
+}
+
+/// After gRPC's own mapping of HTTP statuses (`http-grpc-status-mapping.md`), but a wrong
+/// request is INTERNAL and a time limit is `DEADLINE_EXCEEDED`.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        404 | 501 => 12,
+        408 | 504 => 4,
+        _ => 14,
+    }
+}
+
+/// As gRPC wants its messages: printable ASCII, the rest and `%` as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_what_and_a_grpc_client_gets_a_status() {
+        let response = of(&Error::NoRoute, false).unwrap();
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()["server"], "serin");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let response = of(&Error::NoRoute, true).unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "12");
+        assert!(of(&Error::ClientGone, false).is_none());
+    }
+
+    #[test]
+    fn messages_are_printable() {
+        assert_eq!(percent_encoded("50 % ü"), "50 %25 %C3%BC");
+    }
+}

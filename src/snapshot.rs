@@ -1,0 +1,130 @@
+//! Everything one request needs, of one age.
+//!
+//! Never changed once it is published: a change is another snapshot. Holds handles to
+//! counters, so that a request counts where its own snapshot says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use arc_swap::{ArcSwap, Cache};
+
+use crate::names::{BackendName, RolloutName, RuleId};
+use crate::telemetry::counts::{Arm, Evidence, Leg};
+use crate::traffic::draw::{Salt, StickyKey};
+use crate::traffic::mirror::Mirror;
+use crate::traffic::retry::Timeouts;
+use crate::traffic::route::Table;
+use crate::traffic::split::Split;
+
+/// Everything one request needs, of one age.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Rises by one with every published config; rollouts that move do not change it.
+    pub generation: u64,
+    /// Finds an index into `rules`.
+    pub table: Table,
+    /// In the config's order, over all routes.
+    pub rules: Vec<Rule>,
+    /// In the config's order.
+    pub backends: Vec<Backend>,
+    /// Counts requests that no rule fits.
+    pub unrouted: Arc<Leg>,
+    /// Whether clients are told what served them.
+    pub response_headers: bool,
+}
+
+/// A rule, with its weights as they are now.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its full name.
+    pub id: RuleId,
+    /// Over indices into `targets`; the canary first.
+    pub split: Split<usize>,
+    /// The backends of the rule.
+    pub targets: Vec<Target>,
+    /// What keeps a user on one version.
+    pub sticky: Option<StickyKey>,
+    /// Of the sticky hash.
+    pub salt: Salt,
+    /// Its shadows.
+    pub mirrors: Vec<Shadow>,
+    /// How long each phase may take.
+    pub timeouts: Timeouts,
+    /// The rollout that watches the rule.
+    pub rollout: Option<Rollout>,
+}
+
+/// A backend as a rule uses it.
+#[derive(Debug)]
+pub struct Target {
+    /// Index into the snapshot's backends.
+    pub backend: usize,
+    /// Its counters.
+    pub leg: Arc<Leg>,
+    /// Its side of the rollout, if it has one.
+    pub arm: Option<Arm>,
+}
+
+/// A mirror of a rule.
+#[derive(Debug)]
+pub struct Shadow {
+    /// What is copied.
+    pub mirror: Mirror,
+    /// Index into the snapshot's backends.
+    pub backend: usize,
+    /// Its counters.
+    pub leg: Arc<Leg>,
+    /// Copies under way, over all workers and snapshots.
+    pub in_flight: Arc<AtomicU32>,
+}
+
+/// What a rule knows of its rollout.
+#[derive(Debug)]
+pub struct Rollout {
+    /// Its name.
+    pub name: RolloutName,
+    /// Where attempts under the rule's present weights are counted.
+    pub evidence: Arc<Evidence>,
+}
+
+/// One model version.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name.
+    pub name: BackendName,
+    /// Its addresses; may be empty.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// Publishes snapshots. Not `Clone`: there is one writer, and the type says so.
+#[derive(Debug)]
+pub struct Publisher(Arc<ArcSwap<Snapshot>>);
+
+/// Reads the snapshot published last. One per worker.
+#[derive(Debug)]
+pub struct Reader(Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>);
+
+impl Publisher {
+    /// Publishes the first snapshot.
+    pub fn new(first: Snapshot) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(first)))
+    }
+
+    /// From here on every new request uses `next`.
+    pub fn publish(&mut self, next: Snapshot) {
+        self.0.store(Arc::new(next));
+    }
+
+    /// One more reader.
+    pub fn reader(&self) -> Reader {
+        Reader(Cache::new(Arc::clone(&self.0)))
+    }
+}
+
+impl Reader {
+    /// Call once per request and keep the answer, or halves of two ages will mix.
+    pub fn load(&mut self) -> &Arc<Snapshot> {
+        self.0.load()
+    }
+}

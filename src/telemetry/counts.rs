@@ -1,0 +1,378 @@
+//! Counters with one writer each, and what they add up to.
+//!
+//! Never an atomic read-modify-write: only its own worker writes a counter, so a plain
+//! load and store is enough, and a reader sees some recent value.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::names::{BackendName, RouteName, RuleName};
+use crate::rollout::plan::OBJECTIVES_MAX;
+use crate::traffic::outcome::Outcome;
+
+/// A counter that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `more`; from the writing thread only.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    /// Takes `less` away; from the writing thread only. For gauges.
+    pub fn sub(&self, less: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(less), Relaxed);
+    }
+
+    /// Some recent value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Counters by status code; a class's hundred appear when it is first counted.
+#[derive(Debug, Default)]
+pub struct Codes {
+    classes: [OnceLock<Box<[Counter; 100]>>; 5],
+}
+
+impl Codes {
+    /// Counts `code`, 100 to 599; anything else is counted as 599.
+    pub fn count(&self, code: u16) {
+        let code = if (100..600).contains(&code) { code } else { 599 };
+        let class = &self.classes[usize::from(code / 100) - 1];
+        let counters = class.get_or_init(|| Box::new(std::array::from_fn(|_| Counter::default())));
+        counters[usize::from(code % 100)].add(1);
+    }
+
+    /// Codes that were counted, rising, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.classes.iter().zip(1u16..).flat_map(|(class, hundred)| {
+            let counters = class.get().into_iter().flat_map(|counters| counters.iter());
+            counters
+                .zip(hundred * 100..)
+                .map(|(counter, code)| (code, counter.get()))
+                .filter(|(_, count)| *count > 0)
+        })
+    }
+}
+
+/// Upper bounds of the buckets in seconds, 1 ms to 10 min: models answer in that range.
+pub const BUCKETS: [f64; 18] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0, 600.0,
+];
+
+/// A histogram over [`BUCKETS`] and one more for what is longer.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS.len() + 1],
+    sum_nanos: Counter,
+}
+
+impl Histogram {
+    /// Counts `span`.
+    pub fn record(&self, span: Duration) {
+        let seconds = span.as_secs_f64();
+        self.buckets[BUCKETS.partition_point(|bound| *bound < seconds)].add(1);
+        self.sum_nanos.add(span.as_nanos() as u64);
+    }
+
+    /// Counts per bucket, not cumulative, and the sum in seconds.
+    pub fn read(&self) -> ([u64; BUCKETS.len() + 1], f64) {
+        let counts = std::array::from_fn(|index| self.buckets[index].get());
+        (counts, self.sum_nanos.get() as f64 / 1e9)
+    }
+}
+
+/// What the labels of a request's metrics are. Bounded by the config.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegKey {
+    /// Empty when no rule fitted.
+    pub route: RouteName,
+    /// Empty when no rule fitted.
+    pub rule: RuleName,
+    /// Empty when no rule fitted.
+    pub backend: BackendName,
+}
+
+/// One backend as one rule uses it, with counters for each worker.
+#[derive(Debug)]
+pub struct Leg {
+    /// Its labels.
+    pub key: LegKey,
+    workers: Box<[LegCounters]>,
+}
+
+/// One worker's counters of a leg; on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct LegCounters {
+    /// What clients asked and this leg answered, by status.
+    pub requests: Codes,
+    /// Attempts, by outcome and status.
+    attempts: [Codes; 3],
+    /// From the request's head to the end of the response's body.
+    pub duration: Histogram,
+    /// From the request's head to the response's.
+    pub first_byte: Histogram,
+    /// Requests whose response has not ended.
+    pub in_flight: Counter,
+    /// Copies to this backend, by result; used by legs of mirrors only.
+    mirrored: [Counter; MirrorResult::ALL.len()],
+}
+
+impl Leg {
+    /// With zero counts for `workers` workers.
+    pub fn new(key: LegKey, workers: usize) -> Self {
+        Self { key, workers: (0..workers).map(|_| LegCounters::default()).collect() }
+    }
+
+    /// The counters that `worker` alone may write.
+    pub fn of(&self, worker: usize) -> &LegCounters {
+        &self.workers[worker]
+    }
+
+    /// Every worker's counters, to read.
+    pub fn workers(&self) -> impl Iterator<Item = &LegCounters> {
+        self.workers.iter()
+    }
+}
+
+impl LegCounters {
+    /// Attempts that ended with `outcome`, by status.
+    pub fn attempts(&self, outcome: Outcome) -> &Codes {
+        &self.attempts[match outcome {
+            Outcome::Good => 0,
+            Outcome::Bad => 1,
+            Outcome::Neutral => 2,
+        }]
+    }
+
+    /// Copies that ended with `result`.
+    pub fn mirrored(&self, result: MirrorResult) -> &Counter {
+        &self.mirrored[result as usize]
+    }
+}
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorResult {
+    /// The shadow answered, and not with a 5xx.
+    Ok,
+    /// It failed, was too slow, or answered with a 5xx.
+    Error,
+    /// Too many copies were under way.
+    Dropped,
+    /// The body was larger than the mirror takes.
+    TooLarge,
+}
+
+impl MirrorResult {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Error, Self::Dropped, Self::TooLarge];
+
+    /// As in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Dropped => "dropped",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+/// Which side of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arm {
+    /// The one that is trusted.
+    Stable,
+    /// The one that is judged.
+    Canary,
+}
+
+/// What a rollout is judged on, as long as its weights stay the same.
+///
+/// A change of weight makes a new one, so an attempt remembers the weight under which it
+/// was assigned by what it counts into.
+#[derive(Debug)]
+pub struct Evidence {
+    /// Of each objective, the latency over which an attempt is slow; `None` for errors.
+    pub thresholds: Box<[Option<Duration>]>,
+    /// Rung when the canary failed an attempt.
+    pub alarm: std::sync::Arc<Alarm>,
+    workers: Box<[[ArmCounters; 2]]>,
+    /// Sticky keys that lately had a bad attempt, one word each; see [`Self::is_repeated`].
+    offended: Box<[AtomicU64]>,
+}
+
+/// One worker's counters of one side.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ArmCounters {
+    /// Good outcomes.
+    pub good: Counter,
+    /// Bad outcomes.
+    pub bad: Counter,
+    /// Bad outcomes, at most one per sticky key and slot.
+    pub bad_once: Counter,
+    /// Of each objective, attempts in time among those that did not err.
+    pub fast: [Counter; OBJECTIVES_MAX],
+    /// Of each objective, attempts over its threshold.
+    pub slow: [Counter; OBJECTIVES_MAX],
+}
+
+/// [`ArmCounters`] of all workers, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArmCounts {
+    /// Good outcomes.
+    pub good: u64,
+    /// Bad outcomes.
+    pub bad: u64,
+    /// Bad outcomes, at most one per sticky key and slot.
+    pub bad_once: u64,
+    /// Of each objective, attempts in time.
+    pub fast: [u64; OBJECTIVES_MAX],
+    /// Of each objective, slow attempts.
+    pub slow: [u64; OBJECTIVES_MAX],
+}
+
+impl ArmCounts {
+    /// What came since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let each = |now: &[u64; OBJECTIVES_MAX], then: &[u64; OBJECTIVES_MAX]| {
+            std::array::from_fn(|index| now[index].wrapping_sub(then[index]))
+        };
+        Self {
+            good: self.good.wrapping_sub(earlier.good),
+            bad: self.bad.wrapping_sub(earlier.bad),
+            bad_once: self.bad_once.wrapping_sub(earlier.bad_once),
+            fast: each(&self.fast, &earlier.fast),
+            slow: each(&self.slow, &earlier.slow),
+        }
+    }
+}
+
+/// Words of [`Evidence::offended`]: two keys that share one may be counted twice, no more.
+const OFFENDED_WORDS: usize = 1024;
+
+impl Evidence {
+    /// With zero counts for `workers` workers; at most [`OBJECTIVES_MAX`] thresholds.
+    pub fn new(
+        thresholds: Vec<Option<Duration>>,
+        alarm: std::sync::Arc<Alarm>,
+        workers: usize,
+    ) -> Self {
+        Self {
+            thresholds: thresholds.into_iter().take(OBJECTIVES_MAX).collect(),
+            alarm,
+            workers: (0..workers).map(|_| Default::default()).collect(),
+            offended: (0..OFFENDED_WORDS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The counters that `worker` alone may write.
+    pub fn of(&self, worker: usize, arm: Arm) -> &ArmCounters {
+        &self.workers[worker][arm as usize]
+    }
+
+    /// All workers' counts of `arm`, since this evidence was made.
+    pub fn sum(&self, arm: Arm) -> ArmCounts {
+        let mut sum = ArmCounts::default();
+        for worker in &self.workers {
+            let counters = &worker[arm as usize];
+            sum.good += counters.good.get();
+            sum.bad += counters.bad.get();
+            sum.bad_once += counters.bad_once.get();
+            for index in 0..OBJECTIVES_MAX {
+                sum.fast[index] += counters.fast[index].get();
+                sum.slow[index] += counters.slow[index].get();
+            }
+        }
+        sum
+    }
+
+    /// Whether a bad attempt under the sticky `key` was already told in the same `slot`.
+    ///
+    /// A user whose every click fails would count as many independent failures. Written on
+    /// bad attempts only, so workers may share it.
+    pub fn is_repeated(&self, key: u64, slot: u64) -> bool {
+        let mark = key.rotate_left(17) ^ slot.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        self.offended[key as usize % OFFENDED_WORDS].swap(mark, Relaxed) == mark
+    }
+}
+
+/// Wakes the judge before the slot's end; rung by workers, at most once until heard.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    rung: AtomicBool,
+    heard: Notify,
+}
+
+impl Alarm {
+    /// Asks for a look at the open slot. Never waits.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Relaxed) {
+            self.heard.notify_one();
+        }
+    }
+
+    /// Waits for the next ring. For one listener.
+    pub async fn heard(&self) {
+        self.heard.notified().await;
+        self.rung.store(false, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_told_as_counted_and_nonsense_is_bounded() {
+        let codes = Codes::default();
+        for code in [200, 503, 200, 999, 7] {
+            codes.count(code);
+        }
+        assert_eq!(codes.iter().collect::<Vec<_>>(), [(200, 2), (503, 1), (599, 2)]);
+    }
+
+    #[test]
+    fn a_bucket_takes_its_upper_bound_as_prometheus_means_it() {
+        let histogram = Histogram::default();
+        for millis in [1, 2, 200, 700_000] {
+            histogram.record(Duration::from_millis(millis));
+        }
+        let (counts, sum) = histogram.read();
+        assert_eq!((counts[0], counts[1], counts[7], counts[18]), (1, 1, 1, 1));
+        assert!((sum - 700.203).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_sticky_key_counts_once_a_slot() {
+        let evidence = Evidence::new(vec![None], std::sync::Arc::default(), 1);
+        assert!(!evidence.is_repeated(5, 1));
+        assert!(evidence.is_repeated(5, 1));
+        assert!(!evidence.is_repeated(6, 1));
+        assert!(!evidence.is_repeated(5, 2));
+        assert!(!evidence.is_repeated(0, 0));
+    }
+
+    #[test]
+    fn workers_add_up() {
+        let evidence = Evidence::new(vec![None, None], std::sync::Arc::default(), 2);
+        evidence.of(0, Arm::Canary).bad.add(2);
+        evidence.of(1, Arm::Canary).bad.add(3);
+        evidence.of(1, Arm::Stable).fast[1].add(7);
+        let before = evidence.sum(Arm::Canary);
+        assert_eq!((before.bad, evidence.sum(Arm::Stable).fast[1]), (5, 7));
+        evidence.of(0, Arm::Canary).bad.add(1);
+        assert_eq!(evidence.sum(Arm::Canary).since(&before).bad, 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! What happened: counted where requests end, summed where they are judged or scraped.
+//!
+//! Never shares a written cache line between two workers, and never makes a request
+//! wait: each worker writes counters of its own, the control plane adds them up.
+
+pub mod counts;
+pub mod metrics;
+pub mod sample;

@@ -1,0 +1,305 @@
+//! The measuring of one attempt, from its start to the end of its body.
+//!
+//! Never decides what was good: it is told once, by `settle` or, when nobody told, in
+//! `Drop`, which means the client went away.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::clock::Clock;
+use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
+use crate::traffic::outcome::Outcome;
+use crate::units::Tick;
+
+/// Code of a request whose client went away before there was an answer.
+pub const CLIENT_GONE: u16 = 499;
+
+/// In which bad attempts of one sticky key count as one; as long as the judge's slot.
+const SLOT: Duration = Duration::from_millis(250);
+
+/// A leg's counters as one worker writes them.
+#[derive(Clone, Debug)]
+pub struct WorkerLeg {
+    leg: Arc<Leg>,
+    worker: usize,
+}
+
+impl WorkerLeg {
+    /// `worker` must be the calling one.
+    pub fn new(leg: Arc<Leg>, worker: usize) -> Self {
+        Self { leg, worker }
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &LegCounters {
+        self.leg.of(self.worker)
+    }
+}
+
+/// One side of a rollout, as one worker counts into it.
+#[derive(Debug)]
+pub struct WorkerArm {
+    evidence: Arc<Evidence>,
+    arm: Arm,
+    worker: usize,
+}
+
+impl WorkerArm {
+    /// `worker` must be the calling one.
+    pub fn new(evidence: Arc<Evidence>, arm: Arm, worker: usize) -> Self {
+        Self { evidence, arm, worker }
+    }
+
+    fn counters(&self) -> &ArmCounters {
+        self.evidence.of(self.worker, self.arm)
+    }
+
+    /// Counts every objective in `slow` but not in `counted`, both as bits.
+    fn count_slow(&self, slow: u8, counted: u8) {
+        for index in 0..self.evidence.thresholds.len() {
+            if slow & !counted & (1 << index) != 0 {
+                self.counters().slow[index].add(1);
+            }
+        }
+    }
+
+    /// The objectives, as bits, over whose threshold `taken` is.
+    fn slow_after(&self, taken: Duration) -> u8 {
+        let over = |threshold: &Option<Duration>| threshold.is_some_and(|limit| taken > limit);
+        let bits = self.evidence.thresholds.iter().enumerate();
+        bits.filter(|(_, threshold)| over(threshold))
+            .fold(0, |bits, (index, _)| bits | (1 << index))
+    }
+}
+
+/// Attempts of one worker that may yet become slow: an attempt counts as slow when its
+/// threshold passes, not when its answer arrives.
+#[derive(Debug, Default)]
+pub struct OpenAttempts {
+    open: RefCell<Slab<OpenAttempt>>,
+}
+
+#[derive(Debug)]
+struct OpenAttempt {
+    arm: Rc<WorkerArm>,
+    started: Tick,
+    counted: u8,
+}
+
+impl OpenAttempts {
+    /// Counts what has become slow by `now`.
+    pub fn sweep(&self, now: Tick) {
+        for (_, attempt) in self.open.borrow_mut().iter_mut() {
+            let slow = attempt.arm.slow_after(now.since(attempt.started));
+            attempt.arm.count_slow(slow, attempt.counted);
+            attempt.counted |= slow;
+        }
+    }
+
+    fn open(&self, arm: Rc<WorkerArm>, started: Tick) -> usize {
+        self.open.borrow_mut().insert(OpenAttempt { arm, started, counted: 0 })
+    }
+
+    fn close(&self, key: usize) -> OpenAttempt {
+        self.open.borrow_mut().remove(key)
+    }
+}
+
+/// How a rollout sees an attempt.
+#[derive(Debug)]
+struct Witness {
+    open: Rc<OpenAttempts>,
+    key: usize,
+    sticky: Option<u64>,
+}
+
+/// An attempt that is being measured.
+#[derive(Debug)]
+pub struct Sample {
+    leg: Rc<WorkerLeg>,
+    witness: Option<Witness>,
+    clock: Clock,
+    started: Tick,
+    code: Cell<u16>,
+    outcome: Outcome,
+}
+
+impl Sample {
+    /// Starts measuring. It is a cancelled one until it is settled.
+    pub fn open(leg: Rc<WorkerLeg>, clock: Clock, started: Tick) -> Self {
+        leg.counters().in_flight.add(1);
+        let code = Cell::new(CLIENT_GONE);
+        Self { leg, witness: None, clock, started, code, outcome: Outcome::Neutral }
+    }
+
+    /// Lets the attempt count as evidence; `sticky` is the draw of its key.
+    #[must_use]
+    pub fn judged(
+        mut self,
+        arm: &Rc<WorkerArm>,
+        open: &Rc<OpenAttempts>,
+        sticky: Option<u64>,
+    ) -> Self {
+        let key = open.open(Rc::clone(arm), self.started);
+        self.witness = Some(Witness { open: Rc::clone(open), key, sticky });
+        self
+    }
+
+    /// The response's head is there.
+    pub fn first_byte(&self, code: u16) {
+        self.code.set(code);
+        let taken = self.clock.now().since(self.started);
+        self.leg.counters().first_byte.record(taken);
+    }
+
+    /// The code under which the attempt is counted, when no response told it.
+    pub fn set_code(&self, code: u16) {
+        self.code.set(code);
+    }
+
+    /// The attempt ended with `outcome`.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    fn testify(&self, witness: &Witness, taken: Duration, now: Tick) {
+        let attempt = witness.open.close(witness.key);
+        let arm = &attempt.arm;
+        let counters = arm.counters();
+        if self.outcome == Outcome::Neutral {
+            return;
+        }
+        if self.outcome == Outcome::Bad {
+            counters.bad.add(1);
+            let slot = (now.since_start().as_millis() / SLOT.as_millis()) as u64;
+            if !witness.sticky.is_some_and(|key| arm.evidence.is_repeated(key, slot)) {
+                counters.bad_once.add(1);
+            }
+            if arm.arm == Arm::Canary {
+                arm.evidence.alarm.ring();
+            }
+            // A fast failure must not improve latency.
+            return;
+        }
+        counters.good.add(1);
+        let slow = arm.slow_after(taken);
+        arm.count_slow(slow, attempt.counted);
+        let judged_by_latency = arm.evidence.thresholds.iter().enumerate();
+        for (index, _) in judged_by_latency.filter(|(_, threshold)| threshold.is_some()) {
+            if (slow | attempt.counted) & (1 << index) == 0 {
+                counters.fast[index].add(1);
+            }
+        }
+    }
+}
+
+impl Drop for Sample {
+    /// Counts the attempt. One that nobody settled was cancelled: its future was dropped.
+    fn drop(&mut self) {
+        let now = self.clock.now();
+        let taken = now.since(self.started);
+        let counters = self.leg.counters();
+        counters.in_flight.sub(1);
+        counters.requests.count(self.code.get());
+        counters.attempts(self.outcome).count(self.code.get());
+        counters.duration.record(taken);
+        if let Some(witness) = self.witness.take() {
+            self.testify(&witness, taken, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::counts::{ArmCounts, LegKey};
+
+    struct World {
+        leg: Rc<WorkerLeg>,
+        evidence: Arc<Evidence>,
+        arm: Rc<WorkerArm>,
+        open: Rc<OpenAttempts>,
+        clock: Clock,
+    }
+
+    fn world() -> World {
+        let key = LegKey { route: "r".into(), rule: "m".into(), backend: "b".into() };
+        let thresholds = vec![None, Some(Duration::from_millis(200))];
+        let evidence = Arc::new(Evidence::new(thresholds, Arc::default(), 1));
+        World {
+            leg: Rc::new(WorkerLeg::new(Arc::new(Leg::new(key, 1)), 0)),
+            arm: Rc::new(WorkerArm::new(Arc::clone(&evidence), Arm::Canary, 0)),
+            evidence,
+            open: Rc::default(),
+            clock: Clock::start(),
+        }
+    }
+
+    impl World {
+        fn attempt(&self, sticky: Option<u64>) -> Sample {
+            let sample = Sample::open(Rc::clone(&self.leg), self.clock, self.clock.now());
+            sample.judged(&self.arm, &self.open, sticky)
+        }
+
+        fn counts(&self) -> ArmCounts {
+            self.evidence.sum(Arm::Canary)
+        }
+    }
+
+    #[test]
+    fn a_dropped_attempt_is_a_cancelled_one_and_no_evidence() {
+        let world = world();
+        drop(world.attempt(None));
+        assert_eq!(world.counts(), ArmCounts::default());
+        let counters = world.leg.counters();
+        assert_eq!(counters.requests.iter().collect::<Vec<_>>(), [(CLIENT_GONE, 1)]);
+        assert_eq!(counters.in_flight.get(), 0);
+    }
+
+    #[test]
+    fn a_good_attempt_counts_for_errors_and_latency() {
+        let world = world();
+        world.attempt(None).settle(Outcome::Good);
+        let counts = world.counts();
+        assert_eq!((counts.good, counts.fast[1], counts.slow[1], counts.fast[0]), (1, 1, 0, 0));
+    }
+
+    #[test]
+    fn an_open_attempt_becomes_slow_when_its_threshold_passes_and_only_once() {
+        let world = world();
+        let sample = world.attempt(None);
+        let later = |millis| world.clock.now().after(Duration::from_millis(millis));
+        world.open.sweep(later(100));
+        assert_eq!(world.counts().slow[1], 0);
+        world.open.sweep(later(300));
+        world.open.sweep(later(400));
+        assert_eq!(world.counts().slow[1], 1);
+        sample.settle(Outcome::Good);
+        let counts = world.counts();
+        assert_eq!((counts.good, counts.slow[1], counts.fast[1]), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_fast_failure_does_not_improve_latency() {
+        let world = world();
+        world.attempt(None).settle(Outcome::Bad);
+        let counts = world.counts();
+        assert_eq!((counts.bad, counts.bad_once, counts.fast[1]), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_sticky_user_who_fails_again_and_again_counts_once() {
+        let world = world();
+        for _ in 0..3 {
+            world.attempt(Some(42)).settle(Outcome::Bad);
+        }
+        let counts = world.counts();
+        assert_eq!(counts.bad, 3);
+        // The slot may end while the test runs.
+        assert!((1..=2).contains(&counts.bad_once), "{}", counts.bad_once);
+    }
+}
