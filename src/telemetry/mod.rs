@@ -5,4 +5,5 @@
 
 pub mod counts;
 pub mod metrics;
+pub mod registry;
 pub mod sample;

@@ -1,0 +1,60 @@
+//! The admin API's JSON. Names and units here are API.
+//!
+//! Never computed from: these are answers, made in `controller` and read by `cli`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::verdict::Verdict;
+use crate::rollout::view::ObjectiveView;
+
+/// `GET /api/rollouts`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RolloutsView {
+    /// In the config's order.
+    pub rollouts: Vec<RolloutView>,
+}
+
+/// `GET /api/rollouts/{name}`, and the answer to a verb.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RolloutView {
+    /// Its name.
+    pub name: String,
+    /// `route/rule`.
+    pub rule: String,
+    /// The trusted backend.
+    pub stable: String,
+    /// The judged backend.
+    pub canary: String,
+    /// Tells this attempt from the next.
+    pub version: String,
+    /// `progressing`, `paused`, `holding`, `promoted`, `rolled_back` or `aborted`.
+    pub state: String,
+    /// From 0; null without steps.
+    pub step: Option<u32>,
+    /// The canary's share of the rule's requests, 0 to 1.
+    pub weight: f64,
+    /// Why it ended, as a sentence with its numbers; null while it runs.
+    pub reason: Option<String>,
+    /// When it came into this state, RFC 3339.
+    pub since: String,
+    /// The judge's last word, or the one that ended it.
+    pub verdict: Verdict,
+    /// Why it may not go on; null when nothing holds it.
+    pub hold_reason: Option<String>,
+    /// In the config's order. Of an ended rollout, as they were when it was decided.
+    pub objectives: Vec<ObjectiveView>,
+}
+
+/// An error of the admin port: problem details (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Always `about:blank`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong and what to do.
+    pub detail: String,
+}

@@ -1,0 +1,64 @@
+//! Which counters exist: one set per label set of the present config.
+//!
+//! Never on the request path: a request finds its counters in its snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::telemetry::counts::{Leg, LegKey};
+
+/// All counters that are rendered.
+#[derive(Debug)]
+pub struct Registry {
+    workers: usize,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    legs: BTreeMap<LegKey, Arc<Leg>>,
+    /// Copies under way, by the leg of the mirror.
+    budgets: BTreeMap<LegKey, Arc<AtomicU32>>,
+}
+
+impl Registry {
+    /// For `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        Self { workers, known: Mutex::default() }
+    }
+
+    /// How many workers count.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// The counters for `key`, which go on from where they were.
+    pub fn leg(&self, key: LegKey) -> Arc<Leg> {
+        let mut known = self.lock();
+        let new = || Arc::new(Leg::new(key.clone(), self.workers));
+        Arc::clone(known.legs.entry(key.clone()).or_insert_with(new))
+    }
+
+    /// The number of copies under way for the mirror that counts into `key`.
+    pub fn budget(&self, key: LegKey) -> Arc<AtomicU32> {
+        Arc::clone(self.lock().budgets.entry(key).or_default())
+    }
+
+    /// Forgets what the config has no more, so that label sets stay bounded by it.
+    pub fn retain(&self, used: &BTreeSet<LegKey>) {
+        let mut known = self.lock();
+        known.legs.retain(|key, _| used.contains(key));
+        known.budgets.retain(|key, _| used.contains(key));
+    }
+
+    /// All counters, sorted by labels.
+    pub fn legs(&self) -> Vec<Arc<Leg>> {
+        self.lock().legs.values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        // Maps are whole even if a thread panicked beside them.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
