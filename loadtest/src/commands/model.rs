@@ -1,10 +1,10 @@
 //! `loadtest model`: a model server to put behind a proxy.
 
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use serin_loadtest::model::{LatencyShape, ModelOptions, ModelServer};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{duration, ratio};
 
@@ -46,7 +46,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Runs until the process is ended.
+    /// Runs until the process is interrupted or terminated.
     pub fn run(self) -> anyhow::Result<()> {
         let latency = LatencyShape::lognormal(self.latency, self.sigma)
             .with_slow(self.slow_ratio, self.slow_by);
@@ -59,8 +59,22 @@ impl Model {
             latency,
         })?;
         println!("http://{}", server.address());
-        loop {
-            thread::park();
-        }
+        wait_until_ended()
     }
+}
+
+/// The first process of a container is not ended by a signal that it does not handle.
+fn wait_until_ended() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminated.recv() => (),
+            _ = interrupted.recv() => (),
+        }
+        Ok(())
+    })
 }
