@@ -1,7 +1,20 @@
 //! The config file: as written (`raw`), as meant (`check`), and where it lies (`load`).
 //!
+//! `tree` reads YAML into nodes that know their place, `read` takes keys from them,
+//! `quantity` reads single values, `defect` and `render` say what is wrong with them.
+//!
 //! Never opens a socket and never starts anything: `serin check` and `serin run`
 //! read a file in just the same way.
+
+mod check;
+pub mod defect;
+pub mod load;
+mod manifest;
+mod quantity;
+mod raw;
+mod read;
+pub mod render;
+mod tree;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -99,4 +112,9 @@ pub struct Rule {
     pub mirrors: Vec<Mirror>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
+}
+
+/// The JSON Schema of a config file, for editors.
+pub fn schema() -> serde_json::Value {
+    raw::schema().to_value()
 }

@@ -1,0 +1,180 @@
+//! From the file as written to the file as meant: every defect, not the first.
+//!
+//! Never opens a socket; touches files only where the caller wants that.
+
+mod backends;
+mod matches;
+mod mirrors;
+mod ports;
+mod rollouts;
+mod routes;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::defect::Code;
+use crate::config::quantity::{Name, Quantity};
+use crate::config::raw;
+use crate::config::read::{As, At, listed, similar};
+use crate::config::tree::{NodeId, Report, shown};
+
+/// How long a drain waits where the file does not say.
+pub(super) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Checks the whole file. `None` when a defect refuses it.
+pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) -> Option<Config> {
+    let mut checker = Checker { report, touch_files };
+    let listeners = checker.listeners(&file.listeners);
+    let admin = checker.admin(&file.admin);
+    let metrics = checker.metrics(&file.metrics);
+    checker.sockets_apart(&listeners, &admin, metrics);
+    let backends = checker.backends(&file.backends);
+    checker.no_loops(&file.backends, &listeners);
+    let routes = checker.routes(&file.routes, &backends);
+    checker.all_used(&file.backends, &file.routes);
+    let rollouts = checker.rollouts(&file.rollouts, &routes, &backends);
+    let state = file.state.get().and_then(|state| checker.value(&state.file));
+    if state.is_none() && !rollouts.is_empty() && !file.state.is_there() {
+        let help = "add `state: { file: ./serin-state.json }`";
+        let message = "without `state`, a restart forgets what was rolled back";
+        checker.report.add(file.rollouts.id, Code::NoLedger, message, help);
+    }
+    let workers = checker.value(&file.workers).and_then(|n| usize::try_from(n).ok());
+    let drain_timeout = checker.value(&file.drain_timeout).unwrap_or(DRAIN_TIMEOUT_DEFAULT);
+    let response_headers = checker.value(&file.response_headers).unwrap_or(false);
+    if report.refuses() {
+        return None;
+    }
+    Some(Config {
+        listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
+        admin: admin.1,
+        metrics: metrics.map(|(_, address)| address),
+        state_file: state,
+        workers: workers.and_then(std::num::NonZero::new),
+        drain_timeout,
+        response_headers,
+        backends,
+        routes: routes.into_iter().map(|(_, route)| route).collect(),
+        rollouts,
+    })
+}
+
+/// What every check needs: a place for defects.
+struct Checker<'r> {
+    report: &'r mut Report,
+    touch_files: bool,
+}
+
+impl Checker<'_> {
+    /// What was written, as meant; `None` when it is absent or was reported.
+    fn value<Q: Quantity>(&mut self, at: &At<As<Q>>) -> Option<Q::Value> {
+        let (id, written) = at.found()?;
+        match Q::parse(&written.scalar) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.report.add(id, fault.code, fault.message, fault.help);
+                None
+            }
+        }
+    }
+
+    /// A value that must be there, with its node; that it is missing was reported.
+    fn placed<Q: Quantity>(&mut self, at: &At<As<Q>>) -> Option<(NodeId, Q::Value)> {
+        self.value(at).map(|value| (at.id, value))
+    }
+
+    /// A list that may not be empty.
+    fn not_empty<T>(&mut self, list: &At<Vec<T>>, what: &str) {
+        if list.get().is_some_and(Vec::is_empty) {
+            let help = format!("add {what}");
+            self.report.add(list.id, Code::Empty, "this list may not be empty", help);
+        }
+    }
+
+    /// A list of at most `max`.
+    fn at_most<T>(&mut self, list: &At<Vec<T>>, max: usize, help: &str) {
+        let count = list.get().map_or(0, Vec::len);
+        if count > max {
+            let message = format!("{count} are too many: at most {max} may stand here");
+            self.report.add(list.id, Code::TooMany, message, help);
+        }
+    }
+
+    /// Exactly one of some keys of a map. Returns whether that holds.
+    fn exactly_one(&mut self, id: NodeId, keys: &[(&str, bool)], faulty: bool) -> bool {
+        let there: Vec<_> = keys.iter().filter(|(_, there)| *there).map(|(key, _)| *key).collect();
+        let all: Vec<_> = keys.iter().map(|(key, _)| *key).collect();
+        let wanted = listed(&all).replace(" and ", " or ");
+        match there.as_slice() {
+            [_] => return true,
+            [] if faulty => {}
+            [] => {
+                let message = format!("one of {wanted} is missing here");
+                self.report.add(id, Code::MissingKey, message, format!("add {wanted}"));
+            }
+            several => {
+                let message = format!("{} exclude each other", listed(several));
+                let help = format!("keep one of them; exactly one of {wanted} is wanted");
+                self.report.add(id, Code::Exclusive, message, help);
+            }
+        }
+        false
+    }
+
+    /// The name that a map gives itself.
+    fn own_name(&mut self, at: &At<As<Name>>, seen: &mut Seen) -> Option<String> {
+        let (id, name) = self.placed(at)?;
+        self.once(seen, id, &name, &format!("the name `{name}` is taken"));
+        Some(name)
+    }
+
+    /// Reports `key` when it was seen before.
+    fn once(&mut self, seen: &mut Seen, id: NodeId, key: &str, message: &str) {
+        if let Some(first) = seen.first.get(key) {
+            let line = self.report.place(*first).line;
+            let help = format!("{}; the first is in line {line}", seen.help);
+            self.report.add(id, seen.code, message, help);
+        } else {
+            seen.first.insert(key.to_owned(), id);
+        }
+    }
+
+    /// Reports a name that none of `names` is.
+    fn dangling<'n>(
+        &mut self,
+        id: NodeId,
+        name: &str,
+        what: &str,
+        names: impl Iterator<Item = &'n str>,
+    ) {
+        let names: Vec<_> = names.collect();
+        let help = match (similar(name, names.iter().copied()), names.as_slice()) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, []) => format!("add a {what} with this name"),
+            (None, few @ ([_] | [_, _] | [_, _, _])) => {
+                format!("there is {}", listed(few))
+            }
+            (None, _) => format!("add a {what} with this name, or use one that is there"),
+        };
+        let message = format!("no {what} has the name `{}`", shown(name));
+        self.report.add(id, Code::Dangling, message, help);
+    }
+}
+
+/// What was seen already, and where first.
+struct Seen {
+    code: Code,
+    help: &'static str,
+    first: HashMap<String, NodeId>,
+}
+
+impl Seen {
+    fn names() -> Self {
+        Self::of(Code::DuplicateName, "choose another name")
+    }
+
+    fn of(code: Code, help: &'static str) -> Self {
+        Self { code, help, first: HashMap::new() }
+    }
+}

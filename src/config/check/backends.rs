@@ -1,0 +1,104 @@
+//! Backends and their endpoints.
+//!
+//! Never connects to one: whether it is there is for requests to find out.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use crate::config::check::ports::reaches;
+use crate::config::check::{Checker, Seen};
+use crate::config::defect::Code;
+use crate::config::raw;
+use crate::config::read::{At, missing};
+use crate::config::tree::{NodeId, shown};
+use crate::config::{Backend, Listener};
+use crate::names::BackendName;
+
+/// Endpoints of one backend.
+const ENDPOINTS_MAX: usize = 1024;
+
+impl Checker<'_> {
+    pub(super) fn backends(&mut self, list: &At<Vec<At<raw::Backend>>>) -> Vec<Backend> {
+        self.not_empty(list, "a backend, such as `{ name: model, endpoints: [127.0.0.1:9000] }`");
+        let mut seen = Seen::names();
+        let mut backends = Vec::new();
+        for at in list.items() {
+            let Some(raw) = at.get() else { continue };
+            let name = self.own_name(&raw.name, &mut seen);
+            self.value(&raw.protocol);
+            let endpoints = self.endpoints(at.id, raw);
+            // A bad name is still a name to whoever refers to it.
+            let written = raw.name.get().map(|name| name.scalar.text.clone());
+            if let Some(name) = name.or(written) {
+                backends.push(Backend { name: BackendName::new(name), endpoints });
+            }
+        }
+        backends
+    }
+
+    fn endpoints(&mut self, id: NodeId, raw: &raw::Backend) -> Vec<SocketAddr> {
+        if !raw.endpoints.is_there() && !raw.faulty {
+            missing(id, "endpoints", self.report);
+        }
+        self.at_most(&raw.endpoints, ENDPOINTS_MAX, "split them over several backends");
+        if raw.endpoints.get().is_some_and(Vec::is_empty) {
+            let message = "without endpoints, every request for this backend is answered 503";
+            let help = "add one, such as `127.0.0.1:9000`";
+            self.report.add(raw.endpoints.id, Code::NoEndpoints, message, help);
+        }
+        let mut seen =
+            Seen::of(Code::DuplicateEndpoint, "keep it once: it would get twice its share");
+        let mut endpoints = Vec::new();
+        for at in raw.endpoints.items() {
+            let Some((id, endpoint)) = self.placed(at) else { continue };
+            let message = format!("`{endpoint}` stands twice in this backend");
+            self.once(&mut seen, id, &endpoint.to_string(), &message);
+            endpoints.push(endpoint);
+        }
+        endpoints
+    }
+
+    /// An endpoint that is one of Serin's own listeners: a request would go round for ever.
+    pub(super) fn no_loops(
+        &mut self,
+        list: &At<Vec<At<raw::Backend>>>,
+        listeners: &[(NodeId, Listener)],
+    ) {
+        let backends = list.items().iter().filter_map(At::get);
+        for at in backends.flat_map(|raw| raw.endpoints.items()) {
+            let Some(endpoint) = at.get().and_then(|text| text.scalar.text.parse().ok()) else {
+                continue;
+            };
+            if let Some((_, own)) = listeners.iter().find(|(_, one)| reaches(endpoint, one.address))
+            {
+                let message = format!("`{endpoint}` is Serin's own listener `{}`", own.name);
+                let help = "write the model server's address: requests would go round in circles";
+                self.report.add(at.id, Code::Loop, message, help);
+            }
+        }
+    }
+
+    /// Warns of backends that no rule names.
+    pub(super) fn all_used(
+        &mut self,
+        backends: &At<Vec<At<raw::Backend>>>,
+        routes: &At<Vec<At<raw::Route>>>,
+    ) {
+        let mut used = HashSet::new();
+        let routes = routes.items().iter().filter_map(At::get);
+        for rule in routes.flat_map(|route| route.rules.items()).filter_map(At::get) {
+            let served = rule.backends.items().iter().filter_map(At::get).map(|one| &one.name);
+            let mirrors = rule.mirrors.items().iter().filter_map(At::get).map(|one| &one.backend);
+            let names = served.chain(mirrors).filter_map(At::get);
+            used.extend(names.map(|name| name.scalar.text.as_str()));
+        }
+        for raw in backends.items().iter().filter_map(At::get) {
+            let Some((id, name)) = raw.name.found() else { continue };
+            let name = &name.scalar.text;
+            if !used.contains(name.as_str()) {
+                let message = format!("no rule uses the backend `{}`", shown(name));
+                self.report.add(id, Code::UnusedBackend, message, "use it in a rule, or remove it");
+            }
+        }
+    }
+}

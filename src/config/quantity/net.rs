@@ -1,0 +1,111 @@
+//! Addresses, endpoints and paths of files.
+//!
+//! Never asks a resolver or the file system.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::{Schema, json_schema};
+
+use crate::config::defect::Code;
+use crate::config::quantity::{Fault, Quantity, text_schema};
+use crate::config::tree::Scalar;
+
+/// An IP address and a port to listen on; port 0 takes a free one.
+pub struct ListenAddress;
+
+impl Quantity for ListenAddress {
+    type Value = SocketAddr;
+
+    fn parse(scalar: &Scalar) -> Result<SocketAddr, Fault> {
+        scalar.text.parse().map_err(|_| {
+            let help = match scalar.text.rsplit_once(':') {
+                Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+                    format!("write `0.0.0.0:{port}` for every address")
+                }
+                Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+                    format!("write `127.0.0.1:{port}`")
+                }
+                _ => without_port(&scalar.text, "8080"),
+            };
+            Fault::of(Code::Address, scalar, "is not an IP address with a port", help)
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema(ADDRESS_PATTERN, "127.0.0.1:8080")
+    }
+}
+
+const ADDRESS_PATTERN: &str = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
+
+/// The IP address and the port of one model server.
+pub struct Endpoint;
+
+impl Quantity for Endpoint {
+    type Value = SocketAddr;
+
+    fn parse(scalar: &Scalar) -> Result<SocketAddr, Fault> {
+        if let Ok(address) = scalar.text.parse::<SocketAddr>() {
+            return match (address.port(), address.ip().is_unspecified()) {
+                (0, _) => {
+                    let help = "write the port that the model server listens on";
+                    Err(Fault::of(Code::Address, scalar, "has port 0", help))
+                }
+                (_, true) => {
+                    let help = "write `127.0.0.1` for this machine";
+                    Err(Fault::of(Code::Address, scalar, "is no address to connect to", help))
+                }
+                _ => Ok(address),
+            };
+        }
+        let host = scalar.text.rsplit_once(':').map_or(&*scalar.text, |(host, _)| host);
+        let letters = host.bytes().any(|b| b.is_ascii_alphabetic());
+        if scalar.text.contains("://") {
+            let help = "write address and port alone, as in `10.0.0.7:9000`";
+            return Err(Fault::of(Code::Address, scalar, "is a URL, not an endpoint", help));
+        }
+        if letters && host.parse::<IpAddr>().is_err() && !host.starts_with('[') {
+            let help = "write IP addresses; finding them by DNS name is not supported yet";
+            return Err(Fault::of(Code::Address, scalar, "is a hostname, not an IP address", help));
+        }
+        let help = without_port(&scalar.text, "9000");
+        Err(Fault::of(Code::Address, scalar, "is not an IP address with a port", help))
+    }
+
+    fn schema() -> Schema {
+        text_schema(ADDRESS_PATTERN, "10.0.0.7:9000")
+    }
+}
+
+/// Help for an address; the commonest slip is a port left out.
+fn without_port(text: &str, port: &str) -> String {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => format!("add the port: `{ip}:{port}`"),
+        Ok(IpAddr::V6(ip)) => format!("add brackets and the port: `\"[{ip}]:{port}\"`"),
+        Err(_) => format!("write it like `127.0.0.1:{port}` or `\"[::1]:{port}\"`"),
+    }
+}
+
+/// A file's path; a relative one is from the working directory.
+pub struct FilePath;
+
+impl Quantity for FilePath {
+    type Value = PathBuf;
+
+    fn parse(scalar: &Scalar) -> Result<PathBuf, Fault> {
+        if scalar.text.is_empty() || scalar.text.contains('\0') {
+            let help = "write the path of a file, as in `./serin-state.json`";
+            return Err(Fault::of(Code::Path, scalar, "is not the path of a file", help));
+        }
+        if scalar.text.ends_with('/') {
+            let help = format!("write the file too, as in `{}state.json`", scalar.text);
+            return Err(Fault::of(Code::Path, scalar, "is a folder, not a file", help));
+        }
+        Ok(PathBuf::from(&scalar.text))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1 })
+    }
+}

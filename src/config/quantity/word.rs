@@ -1,0 +1,242 @@
+//! Names, choices and plain texts.
+//!
+//! Never looks a name up: whether something has it is for the check of the whole file.
+
+use schemars::{Schema, json_schema};
+
+use crate::config::defect::Code;
+use crate::config::quantity::{Fault, Quantity, Rate, text_schema};
+use crate::config::read::{listed, similar};
+use crate::config::tree::Scalar;
+use crate::names::{RouteName, RuleId, RuleName};
+use crate::rollout::objective::{OnBreach, Quantile};
+use crate::units::Ratio;
+
+/// The longest name, so that a metric's labels and a `route/rule` stay readable.
+const NAME_LEN_MAX: usize = 63;
+
+/// A name: letters, digits, `.`, `_` and `-`, the first a letter or a digit.
+pub struct Name;
+
+impl Quantity for Name {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        let text = scalar.text.as_str();
+        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if first && text.len() <= NAME_LEN_MAX && text.bytes().all(known) {
+            return Ok(text.to_owned());
+        }
+        let help = "write 1 to 63 letters, digits, `.`, `_` or `-`, the first a letter or a digit";
+        Err(Fault::of(Code::Name, scalar, "is not a name", help))
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "sentiment-v2")
+    }
+}
+
+/// A rule's full name, `route/rule`.
+pub struct RuleRef;
+
+impl Quantity for RuleRef {
+    type Value = RuleId;
+
+    fn parse(scalar: &Scalar) -> Result<RuleId, Fault> {
+        match scalar.text.split_once('/') {
+            Some((route, rule)) if !route.is_empty() && !rule.is_empty() => {
+                Ok(RuleId { route: RouteName::new(route), rule: RuleName::new(rule) })
+            }
+            _ => {
+                let help = "write the route's name, a slash and the rule's: `sentiment/main`";
+                Err(Fault::of(Code::Name, scalar, "is not the full name of a rule", help))
+            }
+        }
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[^/]+/[^/]+$", "sentiment/main")
+    }
+}
+
+/// Any text; a number or a truth value is taken as it is written.
+pub struct Text;
+
+impl Quantity for Text {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        Ok(scalar.text.clone())
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+/// What tells one attempt at a rollout from the next: 1 to 128 visible characters.
+pub struct VersionText;
+
+impl Quantity for VersionText {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        let text = scalar.text.as_str();
+        if (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(text.to_owned());
+        }
+        let help = "write 1 to 128 visible ASCII characters, as in `2026-11-20.1`";
+        Err(Fault::of(Code::Name, scalar, "is not a version", help))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number"], "maxLength": 128 })
+    }
+}
+
+/// `p50` to `p99.9`.
+pub struct QuantileKey;
+
+impl Quantity for QuantileKey {
+    type Value = Quantile;
+
+    fn parse(scalar: &Scalar) -> Result<Quantile, Fault> {
+        scalar.text.parse().map_err(|_| {
+            let help = "write `p50` to `p99.9`, with at most one decimal";
+            Fault::of(Code::Quantile, scalar, "is not a quantile", help)
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema(r"^p[5-9][0-9](\.[0-9])?$", "p99")
+    }
+}
+
+/// Values of which one is wanted.
+fn choose<T: Copy>(
+    scalar: &Scalar,
+    now: &[(&'static str, T)],
+    later: &[&'static str],
+) -> Result<T, Fault> {
+    let text = scalar.text.as_str();
+    if let Some((_, value)) = now.iter().find(|(name, _)| *name == text) {
+        return Ok(*value);
+    }
+    let names: Vec<_> = now.iter().map(|(name, _)| *name).collect();
+    let help = format!("write {}", listed(&names).replace(" and ", " or "));
+    if later.contains(&text) {
+        return Err(Fault::of(Code::NotSupported, scalar, "is not supported yet", help));
+    }
+    let help = match similar(text, names.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => help,
+    };
+    Err(Fault::of(Code::Choice, scalar, "is not a value that this key takes", help))
+}
+
+/// How Serin speaks to endpoints.
+pub struct Protocol;
+
+impl Quantity for Protocol {
+    type Value = ();
+
+    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+        choose(scalar, &[("http1", ()), ("auto", ())], &["http2"])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["http1", "auto"] })
+    }
+}
+
+/// What a proven breach of any objective leads to.
+pub struct RolloutBreach;
+
+impl Quantity for RolloutBreach {
+    type Value = ();
+
+    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+        choose(scalar, &[("rollback", ())], &["pause", "alert"])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["rollback"] })
+    }
+}
+
+/// What a proven breach of one objective leads to.
+pub struct ObjectiveBreach;
+
+impl Quantity for ObjectiveBreach {
+    type Value = OnBreach;
+
+    fn parse(scalar: &Scalar) -> Result<OnBreach, Fault> {
+        let now = [("rollback", OnBreach::Rollback), ("hold", OnBreach::Hold)];
+        choose(scalar, &now, &["pause", "alert"])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["rollback", "hold"] })
+    }
+}
+
+/// What becomes of a breach that stable shares, in a word.
+pub struct SharedBreachWord;
+
+impl Quantity for SharedBreachWord {
+    type Value = ();
+
+    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+        choose(scalar, &[("hold", ())], &[]).map_err(|fault| {
+            let help = "write `hold` or `{ rollback_after: 5m }`".to_owned();
+            Fault { help, ..fault }
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["hold"] })
+    }
+}
+
+/// Limits that are measured against stable; all of them come later.
+const RELATIVE: [&str; 2] = ["not-worse-than-stable", "body-not-worse-than-stable"];
+
+/// The limit of `errors`: a rate that is never written as a bare number.
+pub struct ErrorLimit;
+
+impl Quantity for ErrorLimit {
+    type Value = Ratio;
+
+    fn parse(scalar: &Scalar) -> Result<Ratio, Fault> {
+        if RELATIVE.contains(&scalar.text.as_str()) {
+            let help = "write a limit such as `1%`";
+            return Err(Fault::of(Code::NotSupported, scalar, "is not supported yet", help));
+        }
+        Rate::parse(scalar)
+    }
+
+    fn schema() -> Schema {
+        Rate::schema()
+    }
+}
+
+/// What stands for a limit of latency where no quantile is named: nothing yet.
+pub struct LatencyWord;
+
+impl Quantity for LatencyWord {
+    type Value = ();
+
+    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+        let help = "write a quantile and its limit: `{ p99: 200ms }`";
+        Err(if RELATIVE.contains(&scalar.text.as_str()) {
+            Fault::of(Code::NotSupported, scalar, "is not supported yet", help)
+        } else {
+            Fault::of(Code::WrongKind, scalar, "does not say which quantile it limits", help)
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "not": {} })
+    }
+}

@@ -1,0 +1,275 @@
+//! The file as written: its maps, their keys, and what each takes.
+//!
+//! Never says whether it makes sense. The texts here are those of the JSON Schema, so
+//! they speak to whoever writes a config file.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::config::quantity::{
+    CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag, Hostname,
+    LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter, PathExact,
+    PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RolloutBreach, RuleRef,
+    SharedBreachWord, Size, Span, SpanOrZero, Text, VersionText,
+};
+use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
+use crate::config::tree::{Node, Report};
+use crate::units::Weight;
+
+/// A prefix, or a map that says which kind of path it is.
+pub type PathForm = Form<As<PathPrefix>, Path>;
+/// A quantile and its limit; words come later.
+pub type LatencyForm = Form<As<LatencyWord>, Pairs<QuantileKey, As<Span>>>;
+/// `hold`, or a map that says after how long.
+pub type SharedForm = Form<As<SharedBreachWord>, SharedBreach>;
+
+maps! {
+    /// Serin's config file.
+    File later ["trusted_proxies" "replay_body_max" "limits" "access_log" "tracing" "notify"
+                "feedback" "probe" "fleet" "protocol" "tls"] {
+        /// Addresses on which Serin accepts requests; at least one.
+        must listeners: Vec<At<Listener>>,
+        /// The admin port.
+        may admin: Admin,
+        /// A port for metrics and probes, read only. Without it there is none: the admin port has them too.
+        may metrics: Metrics,
+        /// What outlives a restart.
+        may state: State,
+        /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
+        may response_headers: As<Flag> = false,
+        /// Threads for requests, 1 to 1024. Default: one per core.
+        may workers: As<Count<1, 1024>>,
+        /// How long a drain waits for requests in flight; `0s` cuts them at once.
+        may drain_timeout: As<SpanOrZero> = "30s",
+        /// Model versions, each with a name.
+        must backends: Vec<At<Backend>>,
+        /// Hostnames and the rules for them.
+        must routes: Vec<At<Route>>,
+        /// Canaries that are judged, each on one rule.
+        may rollouts: Vec<At<Rollout>>,
+    }
+
+    /// An address on which Serin accepts requests.
+    Listener later ["tls" "protocol"] {
+        /// Unique among listeners.
+        must name: As<Name>,
+        /// IP address and port; port 0 takes a free one.
+        must address: As<ListenAddress>,
+    }
+
+    /// The admin port.
+    Admin later ["tls"] {
+        /// IP address and port. Another address than loopback needs `token_file`.
+        may address: As<ListenAddress> = "127.0.0.1:9901",
+        /// A file whose content is the token that every call must bring.
+        may token_file: As<FilePath>,
+    }
+
+    /// A port for metrics and probes, read only.
+    Metrics later ["tls"] {
+        /// IP address and port.
+        must address: As<ListenAddress>,
+    }
+
+    /// What outlives a restart.
+    State later [] {
+        /// The ledger: what was rolled back stays rolled back. Its folder must exist.
+        must file: As<FilePath>,
+    }
+
+    /// One model version.
+    Backend later ["service" "dns" "health" "slow_start" "limits" "warm_up" "ejection" "probe"
+                   "tls"] {
+        /// Unique among backends.
+        must name: As<Name>,
+        /// IP addresses with ports, at most 1024. An empty list answers 503.
+        may endpoints: Vec<At<As<Endpoint>>>,
+        /// How Serin speaks to the endpoints; both words mean HTTP/1.1 for now.
+        may protocol: As<Protocol> = "http1",
+    }
+
+    /// Hostnames and the rules for them.
+    Route later ["trusted_proxies"] {
+        /// Unique among routes.
+        must name: As<Name>,
+        /// `example.com` or `*.example.com`, without port. Default: every hostname.
+        may hostnames: Vec<At<As<Hostname>>>,
+        /// At least one. The most specific match wins, not the first.
+        must rules: Vec<At<Rule>>,
+    }
+
+    /// What is matched, and the backends that share it.
+    Rule later ["retry" "failover" "limits" "replay_body_max" "on_no_endpoint"] {
+        /// Unique within its route.
+        must name: As<Name>,
+        /// One of them must fit. Default: every request.
+        may matches: Vec<At<Match>>,
+        /// At least one with a weight above zero.
+        must backends: Vec<At<RuleBackend>>,
+        /// What keeps a user on one version. Default: every request is drawn anew.
+        may sticky: Sticky,
+        /// Backends that get copies, fire and forget.
+        may mirrors: Vec<At<Mirror>>,
+        /// How long each phase may take.
+        may timeouts: Timeouts,
+    }
+
+    /// Conditions that must all hold.
+    Match later ["model"] {
+        /// A prefix of whole segments, or a map. Default: every path.
+        may path: PathForm,
+        /// In capitals. Default: every method.
+        may method: As<MethodName>,
+        /// Conditions on headers.
+        may headers: Vec<At<HeaderMatch>>,
+        /// Conditions on cookies.
+        may cookies: Vec<At<CookieMatch>>,
+        /// Conditions on query parameters.
+        may query: Vec<At<QueryMatch>>,
+    }
+
+    /// A path: exactly one of these keys.
+    Path later [] {
+        /// A prefix of whole segments: `/v2` fits `/v2` and `/v2/x`, not `/v20`.
+        may prefix: As<PathPrefix>,
+        /// The whole path.
+        may exact: As<PathExact>,
+        /// Searched for anywhere in the path; write `^` and `$` when you mean them.
+        may regex: As<Pattern>,
+    }
+
+    /// A condition on a header; exactly one of `value`, `regex` and `present`.
+    HeaderMatch later [] {
+        /// The header's name; case does not matter.
+        must name: As<FieldName>,
+        /// Exactly this value.
+        may value: As<Text>,
+        /// Searched for anywhere in the value.
+        may regex: As<Pattern>,
+        /// Whether it has to be there, whatever its value.
+        may present: As<Flag>,
+    }
+
+    /// A condition on a cookie; exactly one of `value`, `regex` and `present`.
+    CookieMatch later [] {
+        /// The cookie's name; case matters.
+        must name: As<CookieName>,
+        /// Exactly this value.
+        may value: As<Text>,
+        /// Searched for anywhere in the value.
+        may regex: As<Pattern>,
+        /// Whether it has to be there, whatever its value.
+        may present: As<Flag>,
+    }
+
+    /// A condition on a query parameter; exactly one of `value`, `regex` and `present`.
+    QueryMatch later [] {
+        /// The parameter's name, decoded; case matters.
+        must name: As<Parameter>,
+        /// Exactly this value, decoded.
+        may value: As<Text>,
+        /// Searched for anywhere in the value, decoded.
+        may regex: As<Pattern>,
+        /// Whether it has to be there, whatever its value.
+        may present: As<Flag>,
+    }
+
+    /// A backend of a rule.
+    RuleBackend later ["model"] {
+        /// One of `backends`.
+        must name: As<Text>,
+        /// Its share is weight / sum of weights; 0 to 1000000, and 0 gets nothing.
+        may weight: As<Count<0, { Weight::MAX }>> = 1,
+    }
+
+    /// What keeps a user on one version; exactly one of these keys.
+    Sticky later [] {
+        /// A header's name.
+        may header: As<FieldName>,
+        /// A cookie's name.
+        may cookie: As<CookieName>,
+        /// A query parameter's name.
+        may query: As<Parameter>,
+    }
+
+    /// A backend that gets copies, fire and forget.
+    Mirror later ["compare"] {
+        /// One of `backends`.
+        must backend: As<Text>,
+        /// The share of requests that is copied.
+        may percent: As<Percent> = "100%",
+        /// Methods that are copied. A copy of another one may have side effects.
+        may methods: Vec<At<As<MethodName>>> = (["GET", "HEAD"]),
+        /// A request with a larger body is not copied; at most 1GiB.
+        may max_body: As<Size> = "1MiB",
+        /// Copies under way at once; one more is dropped.
+        may max_in_flight: As<Count<1, 1_000_000>> = 64,
+        /// What is changed in the copy's head.
+        may headers: MirrorHeaders,
+    }
+
+    /// What is changed in a copy's head.
+    MirrorHeaders later ["add"] {
+        /// Headers that a copy does not have; removed before `set`.
+        may remove: Vec<At<As<FieldName>>>,
+        /// Headers and the values that they have in a copy.
+        may set: Pairs<FieldName, As<FieldValue>>,
+    }
+
+    /// How long each phase may take.
+    Timeouts later [] {
+        /// Until a connection to the endpoint stands.
+        may connect: As<Span> = "5s",
+        /// From the request sent to the head of the answer.
+        may first_byte: As<Span> = "60s",
+        /// Between two pieces of a body, in either direction.
+        may idle: As<Span> = "60s",
+        /// The whole request with its answer. Default: no limit, for streams run for minutes.
+        may request: As<Span>,
+    }
+
+    /// A canary that is judged. It keeps the rule's weights until it is rolled back.
+    Rollout later ["steps" "streams_on_rollback" "notify" "on_no_endpoint" "warm_up"
+                   "min_requests" "burst" "feedback" "probe" "drift"] {
+        /// Unique among rollouts.
+        must name: As<Name>,
+        /// The rule whose traffic is split: `route/rule`. One rollout per rule.
+        must rule: As<RuleRef>,
+        /// The trusted backend; one of the rule's.
+        must stable: As<Text>,
+        /// The judged backend; another one of the rule's.
+        must canary: As<Text>,
+        /// A new value makes it a new rollout. Default: made from the canary's endpoints.
+        may version: As<VersionText>,
+        /// The chance to roll back a canary that keeps every objective, over the rollout's whole life.
+        may false_rollback: As<Rate> = "1%",
+        /// What the canary is held to; 1 to 8.
+        must objectives: Vec<At<Objective>>,
+        /// What a proven breach leads to.
+        may on_breach: As<RolloutBreach> = "rollback",
+        /// What becomes of a breach that stable shares: `hold`, or a rollback after a while.
+        may on_shared_breach: SharedForm = { "rollback_after": "5m" },
+    }
+
+    /// A rollback for a breach that stable shares.
+    SharedBreach later [] {
+        /// How long the breach has to last: the rollout is the only thing that changed.
+        must rollback_after: As<Span>,
+    }
+
+    /// What the canary is held to: exactly one of `errors` and `latency`.
+    Objective later ["first_token" "inter_token" "limit" "disagreement" "drift"] {
+        /// The share of attempts that may fail, above 0% and below 100%.
+        may errors: As<ErrorLimit>,
+        /// One quantile, `p50` to `p99.9`, and the time that it may take.
+        may latency: LatencyForm,
+        /// How many times worse than stable the canary is blamed for; 1 to 1000.
+        may ratio: As<RatioNumber> = 1.5,
+        /// What its breach leads to: `rollback`, or `hold`.
+        may on_breach: As<ObjectiveBreach> = "rollback",
+    }
+}
+
+/// The JSON Schema of the file.
+pub(super) fn schema() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<File>()
+}
