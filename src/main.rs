@@ -1,1 +1,56 @@
-fn main() {}
+//! The command line's entry: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use serin::cli::{check, replay, run, schema};
+use serin::config::load;
+
+/// A traffic proxy that puts a new version of a model in front of users safely: it splits
+/// between stable and canary, judges every answer, and takes a bad version out by itself
+#[derive(Debug, Parser)]
+#[command(name = "serin", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run(run::RunArgs),
+    /// Report every defect of a config file
+    Check(check::CheckArgs),
+    /// Print the JSON Schema of the config file
+    Schema,
+    /// Judge recorded slot counts again
+    Replay(replay::ReplayArgs),
+}
+
+/// The policy of a replay is the first rollout of a config file.
+fn replay_with_policy(args: &replay::ReplayArgs) -> anyhow::Result<ExitCode> {
+    let plan = match &args.policy {
+        None => None,
+        Some(path) => {
+            let loaded = load::load(path)?;
+            let plan = loaded.config.rollouts.into_iter().next();
+            Some(plan.with_context(|| format!("{}: no rollout, so no policy", path.display()))?)
+        }
+    };
+    replay::run(args, plan)
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Schema => schema::run(),
+        Command::Replay(args) => replay_with_policy(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("serin: {error:#}");
+        ExitCode::FAILURE
+    })
+}

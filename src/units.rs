@@ -89,9 +89,15 @@ impl Weight {
         if value <= Self::MAX { Some(Self(value)) } else { None }
     }
 
-    /// 0 to [`Self::MAX`].
+    /// 0 to [`Self::MAX`], or the sum of two.
     pub const fn get(self) -> u32 {
         self.0
+    }
+
+    /// The weight of both together; no more than `u32` holds.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
     }
 }
 

@@ -109,6 +109,8 @@ codes! {
     NoLedger = "0404" Warning "rollouts without a state file";
     NoEndpoints = "0405" Warning "a backend without endpoints";
     IdleCanary = "0406" Warning "a rollout whose canary gets no traffic";
+
+    NeedsRestart = "0501" Error "a change that a reload cannot make";
 }
 
 /// Where something stands in a file.

@@ -2,11 +2,14 @@
 //!
 //! Never knows that sockets of users exist, and is never waited for by a request.
 
+pub mod admin;
 pub mod api;
 pub mod build;
 pub mod controller;
+pub mod dump;
 pub mod ledger;
 pub mod reload;
+pub mod running;
 
 use std::sync::Arc;
 

@@ -1,0 +1,264 @@
+//! Wires the parts: config, sockets, workers, control thread, drain.
+//!
+//! Never handles a signal or prints: `cli` does, and tests and the demo run several of
+//! these in one process.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::defect::Defects;
+use crate::config::load::{self, Loaded};
+use crate::control::admin::{self, AdminState, Readiness};
+use crate::control::controller::Controller;
+use crate::control::ledger::{Ledger, LedgerError};
+use crate::control::{COMMANDS_MAX, Command, reload};
+use crate::names::ListenerName;
+use crate::proxy::listener::{self, Listener, Stop};
+use crate::telemetry::registry::Registry;
+
+/// How often a drain looks whether the workers have ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+/// A running proxy. Dropping it does not stop it: call [`App::stop`] or [`App::drain`].
+#[derive(Debug)]
+pub struct App {
+    /// Where each listener listens, in the config's order.
+    pub listeners: Vec<(ListenerName, SocketAddr)>,
+    /// The admin port.
+    pub admin: SocketAddr,
+    /// The metrics port, if there is one.
+    pub metrics: Option<SocketAddr>,
+    /// Asked for by `/quitquitquit`; whoever runs the app drains it then.
+    pub quit: CancellationToken,
+    commands: mpsc::Sender<Command>,
+    readiness: Arc<Readiness>,
+    drain_timeout: Duration,
+    stop: Stop,
+    workers: Vec<JoinHandle<()>>,
+    control: JoinHandle<()>,
+    control_stop: CancellationToken,
+}
+
+/// Why a proxy could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The config file has defects.
+    #[error("{0}")]
+    Config(Box<Defects>),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({what}): {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the address is for.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The state file cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The token file cannot be used.
+    #[error("admin.token_file {}: {source}", path.display())]
+    Token {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread or its runtime could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// How a drain went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything under way was finished.
+    Whole,
+    /// Some was cut at the deadline.
+    Cut,
+}
+
+impl App {
+    /// Reads the config file and starts.
+    pub fn start(path: &Path) -> Result<Self, StartError> {
+        let loaded = load::load(path).map_err(|defects| StartError::Config(Box::new(defects)))?;
+        for warning in &loaded.warnings {
+            tracing::warn!(file = %path.display(), "{warning}");
+        }
+        Self::start_loaded(path, loaded)
+    }
+
+    /// Starts with what was read from `path`.
+    pub fn start_loaded(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let config = loaded.config.clone();
+        let workers = config.workers.map_or_else(cores, NonZeroUsize::get);
+        let ledger = Ledger::open(config.state_file.clone())?;
+        let token = read_token(&config)?;
+        let (sockets, listeners) = bind_listeners(&config, workers)?;
+        let (admin_socket, admin) = bind(config.admin.address, "admin")?;
+        let metrics = config.metrics.map(|address| bind(address, "metrics")).transpose()?;
+        let (metrics_socket, metrics) = metrics.unzip();
+
+        let registry = Arc::new(Registry::new(workers));
+        let hash = loaded.hash.clone();
+        let controller =
+            Controller::new(clock, path.to_owned(), loaded, Arc::clone(&registry), ledger);
+        let stop = Stop::default();
+        let workers = listener::start(sockets, workers, clock, || controller.reader(), &stop)
+            .map_err(StartError::Thread)?;
+        let (commands, asked) = mpsc::channel(COMMANDS_MAX);
+        let readiness = Arc::new(Readiness::default());
+        let quit = CancellationToken::new();
+        let control_stop = CancellationToken::new();
+        let state = AdminState {
+            commands: commands.clone(),
+            status: controller.status(),
+            registry,
+            token,
+            readiness: Arc::clone(&readiness),
+            quit: quit.clone(),
+        };
+        let control = Control {
+            controller,
+            asked,
+            watch: (path.to_owned(), hash),
+            state,
+            admin: admin_socket,
+            metrics: metrics_socket,
+            stop: control_stop.clone(),
+        };
+        let control = control.start().map_err(StartError::Thread)?;
+        readiness.set_listening();
+        let drain_timeout = config.drain_timeout;
+        Ok(Self {
+            listeners,
+            admin,
+            metrics,
+            quit,
+            commands,
+            readiness,
+            drain_timeout,
+            stop,
+            workers,
+            control,
+            control_stop,
+        })
+    }
+
+    /// Asks the controller; used by signals.
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Fails readiness, stops accepting and finishes what is under way, for as long as the
+    /// config says or until `hurry` is cancelled; then stops.
+    pub fn drain(self, hurry: &CancellationToken) -> Drained {
+        self.readiness.set_draining();
+        self.stop.drain.cancel();
+        let clock = Clock::start();
+        let late = || clock.now().since_start() >= self.drain_timeout || hurry.is_cancelled();
+        while !self.workers.iter().all(JoinHandle::is_finished) && !late() {
+            thread::sleep(DRAIN_LOOK);
+        }
+        let whole = self.workers.iter().all(JoinHandle::is_finished);
+        self.stop();
+        if whole { Drained::Whole } else { Drained::Cut }
+    }
+
+    /// Stops at once.
+    pub fn stop(self) {
+        self.stop.now.cancel();
+        for worker in self.workers {
+            // A worker that panicked has ended too.
+            let _ = worker.join();
+        }
+        self.control_stop.cancel();
+        let _ = self.control.join();
+    }
+}
+
+/// The control plane's parts, on their way to its thread.
+struct Control {
+    controller: Controller,
+    asked: mpsc::Receiver<Command>,
+    /// The config file and the hash of its content in force.
+    watch: (PathBuf, String),
+    state: AdminState,
+    admin: TcpListener,
+    metrics: Option<TcpListener>,
+    stop: CancellationToken,
+}
+
+impl Control {
+    fn start(self) -> io::Result<JoinHandle<()>> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new().name("serin-control".to_owned());
+        thread.spawn(move || runtime.block_on(self.run()))
+    }
+
+    async fn run(self) {
+        let Self { controller, asked, watch, state, admin, metrics, stop } = self;
+        let watching = tokio::spawn(reload::watch(watch.0, watch.1, state.commands.clone()));
+        let mut servers = vec![(admin, admin::admin_router(state.clone()))];
+        servers.extend(metrics.map(|socket| (socket, admin::metrics_router(state))));
+        for (socket, router) in servers {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => drop(tokio::spawn(admin::serve(socket, router, stop.clone()))),
+                Err(error) => tracing::error!(%error, "cannot serve the admin or metrics port"),
+            }
+        }
+        controller.run(asked, stop).await;
+        watching.abort();
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn read_token(config: &Config) -> Result<Option<String>, StartError> {
+    let Some(path) = &config.admin.token_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| StartError::Token { path: path.clone(), source })?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+type Bound = (Vec<Listener>, Vec<(ListenerName, SocketAddr)>);
+
+fn bind_listeners(config: &Config, workers: usize) -> Result<Bound, StartError> {
+    let mut sockets = Vec::new();
+    let mut addresses = Vec::new();
+    for listener in &config.listeners {
+        let error = |source| StartError::Bind {
+            address: listener.address,
+            what: format!("listener {}", listener.name),
+            source,
+        };
+        let socket = Listener::bind(listener.address, workers).map_err(error)?;
+        addresses.push((listener.name.clone(), socket.address().map_err(error)?));
+        sockets.push(socket);
+    }
+    Ok((sockets, addresses))
+}
+
+fn bind(address: SocketAddr, what: &str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Bind { address, what: what.to_owned(), source };
+    let socket = TcpListener::bind(address).map_err(error)?;
+    socket.set_nonblocking(true).map_err(error)?;
+    let address = socket.local_addr().map_err(error)?;
+    Ok((socket, address))
+}

@@ -1,0 +1,374 @@
+//! The one task that owns the snapshot: slots, reloads and people's words, in order.
+//!
+//! Never does two things at once: a reload and a rollback are both events of this loop,
+//! and a reload applies every rollout's state before it publishes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::defect::{Code, Defect, Defects, Place};
+use crate::config::load::{Loaded, Options, Source};
+use crate::control::api::RolloutView;
+use crate::control::ledger::Ledger;
+use crate::control::running::Running;
+use crate::control::{Command, NotDone, ReloadResult, Status, Verb, build};
+use crate::names::RolloutName;
+use crate::rollout::judge::SLOT;
+use crate::rollout::machine::{Effect, Event, Refusal};
+use crate::snapshot::{Publisher, Reader};
+use crate::telemetry::counts::Alarm;
+use crate::telemetry::metrics::Gauges;
+use crate::telemetry::registry::Registry;
+
+/// How often the evidence of running rollouts is put on disk.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Pause between two looks into open slots: failures of one burst are seen together.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// The one task that owns the snapshot.
+#[derive(Debug)]
+pub struct Controller {
+    clock: Clock,
+    path: PathBuf,
+    config: Arc<Config>,
+    hash: String,
+    generation: u64,
+    loaded_at: String,
+    /// Defects of the last reload, if it failed.
+    last_error: Vec<Defect>,
+    registry: Arc<Registry>,
+    publisher: Publisher,
+    status: watch::Sender<Arc<Status>>,
+    ledger: Ledger,
+    /// Something ended that is not on disk yet.
+    unsaved: bool,
+    alarm: Arc<Alarm>,
+    rollouts: Vec<Running>,
+}
+
+impl Controller {
+    /// Publishes the first snapshot. Rollouts go on as `ledger` remembers them.
+    pub fn new(
+        clock: Clock,
+        path: PathBuf,
+        loaded: Loaded,
+        registry: Arc<Registry>,
+        ledger: Ledger,
+    ) -> Self {
+        let alarm = Arc::new(Alarm::default());
+        let config = Arc::new(loaded.config);
+        let now = (clock.now(), rfc3339(clock));
+        let counting = (&alarm, registry.workers());
+        let rollouts = config.rollouts.iter().map(|plan| {
+            let remembered = ledger.find(&plan.name, &plan.version);
+            Running::new(plan, &config, remembered, (now.0, &now.1), counting)
+        });
+        let rollouts: Vec<_> = rollouts.collect();
+        let standing: Vec<_> = rollouts.iter().filter_map(Running::standing).collect();
+        let publisher = Publisher::new(build::snapshot(&config, 1, &registry, &standing));
+        drop(standing);
+        let status = Status {
+            config: Arc::clone(&config),
+            origin: path.display().to_string(),
+            hash: loaded.hash.clone(),
+            generation: 1,
+            loaded_at: now.1.clone(),
+            last_error: Vec::new(),
+            rollouts: Vec::new(),
+            gauges: Gauges::default(),
+        };
+        let mut controller = Self {
+            clock,
+            path,
+            config,
+            hash: loaded.hash,
+            generation: 1,
+            loaded_at: now.1,
+            last_error: Vec::new(),
+            registry,
+            publisher,
+            status: watch::channel(Arc::new(status)).0,
+            ledger,
+            unsaved: false,
+            alarm,
+            rollouts,
+        };
+        for rollout in controller.rollouts.iter().filter(|rollout| rollout.state.has_ended()) {
+            tracing::warn!(
+                rollout = %rollout.plan.name, version = %rollout.plan.version,
+                state = rollout.state_name(), since = %rollout.since,
+                "the ledger keeps this version out; a new version or `serin reset` brings it back"
+            );
+        }
+        controller.tell();
+        controller
+    }
+
+    /// A reader of the snapshot, for a worker.
+    pub fn reader(&self) -> Reader {
+        self.publisher.reader()
+    }
+
+    /// What the admin port shows.
+    pub fn status(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.subscribe()
+    }
+
+    /// Judges and obeys until told to stop; then puts the evidence on disk.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        let mut slots = tokio::time::interval(SLOT);
+        slots.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut saves = tokio::time::interval(SAVE_EVERY);
+        saves.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let alarm = Arc::clone(&self.alarm);
+        loop {
+            tokio::select! {
+                _ = slots.tick() => self.close_slot(),
+                () = alarm.heard() => {
+                    self.look();
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+                _ = saves.tick() => self.save_all(),
+                Some(command) = commands.recv() => self.obey(command),
+                () = stop.cancelled() => break,
+            }
+        }
+        self.save_all();
+    }
+
+    fn close_slot(&mut self) {
+        let now = self.clock.now();
+        for index in 0..self.rollouts.len() {
+            let effect = self.rollouts[index].close_slot(now);
+            self.act(index, effect);
+        }
+        if self.unsaved {
+            self.save();
+        }
+        self.tell();
+    }
+
+    /// Between slots, only a rollback matters.
+    fn look(&mut self) {
+        let now = self.clock.now();
+        for index in 0..self.rollouts.len() {
+            let effect = self.rollouts[index].look(now);
+            if effect.is_some() {
+                self.act(index, effect);
+                self.tell();
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whoever asked may have gone away; what was asked is done all the same.
+        match command {
+            Command::Reload(reply) => {
+                let _ = reply.send(self.reload());
+            }
+            Command::Operate { rollout, verb, reply } => {
+                let _ = reply.send(self.operate(&rollout, verb));
+            }
+        }
+    }
+
+    fn operate(&mut self, name: &RolloutName, verb: Verb) -> Result<RolloutView, NotDone> {
+        let found = self.rollouts.iter().position(|rollout| rollout.plan.name == *name);
+        let index = found.ok_or(NotDone::Unknown)?;
+        let event = match verb {
+            Verb::Abort => Event::Abort,
+            Verb::Reset => Event::Reset,
+        };
+        if verb == Verb::Reset && self.rollouts[index].state.has_ended() {
+            // Out of the ledger first: what is reset must not come back with a restart.
+            let plan = &self.rollouts[index].plan;
+            let remembered = self.ledger.find(&plan.name, &plan.version).cloned();
+            self.ledger.forget(&plan.name, &plan.version);
+            if let Err(error) = self.ledger.save() {
+                remembered.into_iter().for_each(|entry| self.ledger.remember(entry));
+                return Err(NotDone::Failed(error.to_string()));
+            }
+        }
+        let effect = self.rollouts[index].advance(self.clock.now(), event);
+        if let Some(Effect::Refused(refusal)) = effect {
+            return Err(refused(refusal));
+        }
+        self.act(index, effect);
+        self.tell();
+        Ok(self.rollouts[index].view())
+    }
+
+    /// Weights first, then the ledger, then words.
+    fn act(&mut self, index: usize, effect: Option<Effect>) {
+        let Some(effect) = effect else { return };
+        let now = (self.clock.now(), rfc3339(self.clock));
+        if effect == Effect::Restarted {
+            let counting = (&self.alarm, self.registry.workers());
+            self.rollouts[index].restart((now.0, &now.1), counting);
+        } else {
+            self.rollouts[index].since = now.1;
+        }
+        self.publish();
+        self.ledger.remember(self.rollouts[index].entry());
+        self.unsaved = true;
+        self.save();
+        let rollout = &self.rollouts[index];
+        let view = rollout.view();
+        tracing::warn!(
+            rollout = %view.name, version = %view.version, state = %view.state, rule = %view.rule,
+            stable = %view.stable, canary = %view.canary, weight = view.weight,
+            reason = view.reason.as_deref().unwrap_or("reset by an operator"),
+            "rollout changed"
+        );
+    }
+
+    fn publish(&mut self) {
+        let standing: Vec<_> = self.rollouts.iter().filter_map(Running::standing).collect();
+        let next = build::snapshot(&self.config, self.generation, &self.registry, &standing);
+        drop(standing);
+        self.publisher.publish(next);
+    }
+
+    /// Reads the file; what is wrong with it leaves everything as it is.
+    fn reload(&mut self) -> ReloadResult {
+        let read = Source::read(&self.path).and_then(|source| {
+            if source.hash() == self.hash { Ok(None) } else { source.load(Options::RUN).map(Some) }
+        });
+        let result = match read {
+            Ok(None) => {
+                self.last_error.clear();
+                ReloadResult::Unchanged
+            }
+            Ok(Some(loaded)) => match self.needs_restart(&loaded.config) {
+                None => {
+                    self.take_over(loaded);
+                    ReloadResult::Reloaded
+                }
+                Some(defect) => self.refuse(vec![defect]),
+            },
+            Err(Defects { list, .. }) => self.refuse(list),
+        };
+        self.tell();
+        result
+    }
+
+    fn refuse(&mut self, defects: Vec<Defect>) -> ReloadResult {
+        for defect in &defects {
+            tracing::error!(
+                file = %self.path.display(), line = defect.place.line, code = defect.code.as_str(),
+                help = %defect.help, "{}; the old config stays", defect.message
+            );
+        }
+        self.last_error.clone_from(&defects);
+        ReloadResult::Refused(defects)
+    }
+
+    /// Sockets, threads and the state file are made once.
+    fn needs_restart(&self, next: &Config) -> Option<Defect> {
+        let now = &self.config;
+        let changed = [
+            ("listeners", now.listeners != next.listeners),
+            ("admin", now.admin != next.admin),
+            ("metrics", now.metrics != next.metrics),
+            ("state", now.state_file != next.state_file),
+            ("workers", now.workers != next.workers),
+        ];
+        let (key, _) = changed.into_iter().find(|(_, changed)| *changed)?;
+        Some(Defect {
+            code: Code::NeedsRestart,
+            place: Place::START,
+            path: key.to_owned(),
+            message: format!("`{key}` cannot be changed by a reload"),
+            help: format!("restart Serin to change `{key}`, or put it back as it was"),
+        })
+    }
+
+    fn take_over(&mut self, loaded: Loaded) {
+        let now = (self.clock.now(), rfc3339(self.clock));
+        let now = (now.0, now.1.as_str());
+        let config = Arc::new(loaded.config);
+        let counting = (&self.alarm, self.registry.workers());
+        let mut before = std::mem::take(&mut self.rollouts);
+        for plan in &config.rollouts {
+            let same = before.iter().position(|rollout| {
+                rollout.plan.name == plan.name && rollout.plan.version == plan.version
+            });
+            self.rollouts.push(match same {
+                Some(index) => {
+                    let mut rollout = before.swap_remove(index);
+                    rollout.reconfigure(plan, &config, now, counting);
+                    rollout
+                }
+                None => {
+                    let remembered = self.ledger.find(&plan.name, &plan.version);
+                    Running::new(plan, &config, remembered, now, counting)
+                }
+            });
+        }
+        self.config = config;
+        self.hash = loaded.hash;
+        self.generation += 1;
+        now.1.clone_into(&mut self.loaded_at);
+        self.last_error.clear();
+        self.publish();
+        tracing::info!(generation = self.generation, hash = %self.hash, "config reloaded");
+        for warning in &loaded.warnings {
+            tracing::warn!(line = warning.place.line, "{}", warning.message);
+        }
+    }
+
+    fn save_all(&mut self) {
+        if self.rollouts.is_empty() {
+            return;
+        }
+        for rollout in &self.rollouts {
+            self.ledger.remember(rollout.entry());
+        }
+        self.save();
+    }
+
+    fn save(&mut self) {
+        match self.ledger.save() {
+            Ok(()) => self.unsaved = false,
+            // Tried again at the next slot's end.
+            Err(error) => tracing::error!(%error, "the ledger is not on disk"),
+        }
+    }
+
+    /// Shows how things stand.
+    fn tell(&mut self) {
+        let status = Status {
+            config: Arc::clone(&self.config),
+            origin: self.path.display().to_string(),
+            hash: self.hash.clone(),
+            generation: self.generation,
+            loaded_at: self.loaded_at.clone(),
+            last_error: self.last_error.clone(),
+            rollouts: self.rollouts.iter().map(Running::view).collect(),
+            gauges: Gauges {
+                reload_successful: self.last_error.is_empty(),
+                generation: self.generation,
+                rollouts: self.rollouts.iter().map(Running::gauges).collect(),
+            },
+        };
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+fn refused(refusal: Refusal) -> NotDone {
+    NotDone::Refused(refusal.to_string())
+}
+
+/// Now, for people: UTC with seconds.
+fn rfc3339(clock: Clock) -> String {
+    let wall = i64::try_from(clock.wall().as_secs()).unwrap_or_default();
+    jiff::Timestamp::from_second(wall).unwrap_or_default().to_string()
+}

@@ -1,0 +1,44 @@
+//! Notices that the config file has changed, by reading it every second.
+//!
+//! Never watches with inotify: a node has few instances to give, and the `..data` swap of
+//! a mounted ConfigMap shows no write on the file itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use crate::config::load::Source;
+use crate::control::Command;
+
+/// How often the file is read.
+pub const POLL: Duration = Duration::from_secs(1);
+
+/// A file that cannot be read is told after so many looks: while a ConfigMap is swapped,
+/// its name may lead nowhere for a moment.
+const MISSED_LOOKS_MAX: u32 = 2;
+
+/// Asks for a reload whenever the file's content is not what it was at the last look,
+/// until nobody listens. `hash` is that of the content in force.
+pub async fn watch(path: PathBuf, hash: String, commands: mpsc::Sender<Command>) {
+    let mut seen = Some(hash);
+    let mut missed = 0;
+    let mut looks = tokio::time::interval(POLL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let now = Source::read(&path).map(|source| source.hash()).ok();
+        missed = if now.is_none() { missed + 1 } else { 0 };
+        if now == seen || (now.is_none() && missed < MISSED_LOOKS_MAX) {
+            continue;
+        }
+        seen = now;
+        let (reply, done) = oneshot::channel();
+        if commands.send(Command::Reload(reply)).await.is_err() {
+            return;
+        }
+        // The controller tells what came of it.
+        let _ = done.await;
+    }
+}
