@@ -1,8 +1,13 @@
 //! Metrics in Prometheus' text format. Names and labels here are API.
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::sync::Arc;
 
+use crate::rollout::machine::State;
+use crate::telemetry::counts::{BUCKETS, Codes, Histogram, Leg, LegCounters, MirrorResult};
 use crate::telemetry::registry::Registry;
+use crate::traffic::outcome::Outcome;
 
 /// What the control plane knows at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
@@ -30,9 +35,246 @@ pub struct RolloutGauges {
     pub rolled_back: Vec<(String, u64)>,
 }
 
-/// The whole exposition.
+/// The whole exposition: every worker's counters added up, and `gauges`.
 pub fn render(registry: &Registry, gauges: &Gauges) -> String {
-    let mut out = String::new();
-    let _ = writeln!(out, "# {} {}", registry.workers(), gauges.generation);
-    out
+    let (legs, mirrors) = (registry.legs(), registry.mirrors());
+    let mut text = Text::default();
+    requests(&mut text, &legs);
+    histograms(&mut text, &legs);
+    in_flight(&mut text, &legs, &mirrors);
+    copies(&mut text, &mirrors);
+    rollouts(&mut text, &gauges.rollouts);
+    process(&mut text, gauges);
+    text.0
 }
+
+type Legs = [Arc<Leg>];
+
+const OUTCOMES: [Outcome; 3] = [Outcome::Good, Outcome::Bad, Outcome::Neutral];
+
+fn requests(text: &mut Text, legs: &Legs) {
+    text.family("serin_requests_total", COUNTER, "Requests that clients sent, by status answered.");
+    for leg in legs {
+        for (code, count) in codes(leg, |worker| &worker.requests) {
+            let labels = [("code", &code as &dyn Display)];
+            text.sample("serin_requests_total", &of_leg(leg, &labels), count);
+        }
+    }
+    let help = "Attempts at endpoints, failovers and retries included, by status and outcome.";
+    text.family("serin_attempts_total", COUNTER, help);
+    for leg in legs {
+        for outcome in OUTCOMES {
+            for (code, count) in codes(leg, |worker| worker.attempts(outcome)) {
+                let labels = [("code", &code as &dyn Display), ("outcome", &outcome.as_str())];
+                text.sample("serin_attempts_total", &of_leg(leg, &labels), count);
+            }
+        }
+    }
+}
+
+fn histograms(text: &mut Text, legs: &Legs) {
+    let name = "serin_request_duration_seconds";
+    text.family(name, HISTOGRAM, "From the request's head to the end of the response's body.");
+    for leg in legs {
+        histogram(text, name, leg, |worker| &worker.duration);
+    }
+    let name = "serin_first_byte_seconds";
+    text.family(name, HISTOGRAM, "From the request's head to the response's.");
+    for leg in legs {
+        histogram(text, name, leg, |worker| &worker.first_byte);
+    }
+}
+
+/// One histogram of `leg`; nothing before it has counted.
+fn histogram(text: &mut Text, name: &str, leg: &Leg, of: impl Fn(&LegCounters) -> &Histogram) {
+    let mut counts = [0; BUCKETS.len() + 1];
+    let mut sum = 0.0;
+    for worker in leg.workers() {
+        let (more, seconds) = of(worker).read();
+        counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
+        sum += seconds;
+    }
+    if counts.iter().all(|count| *count == 0) {
+        return;
+    }
+    let bucket = format!("{name}_bucket");
+    let mut total = 0;
+    for (count, bound) in counts.iter().zip(BUCKETS.into_iter().chain([f64::INFINITY])) {
+        total += count;
+        text.sample(&bucket, &of_leg(leg, &[("le", &Number(bound))]), total);
+    }
+    text.sample(&format!("{name}_sum"), &of_leg(leg, &[]), Number(sum));
+    text.sample(&format!("{name}_count"), &of_leg(leg, &[]), total);
+}
+
+fn in_flight(text: &mut Text, legs: &Legs, mirrors: &[(Arc<Leg>, u32)]) {
+    let mut by_backend = BTreeMap::<&str, u64>::new();
+    for leg in legs.iter().filter(|leg| !leg.key.backend.as_str().is_empty()) {
+        let open: u64 = leg.workers().map(|worker| worker.in_flight.get()).sum();
+        *by_backend.entry(leg.key.backend.as_str()).or_default() += open;
+    }
+    for (leg, copies) in mirrors {
+        *by_backend.entry(leg.key.backend.as_str()).or_default() += u64::from(*copies);
+    }
+    let help = "Requests, or copies of them, whose response has not ended.";
+    text.family("serin_requests_in_flight", GAUGE, help);
+    for (backend, count) in by_backend {
+        text.sample("serin_requests_in_flight", &[("backend", &backend)], count);
+    }
+}
+
+fn copies(text: &mut Text, mirrors: &[(Arc<Leg>, u32)]) {
+    let mut by_backend = BTreeMap::<&str, [u64; MirrorResult::ALL.len()]>::new();
+    for (leg, _) in mirrors {
+        let sums = by_backend.entry(leg.key.backend.as_str()).or_default();
+        for (sum, result) in sums.iter_mut().zip(MirrorResult::ALL) {
+            *sum += leg.workers().map(|worker| worker.mirrored(result).get()).sum::<u64>();
+        }
+    }
+    let help = "Copies of requests for a shadow, by what became of them.";
+    text.family("serin_mirror_requests_total", COUNTER, help);
+    for (backend, sums) in by_backend {
+        for (sum, result) in sums.into_iter().zip(MirrorResult::ALL) {
+            let labels: [Label<'_>; 2] = [("backend", &backend), ("result", &result.as_str())];
+            text.sample("serin_mirror_requests_total", &labels, sum);
+        }
+    }
+}
+
+fn rollouts(text: &mut Text, rollouts: &[RolloutGauges]) {
+    let help = "The canary's share of its rule's requests, 0 to 1.";
+    text.family("serin_rollout_weight", GAUGE, help);
+    for one in rollouts {
+        text.sample("serin_rollout_weight", &[("rollout", &one.name)], Number(one.weight));
+    }
+    text.family("serin_rollout_state", GAUGE, "1 for the state that the rollout is in, else 0.");
+    for one in rollouts {
+        for state in State::NAMES {
+            let labels: [Label<'_>; 2] = [("rollout", &one.name), ("state", &state)];
+            text.sample("serin_rollout_state", &labels, u8::from(state == one.state));
+        }
+    }
+    let help = "E-values against the canary; proof is where both reach the rollout's threshold.";
+    text.family("serin_rollout_evidence", GAUGE, help);
+    for one in rollouts {
+        for (objective, over, worse) in &one.evidence {
+            for (kind, value) in [("over_limit", Some(*over)), ("worse_than_stable", *worse)] {
+                let Some(value) = value else { continue };
+                let labels: [Label<'_>; 3] =
+                    [("rollout", &one.name), ("objective", objective), ("kind", &kind)];
+                text.sample("serin_rollout_evidence", &labels, Number(value));
+            }
+        }
+    }
+    let help = "Rollbacks since the process started, by the breached objective.";
+    text.family("serin_rollouts_rolled_back_total", COUNTER, help);
+    for one in rollouts {
+        for (objective, count) in &one.rolled_back {
+            let labels: [Label<'_>; 2] = [("rollout", &one.name), ("objective", objective)];
+            text.sample("serin_rollouts_rolled_back_total", &labels, count);
+        }
+    }
+}
+
+fn process(text: &mut Text, gauges: &Gauges) {
+    let name = "serin_config_last_reload_successful";
+    text.family(name, GAUGE, "Whether the config file that was read last is in force.");
+    text.sample(name, &[], u8::from(gauges.reload_successful));
+    let name = "serin_config_generation";
+    text.family(name, GAUGE, "Rises by one with every config that comes into force.");
+    text.sample(name, &[], gauges.generation);
+    text.family("serin_build_info", GAUGE, "What runs here; always 1.");
+    let labels: [Label<'_>; 2] = [("version", &VERSION), ("commit", &COMMIT)];
+    text.sample("serin_build_info", &labels, 1);
+}
+
+/// The codes that any worker counted, rising.
+fn codes<'l>(leg: &'l Leg, of: impl Fn(&'l LegCounters) -> &'l Codes) -> BTreeMap<u16, u64> {
+    let mut sums = BTreeMap::new();
+    for (code, count) in leg.workers().flat_map(|worker| of(worker).iter()) {
+        *sums.entry(code).or_default() += count;
+    }
+    sums
+}
+
+type Label<'a> = (&'static str, &'a dyn Display);
+
+/// The labels of `leg`, and `more`.
+fn of_leg<'a>(leg: &'a Leg, more: &[Label<'a>]) -> Vec<Label<'a>> {
+    let key = &leg.key;
+    let mut labels: Vec<Label<'a>> =
+        vec![("route", &key.route), ("rule", &key.rule), ("backend", &key.backend)];
+    labels.extend(more);
+    labels
+}
+
+/// Of this build.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Of this build, where whoever built it said so.
+const COMMIT: &str = match option_env!("SERIN_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+const COUNTER: &str = "counter";
+const GAUGE: &str = "gauge";
+const HISTOGRAM: &str = "histogram";
+
+/// The exposition as far as it is written.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string does not fail, here and below.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl Display) {
+        self.0.push_str(name);
+        let mut before = '{';
+        for (label, text) in labels {
+            let _ = write!(self.0, "{before}{label}=\"");
+            let _ = write!(Escaped(&mut self.0), "{text}");
+            self.0.push('"');
+            before = ',';
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{end} {value}");
+    }
+}
+
+/// Writes a label's value.
+struct Escaped<'t>(&'t mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for c in text.chars() {
+            match c {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                c => self.0.push(c),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value as Prometheus writes it.
+struct Number(f64);
+
+impl Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            f64::INFINITY => f.write_str("+Inf"),
+            f64::NEG_INFINITY => f.write_str("-Inf"),
+            // Evidence in a canary's favour has hundreds of zeros.
+            value if value != 0.0 && value.abs() < 1e-4 => write!(f, "{value:e}"),
+            value => write!(f, "{value}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

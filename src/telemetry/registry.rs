@@ -3,7 +3,7 @@
 //! Never on the request path: a request finds its counters in its snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::telemetry::counts::{Leg, LegKey};
@@ -55,6 +55,16 @@ impl Registry {
     /// All counters, sorted by labels.
     pub fn legs(&self) -> Vec<Arc<Leg>> {
         self.lock().legs.values().cloned().collect()
+    }
+
+    /// The counters of mirrors, sorted by labels, each with its copies under way.
+    pub fn mirrors(&self) -> Vec<(Arc<Leg>, u32)> {
+        let known = self.lock();
+        let mirrors = known.budgets.iter().filter_map(|(key, under_way)| {
+            let leg = known.legs.get(key)?;
+            Some((Arc::clone(leg), under_way.load(Relaxed)))
+        });
+        mirrors.collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {

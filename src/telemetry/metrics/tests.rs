@@ -1,0 +1,89 @@
+use super::*;
+use crate::telemetry::counts::LegKey;
+use std::time::Duration;
+
+fn key(route: &str, rule: &str, backend: &str) -> LegKey {
+    LegKey { route: route.into(), rule: rule.into(), backend: backend.into() }
+}
+
+fn counted() -> Registry {
+    let registry = Registry::new(2);
+    for (worker, code) in [(0, 200), (1, 200), (1, 503)] {
+        let leg = registry.leg(key("sentiment", "main", "v2"));
+        let counters = leg.of(worker);
+        counters.requests.count(code);
+        let outcome = if code == 200 { Outcome::Good } else { Outcome::Bad };
+        counters.attempts(outcome).count(code);
+        counters.duration.record(Duration::from_millis(40));
+        counters.first_byte.record(Duration::from_millis(3));
+        counters.in_flight.add(1);
+    }
+    registry.leg(key("sentiment", "main", "v1")).of(0).in_flight.add(7);
+    registry.leg(key("", "", "")).of(0).requests.count(404);
+    let shadow = registry.leg(key("sentiment", "main", "shadow"));
+    shadow.of(1).mirrored(MirrorResult::Dropped).add(3);
+    registry.budget(shadow.key.clone()).store(2, std::sync::atomic::Ordering::Relaxed);
+    registry
+}
+
+fn gauges() -> Gauges {
+    let rollout = RolloutGauges {
+        name: "sentiment-v2".to_owned(),
+        state: "rolled_back",
+        weight: 0.1,
+        evidence: vec![
+            ("errors <= 1%".to_owned(), 411.5, Some(523.0)),
+            ("latency p99 <= 200ms".to_owned(), 1e-40, None),
+        ],
+        rolled_back: vec![("errors <= 1%".to_owned(), 1)],
+    };
+    Gauges { reload_successful: true, generation: 3, rollouts: vec![rollout] }
+}
+
+#[test]
+fn names_labels_and_texts_are_as_promised() {
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        let build = format!("version=\"{VERSION}\",commit=\"{COMMIT}\"");
+        let text = render(&counted(), &gauges()).replace(&build, "version=\"…\",commit=\"…\"");
+        insta::assert_snapshot!("exposition", text);
+    });
+}
+
+#[test]
+fn no_sample_stands_outside_its_family_or_twice() {
+    let text = render(&counted(), &gauges());
+    let mut family = String::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        match line.strip_prefix("# TYPE ") {
+            Some(rest) => family = rest.split(' ').next().unwrap().to_owned(),
+            None if line.starts_with('#') => {}
+            None => {
+                assert!(line.starts_with(&family), "{line} under {family}");
+                assert!(seen.insert(line.rsplit_once(' ').unwrap().0), "{line} twice");
+            }
+        }
+    }
+}
+
+#[test]
+fn label_values_cannot_break_out() {
+    let mut text = Text::default();
+    text.sample("x", &[("a", &"q\"b\\n\nl"), ("b", &"ü")], 1);
+    assert_eq!(text.0, "x{a=\"q\\\"b\\\\n\\nl\",b=\"ü\"} 1\n");
+}
+
+#[test]
+fn numbers_are_written_as_prometheus_reads_them() {
+    for (value, text) in [
+        (0.0, "0"),
+        (0.1, "0.1"),
+        (1.0, "1"),
+        (2000.0, "2000"),
+        (1.5e-7, "1.5e-7"),
+        (f64::INFINITY, "+Inf"),
+        (f64::NAN, "NaN"),
+    ] {
+        assert_eq!(Number(value).to_string(), text);
+    }
+}
