@@ -50,6 +50,11 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay_with_policy(&args),
     };
     done.unwrap_or_else(|error| {
+        let source = error.downcast_ref::<std::io::Error>();
+        if source.is_some_and(|source| source.kind() == std::io::ErrorKind::BrokenPipe) {
+            // Whoever read our output has seen enough, as `head` does.
+            return ExitCode::SUCCESS;
+        }
         eprintln!("serin: {error:#}");
         ExitCode::FAILURE
     })

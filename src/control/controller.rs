@@ -345,6 +345,9 @@ impl Controller {
 
     /// Shows how things stand.
     fn tell(&mut self) {
+        let views: Vec<_> = self.rollouts.iter().map(Running::view).collect();
+        let pairs = self.rollouts.iter().zip(&views);
+        let gauges = pairs.map(|(rollout, view)| rollout.gauges(view)).collect();
         let status = Status {
             config: Arc::clone(&self.config),
             origin: self.path.display().to_string(),
@@ -352,11 +355,11 @@ impl Controller {
             generation: self.generation,
             loaded_at: self.loaded_at.clone(),
             last_error: self.last_error.clone(),
-            rollouts: self.rollouts.iter().map(Running::view).collect(),
+            rollouts: views,
             gauges: Gauges {
                 reload_successful: self.last_error.is_empty(),
                 generation: self.generation,
-                rollouts: self.rollouts.iter().map(Running::gauges).collect(),
+                rollouts: gauges,
             },
         };
         self.status.send_replace(Arc::new(status));

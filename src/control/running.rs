@@ -3,7 +3,6 @@
 //! Never publishes or writes a file: it says what changed, the controller acts.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::api::RolloutView;
@@ -311,21 +310,18 @@ impl Running {
         if self.canary_in() { self.shares.0 } else { 0.0 }
     }
 
-    /// For the metrics.
-    pub fn gauges(&self) -> RolloutGauges {
-        let evidence = self.view().objectives.into_iter();
+    /// For the metrics; the same numbers as in `view`.
+    pub fn gauges(&self, view: &RolloutView) -> RolloutGauges {
+        let evidence = view.objectives.iter();
         RolloutGauges {
-            name: self.plan.name.to_string(),
+            name: view.name.clone(),
             state: self.state_name(),
-            weight: self.weight(),
-            evidence: evidence.map(|o| (o.name, o.over_limit, o.worse_than_stable)).collect(),
+            weight: view.weight,
+            evidence: evidence
+                .map(|one| (one.name.clone(), one.over_limit, one.worse_than_stable))
+                .collect(),
             rolled_back: self.rolled_back.clone(),
         }
-    }
-
-    /// How long it has run or been ended.
-    pub fn age(&self, now: Tick) -> Duration {
-        now.since(self.state.since())
     }
 }
 
