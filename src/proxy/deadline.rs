@@ -134,8 +134,8 @@ impl Deadline {
     /// [`Self::clear`]: nothing has come for up to `span`.
     pub fn poll_idle(&self, cx: &Context<'_>, span: Duration) -> Poll<Timeout> {
         let end = self.all.end_of(span);
-        let phase = &mut self.all.entries.borrow_mut()[self.key].phase;
-        phase.get_or_insert((end, Timeout::Idle));
+        // One statement: a reference kept in a variable would keep the list borrowed.
+        self.all.entries.borrow_mut()[self.key].phase.get_or_insert((end, Timeout::Idle));
         self.poll(cx)
     }
 
@@ -172,6 +172,18 @@ mod tests {
                 output = test(Rc::clone(&deadlines)) => output,
             }
         })
+    }
+
+    #[test]
+    fn an_idle_phase_begins_with_its_first_poll() {
+        in_virtual_time(|deadlines| async move {
+            let began = deadlines.clock.now();
+            let deadline = deadlines.open(None);
+            let span = Duration::from_millis(500);
+            let passed = poll_fn(|cx| deadline.poll_idle(cx, span)).await;
+            assert_eq!(passed, Timeout::Idle);
+            assert!(deadlines.clock.now().since(began) >= span);
+        });
     }
 
     #[test]
