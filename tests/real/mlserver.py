@@ -224,7 +224,12 @@ class World:
     def start(self, name, command):
         log = self.stack.enter_context(open(os.path.join(self.folder, f"{name}.log"), "w"))
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            cwd=self.folder,
+            env={**os.environ, "RUST_BACKTRACE": "0"},  # A panic's own line says where.
         )
         self.process[name] = process
         self.stack.callback(end, process)
