@@ -24,17 +24,18 @@ RUN mkdir -p src benches tests/it loadtest/src testkit/src \
            echo 'fn main() {}' > "$file"; \
        done \
     && touch src/lib.rs loadtest/src/lib.rs testkit/src/lib.rs \
-    && cargo build --locked --profile dist --features k8s --bin serin \
-    && cargo build --locked --profile dist --package serin-loadtest --bin loadtest
+    && cargo build --locked --profile dist --features k8s --bin serin
 
 COPY . .
 # The empty sources are younger than what was copied over them.
 RUN find src loadtest/src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile dist --features k8s --bin serin \
-    && cargo build --locked --profile dist --package serin-loadtest --bin loadtest
+    && cargo build --locked --profile dist --features k8s --bin serin
+
+FROM build AS build-loadtest
+RUN cargo build --locked --profile dist --package serin-loadtest --bin loadtest
 
 FROM ${RUN_IMAGE} AS loadtest
-COPY --from=build /src/target/dist/loadtest /usr/local/bin/loadtest
+COPY --from=build-loadtest /src/target/dist/loadtest /usr/local/bin/loadtest
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/loadtest"]
 
