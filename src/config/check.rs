@@ -148,12 +148,14 @@ impl Checker<'_> {
         what: &str,
         names: impl Iterator<Item = &'n str>,
     ) {
-        let names: Vec<_> = names.collect();
+        let mut names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        names.sort_unstable();
+        names.dedup();
         let help = match (similar(name, names.iter().copied()), names.as_slice()) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, []) => format!("add a {what} with this name"),
             (None, few @ ([_] | [_, _] | [_, _, _])) => {
-                format!("there is {}", listed(few))
+                format!("write {}", listed(few).replace(" and ", " or "))
             }
             (None, _) => format!("add a {what} with this name, or use one that is there"),
         };

@@ -217,3 +217,6 @@ fn empty(report: &mut Report) {
     let help = "config/canary.yaml is a small file to start from";
     report.add_at(Place::START, Code::MissingKey, "the file is empty", help);
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,5 +116,5 @@ pub struct Rule {
 
 /// The JSON Schema of a config file, for editors.
 pub fn schema() -> serde_json::Value {
-    raw::schema().to_value()
+    raw::schema()
 }

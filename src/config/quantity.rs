@@ -46,7 +46,11 @@ pub(super) struct Fault {
 impl Fault {
     /// `` `text` is no … ``.
     fn of(code: Code, scalar: &Scalar, what: impl AsRef<str>, help: impl Into<String>) -> Self {
-        let message = format!("`{}` {}", shown(&scalar.text), what.as_ref());
+        let what = what.as_ref();
+        let message = match scalar.text.as_str() {
+            "" => format!("an empty text {what}"),
+            text => format!("`{}` {what}", shown(text)),
+        };
         Self { code, message, help: help.into() }
     }
 
@@ -60,3 +64,6 @@ impl Fault {
 fn text_schema(pattern: &str, example: &str) -> Schema {
     schemars::json_schema!({ "type": "string", "pattern": pattern, "examples": [example] })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! they speak to whoever writes a config file.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::Value;
 
 use crate::config::quantity::{
     CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag, Hostname,
@@ -30,7 +31,7 @@ maps! {
         must listeners: Vec<At<Listener>>,
         /// The admin port.
         may admin: Admin,
-        /// A port for metrics and probes, read only. Without it there is none: the admin port has them too.
+        /// A port for metrics and probes, read only. Default: none, the admin port has them too.
         may metrics: Metrics,
         /// What outlives a restart.
         may state: State,
@@ -240,7 +241,7 @@ maps! {
         must canary: As<Text>,
         /// A new value makes it a new rollout. Default: made from the canary's endpoints.
         may version: As<VersionText>,
-        /// The chance to roll back a canary that keeps every objective, over the rollout's whole life.
+        /// The chance to roll back a canary that keeps every objective, over its whole life.
         may false_rollback: As<Rate> = "1%",
         /// What the canary is held to; 1 to 8.
         must objectives: Vec<At<Objective>>,
@@ -269,7 +270,38 @@ maps! {
     }
 }
 
+/// How many entries a list or a map has at least and at most, for the JSON Schema alone:
+/// the checks say it in words.
+const COUNTS: [(&str, u32, Option<u32>); 13] = [
+    ("/properties/listeners", 1, None),
+    ("/properties/backends", 1, None),
+    ("/properties/routes", 1, None),
+    ("/$defs/Backend/properties/endpoints", 0, Some(1024)),
+    ("/$defs/Route/properties/hostnames", 1, None),
+    ("/$defs/Route/properties/rules", 1, None),
+    ("/$defs/Rule/properties/matches", 1, None),
+    ("/$defs/Rule/properties/backends", 1, None),
+    ("/$defs/Mirror/properties/methods", 1, None),
+    ("/$defs/Rollout/properties/objectives", 1, Some(8)),
+    ("/$defs/Objective/properties/latency/anyOf/1", 1, Some(1)),
+    ("/$defs/Path", 1, Some(1)),
+    ("/$defs/Sticky", 1, Some(1)),
+];
+
 /// The JSON Schema of the file.
-pub(super) fn schema() -> Schema {
-    SchemaGenerator::default().into_root_schema_for::<File>()
+pub(super) fn schema() -> Value {
+    let mut schema = SchemaGenerator::default().into_root_schema_for::<File>().to_value();
+    schema["title"] = "Serin config".into();
+    for (pointer, min, max) in COUNTS {
+        let Some(part) = schema.pointer_mut(pointer) else {
+            debug_assert!(false, "the schema has no {pointer}");
+            continue;
+        };
+        let what = if part["type"] == "array" { "Items" } else { "Properties" };
+        part[format!("min{what}")] = min.into();
+        if let Some(max) = max {
+            part[format!("max{what}")] = max.into();
+        }
+    }
+    schema
 }

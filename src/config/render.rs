@@ -96,3 +96,42 @@ fn github_text(text: &str) -> String {
 fn github_property(text: &str) -> String {
     github_text(text).replace(':', "%3A").replace(',', "%2C")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::defect::Code;
+
+    fn defect(line: usize, column: usize, len: usize) -> Defect {
+        Defect {
+            code: Code::UnknownKey,
+            place: Place { line, column, len },
+            path: "a[0]".to_owned(),
+            message: "50% is,\nodd".to_owned(),
+            help: "fix it".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_its_defect() {
+        let line = format!("{}HERE{}", "ä".repeat(500_000), "ö".repeat(500_000));
+        let out = text("x", &line, &[defect(1, 500_001, 4)], false);
+        assert!(out.contains("HERE") && out.contains("^^^^ a[0]"), "{out}");
+        assert!(out.len() < 1000, "{}", out.len());
+    }
+
+    #[test]
+    fn a_place_beyond_the_text_is_no_panic() {
+        for place in [defect(1, 9, 0), defect(1, 2, 99), defect(9, 1, 1), defect(2, 1, 0)] {
+            assert!(text("x", "abc\n\n", &[place], true).contains("SRN0101"));
+        }
+    }
+
+    #[test]
+    fn github_gets_one_line() {
+        assert_eq!(
+            github("a,b:c%", &defect(1, 2, 3)),
+            "::error file=a%2Cb%3Ac%25,line=1,col=2,title=SRN0101::50%25 is,%0Aodd (fix it)"
+        );
+    }
+}

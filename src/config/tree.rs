@@ -65,7 +65,8 @@ pub(super) struct Document {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     nodes: Vec<Standing>,
-    defects: Vec<Defect>,
+    /// With the node whose path it will have, once the tree stands.
+    defects: Vec<(Option<NodeId>, Defect)>,
 }
 
 /// Where a node stands: in the file, and in the tree.
@@ -93,9 +94,10 @@ impl Report {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        let (place, path) = (self.place(id), self.path(id));
-        let (message, help) = (message.into(), help.into());
-        self.defects.push(Defect { code, place, path, message, help });
+        self.add_at(self.place(id), code, message, help);
+        if let Some((node, _)) = self.defects.last_mut() {
+            *node = Some(id);
+        }
     }
 
     /// Where a node stands.
@@ -131,29 +133,36 @@ impl Report {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        let (message, help) = (message.into(), help.into());
-        self.defects.push(Defect { code, place, path: String::new(), message, help });
+        let (path, message, help) = (String::new(), message.into(), help.into());
+        self.defects.push((None, Defect { code, place, path, message, help }));
     }
 
     /// Whether a defect found so far refuses the file.
     pub fn refuses(&self) -> bool {
-        self.defects.iter().any(Defect::is_error)
+        self.defects.iter().any(|(_, defect)| defect.is_error())
     }
 
     /// Moves every place, for a file that stands within another.
     pub fn shift(&mut self, shift: impl Fn(Place) -> Place) {
         self.nodes.iter_mut().for_each(|node| node.place = shift(node.place));
-        self.defects.iter_mut().for_each(|defect| defect.place = shift(defect.place));
+        self.defects.iter_mut().for_each(|(_, defect)| defect.place = shift(defect.place));
     }
 
     /// All of them, in the file's order and each once.
     pub fn into_defects(mut self) -> Vec<Defect> {
-        self.defects.sort_by(|a, b| {
+        let found = std::mem::take(&mut self.defects).into_iter();
+        let mut defects: Vec<_> = found
+            .map(|(node, defect)| {
+                let path = node.map_or_else(String::new, |id| self.path(id));
+                Defect { path, ..defect }
+            })
+            .collect();
+        defects.sort_by(|a, b| {
             (a.place, a.code, &a.path, &a.message).cmp(&(b.place, b.code, &b.path, &b.message))
         });
         // What an alias copies is reported where it stands, once.
-        self.defects.dedup_by(|a, b| (a.place, &a.message) == (b.place, &b.message));
-        self.defects
+        defects.dedup_by(|a, b| (a.place, &a.message) == (b.place, &b.message));
+        defects
     }
 
     fn node(&mut self, place: Place) -> NodeId {

@@ -78,12 +78,15 @@ impl Checker<'_> {
         }
     }
 
-    /// Warns of backends that no rule names.
+    /// Warns of backends that no rule names, unless what was refused may have done so.
     pub(super) fn all_used(
         &mut self,
         backends: &At<Vec<At<raw::Backend>>>,
         routes: &At<Vec<At<raw::Route>>>,
     ) {
+        if self.report.refuses() {
+            return;
+        }
         let mut used = HashSet::new();
         let routes = routes.items().iter().filter_map(At::get);
         for rule in routes.flat_map(|route| route.rules.items()).filter_map(At::get) {

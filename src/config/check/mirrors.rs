@@ -9,10 +9,11 @@ use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
 use crate::config::raw;
 use crate::config::read::At;
+use crate::config::tree::NodeId;
 use crate::traffic::mirror::Mirror;
 
 /// Fields that belong to one connection or to the message's framing (RFC 9110, section
-/// 7.6.1): Serin writes those itself.
+/// 7.6.1): Serin sees to those itself.
 const NOT_TO_SET: [&str; 11] = [
     "connection",
     "content-length",
@@ -26,6 +27,9 @@ const NOT_TO_SET: [&str; 11] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// What a message cannot do without. The others are never in a copy anyway.
+const NOT_TO_REMOVE: [&str; 3] = ["content-length", "host", "transfer-encoding"];
 
 impl Checker<'_> {
     pub(super) fn mirrors(&mut self, rule: &raw::Rule, backends: &[Backend]) -> Vec<Mirror> {
@@ -74,19 +78,30 @@ impl Checker<'_> {
         &mut self,
         raw: &raw::MirrorHeaders,
     ) -> (Vec<HeaderName>, Vec<(HeaderName, HeaderValue)>) {
-        let remove = raw.remove.items().iter().filter_map(|one| self.value(one)).collect();
+        let mut remove = Vec::new();
+        for at in raw.remove.items() {
+            let Some((id, name)) = self.placed(at) else { continue };
+            if NOT_TO_REMOVE.contains(&name.as_str()) {
+                self.framing(id, &name);
+            }
+            remove.push(name);
+        }
         let mut seen = Seen::of(Code::DuplicateName, "case does not matter: keep one");
         let mut set = Vec::new();
         for (key, value) in raw.set.get().map_or(&[][..], |pairs| &pairs.entries) {
             let value = self.value(value);
             let Some((id, name)) = self.placed(key) else { continue };
             if NOT_TO_SET.contains(&name.as_str()) {
-                let message = format!("`{name}` is Serin's to write, hop by hop");
-                self.report.add(id, Code::HopByHop, message, "leave it out");
+                self.framing(id, &name);
             }
             self.once(&mut seen, id, name.as_str(), &format!("`{name}` is set twice"));
             set.extend(value.map(|value| (name, value)));
         }
         (remove, set)
+    }
+
+    fn framing(&mut self, id: NodeId, name: &HeaderName) {
+        let message = format!("`{name}` belongs to the connection or the message's framing");
+        self.report.add(id, Code::HopByHop, message, "leave it out: Serin sees to it");
     }
 }

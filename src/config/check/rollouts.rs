@@ -87,9 +87,11 @@ impl Checker<'_> {
         };
         let found = rules().find(|(name, _)| *name == wanted);
         if found.is_none() {
-            let names: Vec<_> = rules().map(|(name, _)| name.to_string()).collect();
-            let names = names.iter().map(String::as_str);
-            self.dangling(id, &wanted.to_string(), "rule", names);
+            // A rule without a name of its own was reported; it cannot be meant.
+            let known = |id: &RuleId| !id.route.as_str().is_empty() && !id.rule.as_str().is_empty();
+            let names: Vec<_> =
+                rules().filter(|(id, _)| known(id)).map(|(id, _)| id.to_string()).collect();
+            self.dangling(id, &wanted.to_string(), "rule", names.iter().map(String::as_str));
         }
         found
     }

@@ -50,7 +50,7 @@ impl Quantity for SpanOrZero {
     }
 }
 
-const SPAN_PATTERN: &str = r"^([0-9]+(\.[0-9]+)?\s*(us|µs|ms|s|m|h|d)[a-z]*\s*)+$";
+const SPAN_PATTERN: &str = r"^([0-9]+(\.[0-9]+)?\s*(us|µs|ms|s|m|h)[a-z]*\s*)+$";
 
 fn parse_span(scalar: &Scalar) -> Result<Duration, Fault> {
     let text = scalar.text.as_str();
