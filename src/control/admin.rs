@@ -25,6 +25,7 @@ use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -57,7 +58,7 @@ pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A connection takes no further request after this: a client that reads a byte a minute
 /// must not keep its place for ever.
-pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+pub const CONNECTION_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// How long a request under way may go on when its connection or the port is to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -142,12 +143,13 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/api/rollouts/{name}/resume", post(not_yet))
         .route("/reload", post(reload))
         .route("/quitquitquit", post(quit));
-    finish(router.layer(from_fn_with_state(state.clone(), guard)), state)
+    let guarded = with_fallbacks(router).layer(from_fn_with_state(state.clone(), guard));
+    finish(guarded, state)
 }
 
 /// Metrics and probes: nothing that changes anything, nothing secret, so no token.
 pub fn metrics_router(state: AdminState) -> Router {
-    finish(probes().route("/metrics", get(show_metrics)), state)
+    finish(with_fallbacks(probes().route("/metrics", get(show_metrics))), state)
 }
 
 /// Serves `router` until `shutdown`, then for a few seconds more what is under way.
@@ -173,19 +175,21 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
 
 type Shared = State<AdminState>;
 
+/// Asked by those who have no token.
 fn probes() -> Router<AdminState> {
     Router::new().route("/livez", get("live\n")).route("/readyz", get(readyz))
 }
 
-fn finish(router: Router<AdminState>, state: AdminState) -> Router {
+fn with_fallbacks(router: Router<AdminState>) -> Router<AdminState> {
     router
         .fallback(|| async { Denied::new(StatusCode::NOT_FOUND, NO_PATH) })
         .method_not_allowed_fallback(|| async {
             Denied::new(StatusCode::METHOD_NOT_ALLOWED, "this path has another method")
         })
-        .layer(from_fn(in_time))
-        .layer(map_response(dress))
-        .with_state(state)
+}
+
+fn finish(router: Router<AdminState>, state: AdminState) -> Router {
+    router.layer(from_fn(in_time)).layer(map_response(dress)).with_state(state)
 }
 
 const NO_PATH: &str = "there is nothing at this path; the admin port's `/` lists what there is";
@@ -450,7 +454,10 @@ async fn accept(
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve_connection<S>(stream: S, router: Router, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)

@@ -1,12 +1,325 @@
-//! The config in force as JSON, in the shape of the file.
+//! The config in force as JSON, in the shape of the file, with defaults filled in.
 //!
-//! Never tells a secret.
+//! Never tells a secret: of a token file the path, of a header that may hold a credential
+//! only that it is there.
 
-use serde_json::{Value, json};
+use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value, json};
 
+use crate::config::{Backend, Config, Listener, Route, Rule, render};
 use crate::control::Status;
+use crate::names::BackendName;
+use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
+use crate::rollout::plan::{Plan, SharedBreach};
+use crate::traffic::draw::StickyKey;
+use crate::traffic::matching::{Match, PathMatch, ValueMatch};
+use crate::traffic::mirror::Mirror;
+use crate::traffic::retry::Timeouts;
+use crate::units::{Weight, duration_text};
 
-/// `GET /config_dump`.
+/// What stands for a secret.
+const REDACTED: &str = "[redacted]";
+
+/// Parts of names of headers, cookies and parameters whose values may be credentials.
+const SECRET_WORDS: [&str; 8] =
+    ["auth", "cookie", "key", "pass", "secret", "session", "signature", "token"];
+
+/// `GET /config_dump`: the config in force, whence and since when, and the defects of the
+/// last reload if that failed, as `serin check -o json` prints them.
 pub fn config_dump(status: &Status) -> Value {
-    json!({ "generation": status.generation })
+    let errors = &status.last_error;
+    let errors = errors.iter().map(|defect| render::json(&status.origin, defect));
+    let last_error = Some(errors.collect::<Vec<_>>()).filter(|errors| !errors.is_empty());
+    json!({
+        "generation": status.generation,
+        "hash": status.hash,
+        "origin": status.origin,
+        "loaded_at": status.loaded_at,
+        "last_error": last_error,
+        "config": config(&status.config),
+    })
+}
+
+/// A map without the keys that have nothing to say.
+fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    };
+    let said = entries.into_iter().filter(|(_, value)| !is_empty(value));
+    Value::Object(said.map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn list<'i, T: 'i>(items: impl IntoIterator<Item = &'i T>, show: fn(&'i T) -> Value) -> Value {
+    items.into_iter().map(show).collect()
+}
+
+/// `config` as a file that means the same, secrets aside.
+pub fn config(config: &Config) -> Value {
+    let admin = &config.admin;
+    map([
+        ("listeners", list(&config.listeners, listener)),
+        (
+            "admin",
+            map([("address", json!(admin.address)), ("token_file", json!(admin.token_file))]),
+        ),
+        ("metrics", map([("address", json!(config.metrics))])),
+        ("state", map([("file", json!(config.state_file))])),
+        ("workers", json!(config.workers)),
+        ("drain_timeout", duration_text(config.drain_timeout).into()),
+        ("response_headers", config.response_headers.into()),
+        ("backends", list(&config.backends, backend)),
+        ("routes", list(&config.routes, route)),
+        ("rollouts", list(&config.rollouts, rollout)),
+    ])
+}
+
+fn listener(listener: &Listener) -> Value {
+    json!({ "name": listener.name.as_str(), "address": listener.address })
+}
+
+fn backend(backend: &Backend) -> Value {
+    json!({ "name": backend.name.as_str(), "endpoints": backend.endpoints })
+}
+
+fn route(route: &Route) -> Value {
+    map([
+        ("name", route.name.as_str().into()),
+        ("hostnames", list(&route.hostnames, |host| host.to_string().into())),
+        ("rules", list(&route.rules, rule)),
+    ])
+}
+
+fn rule(rule: &Rule) -> Value {
+    map([
+        ("name", rule.name.as_str().into()),
+        ("matches", list(&rule.matches, one_match)),
+        ("backends", list(&rule.backends, share)),
+        ("sticky", rule.sticky.as_ref().map_or(Value::Null, sticky)),
+        ("mirrors", list(&rule.mirrors, mirror)),
+        ("timeouts", timeouts(&rule.timeouts)),
+    ])
+}
+
+fn share((name, weight): &(BackendName, Weight)) -> Value {
+    json!({ "name": name.as_str(), "weight": weight.get() })
+}
+
+fn one_match(one: &Match) -> Value {
+    let path = one.path.as_ref().map(|path| match path {
+        PathMatch::Prefix(prefix) if prefix.is_empty() => json!({ "prefix": "/" }),
+        PathMatch::Prefix(prefix) => json!({ "prefix": prefix }),
+        PathMatch::Exact(path) => json!({ "exact": path }),
+        PathMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
+    });
+    let headers = one.headers.iter().map(|(name, value)| condition(name.as_str(), value));
+    map([
+        ("path", path.unwrap_or_default()),
+        ("method", json!(one.method.as_ref().map(http::Method::as_str))),
+        ("headers", headers.collect()),
+        ("cookies", one.cookies.iter().map(|(name, value)| condition(name, value)).collect()),
+        ("query", one.query.iter().map(|(name, value)| condition(name, value)).collect()),
+    ])
+}
+
+fn condition(name: &str, value: &ValueMatch) -> Value {
+    match value {
+        ValueMatch::Exact(_) if is_secret(name) => json!({ "name": name, "value": REDACTED }),
+        ValueMatch::Exact(value) => json!({ "name": name, "value": value }),
+        ValueMatch::Regex(_) if is_secret(name) => json!({ "name": name, "regex": REDACTED }),
+        ValueMatch::Regex(regex) => json!({ "name": name, "regex": regex.as_str() }),
+        ValueMatch::Present(present) => json!({ "name": name, "present": present }),
+    }
+}
+
+fn sticky(key: &StickyKey) -> Value {
+    match key {
+        StickyKey::Header(name) => json!({ "header": name.as_str() }),
+        StickyKey::Cookie(name) => json!({ "cookie": name }),
+        StickyKey::Query(name) => json!({ "query": name }),
+    }
+}
+
+fn mirror(mirror: &Mirror) -> Value {
+    let set = mirror.set.iter().map(|(name, value)| (name.to_string(), header_value(name, value)));
+    let headers = map([
+        ("remove", list(&mirror.remove, |name| name.as_str().into())),
+        ("set", Value::Object(set.collect::<Map<_, _>>())),
+    ]);
+    map([
+        ("backend", mirror.backend.as_str().into()),
+        ("percent", mirror.share.to_string().into()),
+        ("methods", list(&mirror.methods, |method| method.as_str().into())),
+        ("max_body", size_text(mirror.body_bytes_max).into()),
+        ("max_in_flight", mirror.in_flight_max.into()),
+        ("headers", headers),
+    ])
+}
+
+fn header_value(name: &HeaderName, value: &HeaderValue) -> Value {
+    let secret = value.is_sensitive() || is_secret(name.as_str());
+    let shown = if secret { REDACTED.into() } else { String::from_utf8_lossy(value.as_bytes()) };
+    shown.into()
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
+fn timeouts(timeouts: &Timeouts) -> Value {
+    map([
+        ("connect", duration_text(timeouts.connect).into()),
+        ("first_byte", duration_text(timeouts.first_byte).into()),
+        ("idle", duration_text(timeouts.idle).into()),
+        ("request", json!(timeouts.request.map(duration_text))),
+    ])
+}
+
+fn rollout(plan: &Plan) -> Value {
+    let shared = match plan.on_shared_breach {
+        SharedBreach::Hold => "hold".into(),
+        SharedBreach::RollbackAfter(span) => json!({ "rollback_after": duration_text(span) }),
+    };
+    map([
+        ("name", plan.name.as_str().into()),
+        ("rule", plan.rule.to_string().into()),
+        ("stable", plan.stable.as_str().into()),
+        ("canary", plan.canary.as_str().into()),
+        ("version", plan.version.as_str().into()),
+        ("false_rollback", plan.false_rollback.to_string().into()),
+        ("objectives", list(&plan.objectives, objective)),
+        ("on_shared_breach", shared),
+    ])
+}
+
+/// In the long form.
+fn objective(objective: &Objective) -> Value {
+    let relative = objective.bound() == Bound::NotWorseThanStable;
+    let (key, what) = match objective.signal() {
+        Signal::Errors if relative => ("errors", "not-worse-than-stable".into()),
+        Signal::Errors => ("errors", objective.limit().to_string().into()),
+        Signal::Latency { .. } if relative => ("latency", "not-worse-than-stable".into()),
+        Signal::Latency { quantile, threshold } => {
+            ("latency", json!({ quantile.to_string(): duration_text(threshold) }))
+        }
+    };
+    let limit = relative.then(|| objective.limit().to_string());
+    let on_breach = match objective.on_breach() {
+        OnBreach::Rollback => "rollback",
+        OnBreach::Hold => "hold",
+    };
+    map([
+        (key, what),
+        ("limit", json!(limit)),
+        ("ratio", objective.ratio().into()),
+        ("on_breach", on_breach.into()),
+    ])
+}
+
+/// A number of bytes as a person writes it: `1MiB`, `64KiB`, `1500B`.
+fn size_text(bytes: u64) -> String {
+    for (size, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if bytes >= size && bytes.is_multiple_of(size) {
+            return format!("{}{unit}", bytes / size);
+        }
+    }
+    format!("{bytes}B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::{Options, Source};
+
+    const FILE: &str = r#"
+listeners: [{ name: http, address: "127.0.0.1:8080" }]
+admin: { address: "0.0.0.0:9901", token_file: /etc/serin/token }
+metrics: { address: "127.0.0.1:9902" }
+state: { file: ./serin-state.json }
+workers: 2
+response_headers: true
+backends:
+  - { name: a, endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"] }
+  - { name: b, endpoints: ["127.0.0.1:9003"] }
+  - { name: shadow, endpoints: ["127.0.0.1:9004"] }
+routes:
+  - name: models
+    hostnames: [example.com, "*.example.com"]
+    rules:
+      - name: main
+        matches:
+          - path: { regex: "^/v[12]/" }
+            method: POST
+            headers: [{ name: x-cohort, value: beta }, { name: x-api-key, value: "hunter2" }]
+            cookies: [{ name: flags, regex: "a|b" }]
+            query: [{ name: debug, present: false }]
+          - path: { exact: /health }
+          - path: /
+        backends: [{ name: a, weight: 9 }, { name: b }]
+        sticky: { header: x-user-id }
+        mirrors:
+          - backend: shadow
+            percent: 12.5%
+            methods: [GET, POST]
+            max_body: 1500
+            headers: { remove: [cookie], set: { authorization: "Bearer hunter2", x-shadow: "1" } }
+        timeouts: { connect: 1s, request: 90s }
+      - name: rest
+        backends: [{ name: a }]
+rollouts:
+  - name: b
+    rule: models/main
+    stable: a
+    canary: b
+    objectives:
+      - errors: 0.25%
+      - { latency: { p99.9: 1500ms }, ratio: 2, on_breach: hold }
+    on_shared_breach: hold
+"#;
+
+    fn load(origin: &str, text: &str) -> Config {
+        let options = Options { touch_files: false, manifests: false };
+        let source = Source::of(origin, text).unwrap();
+        source.load(options).unwrap_or_else(|defects| panic!("{defects}")).config
+    }
+
+    #[test]
+    fn what_is_dumped_is_a_file_that_means_the_same() {
+        let dumped = config(&load("a file", FILE));
+        let text = serde_json::to_string_pretty(&dumped).unwrap();
+        assert_eq!(config(&load("its dump", &text)), dumped);
+        // Secrets aside, which are gone.
+        assert!(!text.contains("hunter2"), "{text}");
+        assert_eq!(text.matches(REDACTED).count(), 2);
+        let open = FILE.replace("hunter2", REDACTED).replace("Bearer ", "");
+        assert_eq!(
+            format!("{:?}", load("its dump", &text)),
+            format!("{:?}", load("a file", &open)),
+        );
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let dumped = config(&load("a file", FILE));
+        let rule = &dumped["routes"][0]["rules"][1];
+        assert_eq!(rule["timeouts"]["first_byte"], "1m");
+        assert_eq!(rule["backends"][0]["weight"], 1);
+        assert_eq!(rule.get("sticky"), None);
+        let mirror = &dumped["routes"][0]["rules"][0]["mirrors"][0];
+        assert_eq!((&mirror["max_in_flight"], &mirror["max_body"]), (&64.into(), &"1500B".into()));
+        assert_eq!(dumped["drain_timeout"], "30s");
+        let rollout = &dumped["rollouts"][0];
+        assert_eq!(rollout["objectives"][0]["ratio"], 1.5);
+        assert!(rollout["version"].as_str().unwrap().starts_with("endpoints-"));
+    }
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        for (bytes, text) in [(1 << 20, "1MiB"), (65_536, "64KiB"), (0, "0B"), (1500, "1500B")] {
+            assert_eq!(size_text(bytes), text);
+        }
+    }
 }

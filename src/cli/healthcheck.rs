@@ -1,0 +1,88 @@
+//! `serin healthcheck`: a probe for images that have no shell and no curl.
+//!
+//! Never exits with anything but 0 and 1: that is all that container engines understand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use http::Method;
+use http::uri::Authority;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+use crate::cli::client;
+use crate::config::Admin;
+use crate::control::api::Problem;
+
+/// What `serin healthcheck` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit codes: 0 ready; 1 not ready, or no answer.\n\nExamples:\n  \
+    serin healthcheck -c /etc/serin/serin.yaml\n  serin healthcheck --address 127.0.0.1:9902\n\n\
+    In a Dockerfile:\n  HEALTHCHECK CMD [\"serin\", \"healthcheck\"]")]
+pub struct HealthcheckArgs {
+    /// The admin or the metrics port, as `host:port`; goes before `--config`
+    /// [default: 127.0.0.1:9901]
+    #[arg(
+        long,
+        visible_alias = "admin",
+        value_name = "ADDR",
+        env = "SERIN_ADMIN",
+        value_parser = client::address
+    )]
+    pub address: Option<Authority>,
+    /// The config file that the proxy runs with; tells its metrics port or its admin port
+    #[arg(short, long, value_name = "FILE", env = "SERIN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Ask whether the process answers, not whether it takes requests
+    #[arg(long, env = "SERIN_LIVE")]
+    pub live: bool,
+    /// Seconds to wait for the answer
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 2,
+        env = "SERIN_TIMEOUT",
+        value_parser = clap::value_parser!(u64).range(1..=60)
+    )]
+    pub timeout: u64,
+}
+
+/// Asks once.
+pub fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
+    let address = match (&args.address, &args.config) {
+        (Some(address), _) => address.clone(),
+        (None, Some(path)) => {
+            let config = client::read_config(path)?;
+            client::reachable(config.metrics.unwrap_or(config.admin.address))?
+        }
+        (None, None) => Admin::ADDRESS.parse()?,
+    };
+    let path = if args.live { "/livez" } else { "/readyz" };
+    let call = async {
+        let call = client::call(&address, None, &Method::GET, path);
+        timeout(Duration::from_secs(args.timeout), call).await
+    };
+    // Probes are asked without a token.
+    let answer = match Builder::new_current_thread().enable_all().build()?.block_on(call) {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            eprintln!("serin: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(_) => {
+            eprintln!("serin: no answer from {address} in {} s", args.timeout);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let text = String::from_utf8_lossy(&answer.body);
+    if answer.status.is_success() {
+        println!("{}", text.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let problem = serde_json::from_slice::<Problem>(&answer.body);
+    let why = problem.map_or_else(|_| answer.status.to_string(), |problem| problem.detail);
+    eprintln!("serin: {why}");
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,181 @@
+//! `serin status`: how the rollouts of a running proxy stand.
+//!
+//! Never computes a number of its own: it shows what the admin port says.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::cli::client::{self, AdminArgs, Client, ClientError};
+use crate::control::api::{RolloutView, RolloutsView};
+
+/// The exit code of `--wait` for a rollout that was rolled back or aborted.
+pub const ROLLED_BACK: u8 = 4;
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks in a row that may find nobody, once somebody was there: a restart takes a while.
+const MISSES_MAX: u32 = 30;
+
+/// What `serin status` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit codes: 0; with --wait, 4 if a rollout was rolled back or aborted; \
+    1 no such rollout; 3 no proxy answers.\n\nExamples:\n  serin status\n  \
+    serin status sentiment-v2 --watch\n  serin status sentiment-v2 --wait && echo promoted")]
+pub struct StatusArgs {
+    /// Only this rollout
+    #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
+    pub rollout: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t, env = "SERIN_OUTPUT")]
+    pub output: Output,
+    /// Look again every second: redrawn on a terminal, else a line for each change
+    #[arg(short, long, env = "SERIN_WATCH")]
+    pub watch: bool,
+    /// Wait until it ended: promoted, rolled back or aborted
+    #[arg(long, env = "SERIN_WAIT")]
+    pub wait: bool,
+    /// Which proxy.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// How to print rollouts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts: what the admin port says; with --watch, one line for each look that
+    /// found a change.
+    Json,
+}
+
+/// Shows the rollouts, once or until they ended.
+pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    client::with(&args.admin, |client| {
+        if args.watch || args.wait {
+            return follow(client, args);
+        }
+        Seen::fetch(client, args)?.print(args.output)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Looks again and again.
+fn follow(client: &Client, args: &StatusArgs) -> Result<ExitCode, ClientError> {
+    let mut follower = Follower { args, told: BTreeMap::new(), last: None };
+    let (mut found, mut misses) = (false, 0);
+    loop {
+        match Seen::fetch(client, args) {
+            Ok(seen) => {
+                (found, misses) = (true, 0);
+                let ended = seen.rollouts.iter().all(has_ended);
+                follower.show(&seen, args.wait && ended)?;
+                if args.wait && ended {
+                    let undone = seen.rollouts.iter().any(|one| one.state != "promoted");
+                    return Ok(ExitCode::from(if undone { ROLLED_BACK } else { 0 }));
+                }
+            }
+            Err(ClientError::Unreachable { address, .. }) if found && misses < MISSES_MAX => {
+                if misses == 0 {
+                    eprintln!("serin: no answer from {address}; trying again");
+                }
+                misses += 1;
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(LOOK_EVERY);
+    }
+}
+
+fn has_ended(rollout: &RolloutView) -> bool {
+    matches!(rollout.state.as_str(), "promoted" | "rolled_back" | "aborted")
+}
+
+/// What has been shown already.
+struct Follower<'a> {
+    args: &'a StatusArgs,
+    /// Lines by rollout.
+    told: BTreeMap<String, String>,
+    last: Option<Value>,
+}
+
+impl Follower<'_> {
+    fn show(&mut self, seen: &Seen, is_last: bool) -> Result<(), ClientError> {
+        match (self.args.watch, self.args.output) {
+            (true, Output::Json) => {
+                if self.last.as_ref() != Some(&seen.json) {
+                    client::print(&format!("{}\n", seen.json))?;
+                    self.last = Some(seen.json.clone());
+                }
+                Ok(())
+            }
+            (true, Output::Table) if stdout().is_terminal() => {
+                let table = table::render(&seen.rollouts, client::colours());
+                // From the top, each line and then the rest of the screen wiped: no flicker.
+                let table = table.replace('\n', "\x1b[K\n");
+                client::print(&format!("\x1b[H{table}\x1b[J"))
+            }
+            (true, Output::Table) => client::print(&self.news(seen, table::numbers)),
+            // Whoever waits wants the end as data; how it goes is a message.
+            (false, output) => {
+                eprint!("{}", self.news(seen, table::state));
+                if is_last { seen.print(output) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// The lines that have changed.
+    fn news(&mut self, seen: &Seen, line: fn(&RolloutView) -> String) -> String {
+        let mut news = String::new();
+        for rollout in &seen.rollouts {
+            let line = line(rollout);
+            if self.told.get(&rollout.name) != Some(&line) {
+                news.push_str(&line);
+                news.push('\n');
+                self.told.insert(rollout.name.clone(), line);
+            }
+        }
+        news
+    }
+}
+
+/// What the admin port said.
+struct Seen {
+    rollouts: Vec<RolloutView>,
+    json: Value,
+}
+
+impl Seen {
+    fn fetch(client: &Client, args: &StatusArgs) -> Result<Self, ClientError> {
+        let path = args.rollout.as_deref().map(client::rollout_path);
+        let body = client.get(path.as_deref().unwrap_or("/api/rollouts"))?;
+        let parsed = if path.is_some() {
+            serde_json::from_slice(&body).map(|one| vec![one])
+        } else {
+            serde_json::from_slice::<RolloutsView>(&body).map(|all| all.rollouts)
+        };
+        // Kept as it came as well: a newer proxy may say more than is known here.
+        match (parsed, serde_json::from_slice(&body)) {
+            (Ok(rollouts), Ok(json)) => Ok(Self { rollouts, json }),
+            _ => Err(client.stranger()),
+        }
+    }
+
+    fn print(&self, output: Output) -> Result<(), ClientError> {
+        match output {
+            Output::Json => client::print(&format!("{:#}\n", self.json)),
+            Output::Table => client::print(&table::render(&self.rollouts, client::colours())),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `serin abort` and `serin reset`: a person's word to a rollout.
+//!
+//! Never decides whether it may: the proxy does, and says why not.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use crate::cli::client::{self, AdminArgs, ClientError};
+use crate::control::api::RolloutView;
+
+/// What `serin abort` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit codes: 0 done, or it was so already; 1 refused, with the reason; \
+    3 no proxy answers.\n\nExample:\n  serin abort sentiment-v2")]
+pub struct AbortArgs {
+    /// The rollout whose canary is to get no traffic from now on
+    #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
+    pub rollout: String,
+    /// Which proxy.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What `serin reset` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit codes: 0 done; 1 refused, with the reason; 3 no proxy answers.\n\n\
+    Example:\n  serin reset sentiment-v2")]
+pub struct ResetArgs {
+    /// The ended rollout that is to start afresh, without any evidence
+    #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
+    pub rollout: String,
+    /// Which proxy.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Takes a canary out.
+pub fn abort(args: &AbortArgs) -> anyhow::Result<ExitCode> {
+    operate(&args.admin, &args.rollout, "abort")
+}
+
+/// Gives a canary another chance.
+pub fn reset(args: &ResetArgs) -> anyhow::Result<ExitCode> {
+    operate(&args.admin, &args.rollout, "reset")
+}
+
+fn operate(admin: &AdminArgs, rollout: &str, verb: &str) -> anyhow::Result<ExitCode> {
+    client::with(admin, |client| {
+        let answer = client.post(&format!("{}/{verb}", client::rollout_path(rollout)));
+        let answer = answer.map_err(|error| match error {
+            ClientError::Refused(why) => ClientError::Refused(format!("{verb} refused: {why}")),
+            error => error,
+        })?;
+        let view: RolloutView = serde_json::from_slice(&answer).map_err(|_| client.stranger())?;
+        client::print(&sentence(&view))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// `sentiment-v2 is aborted: sentiment-v2 gets 0% of requests`.
+fn sentence(view: &RolloutView) -> String {
+    let share = crate::units::Ratio::new(view.weight).unwrap_or_default();
+    let state = view.state.replace('_', " ");
+    format!("{} is {state}: its canary {} gets {share} of requests\n", view.name, view.canary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::verdict::Verdict;
+
+    #[test]
+    fn the_new_state_is_a_sentence() {
+        let view = RolloutView {
+            name: "chat".to_owned(),
+            rule: "chat/main".to_owned(),
+            stable: "v1".to_owned(),
+            canary: "v2".to_owned(),
+            version: "1".to_owned(),
+            state: "aborted".to_owned(),
+            step: None,
+            weight: 0.0,
+            reason: None,
+            since: String::new(),
+            verdict: Verdict::Rollback,
+            hold_reason: None,
+            objectives: Vec::new(),
+        };
+        assert_eq!(sentence(&view), "chat is aborted: its canary v2 gets 0% of requests\n");
+    }
+}
