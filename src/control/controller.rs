@@ -193,7 +193,9 @@ impl Controller {
             let remembered = self.ledger.find(&plan.name, &plan.version).cloned();
             self.ledger.forget(&plan.name, &plan.version);
             if let Err(error) = self.ledger.save() {
-                remembered.into_iter().for_each(|entry| self.ledger.remember(entry));
+                if let Some(entry) = remembered {
+                    self.ledger.remember(entry);
+                }
                 return Err(NotDone::Failed(error.to_string()));
             }
         }
@@ -301,17 +303,15 @@ impl Controller {
             let same = before.iter().position(|rollout| {
                 rollout.plan.name == plan.name && rollout.plan.version == plan.version
             });
-            self.rollouts.push(match same {
-                Some(index) => {
-                    let mut rollout = before.swap_remove(index);
-                    rollout.reconfigure(plan, &config, now, counting);
-                    rollout
-                }
-                None => {
-                    let remembered = self.ledger.find(&plan.name, &plan.version);
-                    Running::new(plan, &config, remembered, now, counting)
-                }
-            });
+            let rollout = if let Some(index) = same {
+                let mut rollout = before.swap_remove(index);
+                rollout.reconfigure(plan, &config, now, counting);
+                rollout
+            } else {
+                let remembered = self.ledger.find(&plan.name, &plan.version);
+                Running::new(plan, &config, remembered, now, counting)
+            };
+            self.rollouts.push(rollout);
         }
         self.config = config;
         self.hash = loaded.hash;

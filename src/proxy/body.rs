@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::mirror::Copy;
-use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::sample::Sample;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 
@@ -249,6 +249,7 @@ impl Body for RequestBody {
 
 /// What a client gets: an endpoint's body or one of Serin's own.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub enum ResponseBody {
     /// Serin's own answer.
     Own(Option<Bytes>),
@@ -259,7 +260,7 @@ pub enum ResponseBody {
 /// What the endpoint sends, with the measuring of its attempt.
 #[derive(Debug)]
 pub struct Relayed {
-    incoming: Incoming,
+    answer: AnswerBody,
     /// `None` once settled.
     attempt: Option<Attempt>,
 }
@@ -269,8 +270,6 @@ pub struct Relayed {
 pub struct Attempt {
     /// Settled when the body ends.
     pub sample: Sample,
-    /// Goes back to the pool when the body ends, else the connection is closed.
-    pub lease: Lease,
     /// Set while the endpoint is waited for.
     pub wait: Rc<Deadline>,
     /// Longest wait between two pieces.
@@ -290,7 +289,6 @@ impl Attempt {
             // It ended before its end.
             outcome = Outcome::Bad;
         }
-        self.lease.give_back();
         self.sample.settle(outcome);
     }
 }
@@ -298,9 +296,8 @@ impl Attempt {
 impl Relayed {
     /// Lets `attempt` ride on the body of `response`.
     pub fn ride(
-        response: http::Response<Incoming>,
+        response: http::Response<AnswerBody>,
         sample: Sample,
-        lease: Lease,
         wait: Rc<Deadline>,
         idle: Duration,
     ) -> http::Response<Self> {
@@ -308,16 +305,15 @@ impl Relayed {
         sample.first_byte(response.status().as_u16());
         let attempt = Attempt {
             sample,
-            lease,
             wait,
             idle,
             status: response.status(),
             grpc_status: grpc_status(response.headers()),
             grpc: is_grpc(response.headers()),
         };
-        response.map(|incoming| {
-            let mut body = Self { incoming, attempt: Some(attempt) };
-            if body.incoming.is_end_stream() {
+        response.map(|answer| {
+            let mut body = Self { answer, attempt: Some(attempt) };
+            if body.answer.is_end_stream() {
                 body.end();
             }
             body
@@ -339,7 +335,7 @@ impl Relayed {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match Pin::new(&mut self.answer).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(attempt) = &mut self.attempt {
                     attempt.wait.clear();
@@ -347,12 +343,12 @@ impl Relayed {
                         attempt.grpc_status = grpc_status(trailers).or(attempt.grpc_status);
                     }
                 }
-                if self.incoming.is_end_stream() {
+                if self.answer.is_end_stream() {
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => self.fail(Error::Broken(error)),
+            Poll::Ready(Some(Err(error))) => self.fail(error),
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)
@@ -385,7 +381,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Self::Relayed(relayed) => relayed.answer.is_end_stream(),
         }
     }
 
@@ -394,7 +390,7 @@ impl Body for ResponseBody {
             Self::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+            Self::Relayed(relayed) => relayed.answer.size_hint(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use http::StatusCode;
 
 use crate::names::{BackendName, RuleId};
+use crate::proxy::upstream::fault::Fault;
 use crate::traffic::outcome::Outcome;
 
 /// Who is to blame. Only `Upstream` counts against a backend's objectives.
@@ -74,7 +75,7 @@ pub enum Error {
     },
     /// The connection was reset or closed, or what came was not HTTP.
     #[error("the endpoint failed: {0}")]
-    Broken(hyper::Error),
+    Broken(Fault),
     /// A time limit passed while Serin waited for the endpoint.
     #[error("the endpoint took longer than `timeouts.{}` allows", .0.as_str())]
     Timeout(Timeout),
@@ -120,6 +121,15 @@ impl Error {
         match self.side() {
             Side::Upstream => Outcome::Bad,
             Side::Downstream | Side::Proxy => Outcome::Neutral,
+        }
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::ClientGone => Self::ClientGone,
+            fault => Self::Broken(fault),
         }
     }
 }

@@ -77,15 +77,15 @@ impl Exchange {
         let wait = Rc::new(self.worker.deadlines.open(timeouts.request));
         let outbound = Outbound { source, wait, timeouts };
         let answered = match view.endpoint(target.backend, draws.balance) {
-            Some(endpoint) => endpoint.send(head, &outbound).await,
+            Some(endpoint) => endpoint.send(&head, &outbound).await,
             None => Err(no_endpoint(&view, rule.rule, target)),
         };
         match answered {
-            Ok((mut response, lease)) => {
+            Ok(mut response) => {
                 outbound.source.will_not_replay();
                 to_client(&mut response, &view, rule.rule, target);
                 // Settles when the body ends.
-                let response = Relayed::ride(response, sample, lease, outbound.wait, timeouts.idle);
+                let response = Relayed::ride(response, sample, outbound.wait, timeouts.idle);
                 Ok(response.map(ResponseBody::Relayed))
             }
             Err(error) => {
@@ -174,8 +174,8 @@ fn no_endpoint(view: &View, rule: &snapshot::Rule, target: &snapshot::Target) ->
 }
 
 /// Makes the head of an endpoint's response that of one to the client.
-fn to_client(
-    response: &mut Response<Incoming>,
+fn to_client<B>(
+    response: &mut Response<B>,
     view: &View,
     rule: &snapshot::Rule,
     target: &snapshot::Target,

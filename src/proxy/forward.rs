@@ -28,7 +28,8 @@ impl Peer {
     pub fn cleartext(address: std::net::IpAddr) -> Self {
         // An IPv4 client of a socket for both families is an IPv4 client.
         let text = address.to_canonical().to_string();
-        let address = HeaderValue::try_from(text).expect("an address is a field value");
+        let unknown = HeaderValue::from_static("unknown");
+        let address = HeaderValue::try_from(text).unwrap_or(unknown);
         Self { address, proto: HeaderValue::from_static("http") }
     }
 }

@@ -89,13 +89,13 @@ pub fn start(
         let (reader, stop) = (reader(), stop.clone());
         let runtime = Builder::new_current_thread();
         thread::Builder::new().name(format!("serin-worker-{index}")).spawn(move || {
-            run_worker(runtime, Worker::new(index, clock, reader), sockets, &stop);
+            run_worker(runtime, &Worker::new(index, clock, reader), sockets, &stop);
         })
     });
     threads.collect()
 }
 
-fn run_worker(mut runtime: Builder, worker: Rc<Worker>, sockets: Vec<StdListener>, stop: &Stop) {
+fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<StdListener>, stop: &Stop) {
     let runtime = match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -107,7 +107,7 @@ fn run_worker(mut runtime: Builder, worker: Rc<Worker>, sockets: Vec<StdListener
     runtime.block_on(async {
         let accepting: Vec<_> = sockets
             .into_iter()
-            .map(|socket| tokio::task::spawn_local(accept(socket, Rc::clone(&worker))))
+            .map(|socket| tokio::task::spawn_local(accept(socket, Rc::clone(worker))))
             .collect();
         let drained = async {
             stop.drain.cancelled().await;

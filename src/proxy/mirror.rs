@@ -12,19 +12,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use crate::proxy::body::Source;
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::error::{Error, Timeout};
-use crate::proxy::upstream::{Endpoint, Outbound};
+use crate::proxy::upstream::{AnswerBody, Endpoint, Outbound};
 use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::sample::WorkerLeg;
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::Timeouts;
 
 /// A copy that has not ended by then is given up: it holds a place of the budget.
-pub const COPY_TIME_MAX: Duration = Duration::from_secs(60);
+pub const COPY_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// A place in a mirror's budget; free again when dropped.
 #[derive(Debug)]
@@ -116,16 +115,13 @@ impl Order {
         let wait = Rc::new(deadlines.open(Some(total)));
         let source = Source::of_kept(body);
         let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts };
-        let result = match endpoint.send(head, &outbound).await {
-            Ok((response, lease)) => {
+        let result = match endpoint.send(&head, &outbound).await {
+            Ok(response) => {
                 let ok = !response.status().is_server_error();
                 wait.set(Timeout::Request, total);
                 match wait.within(read_out(response.into_body())).await {
-                    Ok(Ok(())) => {
-                        lease.give_back();
-                        if ok { MirrorResult::Ok } else { MirrorResult::Error }
-                    }
-                    Ok(Err(_)) | Err(_) => MirrorResult::Error,
+                    Ok(Ok(())) if ok => MirrorResult::Ok,
+                    Ok(_) | Err(_) => MirrorResult::Error,
                 }
             }
             Err(_) => MirrorResult::Error,
@@ -135,10 +131,10 @@ impl Order {
     }
 }
 
-async fn read_out(body: Incoming) -> Result<(), Error> {
+async fn read_out(body: AnswerBody) -> Result<(), Error> {
     let mut body = pin!(body);
     while let Some(frame) = body.frame().await {
-        frame.map_err(Error::Broken)?;
+        frame?;
     }
     Ok(())
 }

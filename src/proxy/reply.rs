@@ -2,6 +2,8 @@
 //!
 //! Never tells a client anything of the inside but the names in the config.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, SERVER};
 use http::{Response, StatusCode};
@@ -56,7 +58,7 @@ fn percent_encoded(text: &str) -> String {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _ = write!(out, "%{byte:02X}");
         }
         out
     })

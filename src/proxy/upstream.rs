@@ -1,28 +1,30 @@
 //! Connections to endpoints: one pool per worker and endpoint, and one narrow way in.
 //!
 //! Never dials ahead and never shares a connection between workers. What speaks HTTP to
-//! the endpoint is seen by nobody outside this file.
+//! the endpoint is seen by nobody outside this folder.
+
+mod chunked;
+pub mod fault;
+mod http1;
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use http_body::{Body, Frame, SizeHint};
 
 use crate::clock::Clock;
 use crate::proxy::body::{RequestBody, Source};
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
+use crate::proxy::upstream::fault::Fault;
+use crate::proxy::upstream::http1::Connection;
 use crate::traffic::retry::{Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
 use crate::units::Tick;
 
@@ -32,7 +34,7 @@ pub const IDLE_CONNECTIONS_MAX: usize = 256;
 
 /// An idle connection older than this is closed instead of used: most servers have
 /// closed it by then.
-pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// One address of a backend, as one worker sees it.
 #[derive(Debug)]
@@ -50,13 +52,6 @@ struct Idle {
     since: Tick,
 }
 
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<RequestBody>,
-    bytes_read: Rc<Cell<u64>>,
-    reused: bool,
-}
-
 /// What goes with a request's head to an endpoint.
 #[derive(Debug)]
 pub struct Outbound {
@@ -68,12 +63,12 @@ pub struct Outbound {
     pub timeouts: Timeouts,
 }
 
-/// A connection in use. Given back it is used again; dropped it is closed, which is how
-/// the endpoint learns that the client went away.
+/// What an endpoint answers. Read to its end, its connection is used again; dropped
+/// before, it is closed, which is how the endpoint learns that the client went away.
 #[derive(Debug)]
-pub struct Lease {
-    busy: Busy,
-    connection: Connection,
+pub struct AnswerBody {
+    /// `None` once it has ended.
+    open: Option<(http1::Body, Busy)>,
 }
 
 /// One request in flight at an endpoint.
@@ -112,7 +107,7 @@ impl Endpoint {
     /// Closes connections that have been idle for too long.
     pub fn close_idle(&self, now: Tick) {
         self.idle.borrow_mut().retain(|idle| {
-            now.since(idle.since) < IDLE_CONNECTION_AGE_MAX && !idle.connection.sender.is_closed()
+            now.since(idle.since) < IDLE_CONNECTION_AGE_MAX && idle.connection.is_open()
         });
     }
 
@@ -123,80 +118,79 @@ impl Endpoint {
     /// on a fresh one, if its body can be sent again.
     pub async fn send(
         self: &Rc<Self>,
-        mut head: Parts,
+        head: &Parts,
         outbound: &Outbound,
-    ) -> Result<(Response<Incoming>, Lease), Error> {
+    ) -> Result<Response<AnswerBody>, Error> {
         let busy = Busy::new(self);
-        if let Some(connection) = self.reuse().await {
-            let again = head.clone();
+        if let Some(connection) = self.reuse() {
             outbound.source.keep(REPLAY_BODY_BYTES_MAX);
-            match connection.send(head, outbound).await {
-                Ok((response, connection)) => return Ok((response, Lease { busy, connection })),
-                Err((failed, _)) if failed.was_stale() => head = again,
+            match outbound.attempt(connection, head).await {
+                Ok(response) => return Ok(AnswerBody::of(response, busy)),
+                Err((failed, _)) if failed.was_stale() => {}
                 Err((_, error)) => return Err(error),
             }
         }
         let connection = self.connect(outbound).await?;
-        match connection.send(head, outbound).await {
-            Ok((response, connection)) => Ok((response, Lease { busy, connection })),
+        match outbound.attempt(connection, head).await {
+            Ok(response) => Ok(AnswerBody::of(response, busy)),
             Err((_, error)) => Err(error),
         }
     }
 
-    /// The connection that was given back last and is still open.
-    async fn reuse(&self) -> Option<Connection> {
+    /// The connection that came back last and is still open.
+    fn reuse(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?.connection;
-            // Ready at once, save when the end of its last message is not yet seen.
-            if connection.sender.is_ready() || connection.sender.ready().await.is_ok() {
-                connection.reused = true;
+            let connection = idle.pop()?.connection;
+            if connection.is_open() {
                 return Some(connection);
             }
         }
     }
 
     async fn connect(&self, outbound: &Outbound) -> Result<Connection, Error> {
-        let unreachable = |source| Error::Unreachable { endpoint: self.address, source };
         outbound.wait.set(Timeout::Connect, outbound.timeouts.connect);
-        let stream = outbound.wait.within(TcpStream::connect(self.address)).await;
-        let stream = stream.map_err(Error::Timeout)?.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        let bytes_read = Rc::new(Cell::new(0));
-        let io = TokioIo::new(Counted { stream, bytes_read: Rc::clone(&bytes_read) });
-        let (sender, connection) =
-            http1::Builder::new().writev(false).handshake(io).await.map_err(Error::Broken)?;
-        // Ends when the sender is dropped; what goes wrong is told to the request.
-        tokio::task::spawn_local(connection);
-        Ok(Connection { sender, bytes_read, reused: false })
+        let connected = outbound.wait.within(Connection::connect(self.address)).await;
+        let unreachable = |source| Error::Unreachable { endpoint: self.address, source };
+        connected.map_err(Error::Timeout)?.map_err(unreachable)
+    }
+
+    fn take_back(&self, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push(Idle { connection, since: self.clock.now() });
+        }
     }
 }
 
-impl Connection {
-    async fn send(
-        mut self,
-        head: Parts,
-        outbound: &Outbound,
-    ) -> Result<(Response<Incoming>, Self), (Failed, Error)> {
-        let Outbound { source, wait, timeouts } = outbound;
-        let read_before = self.bytes_read.get();
+impl Outbound {
+    async fn attempt(
+        &self,
+        connection: Connection,
+        head: &Parts,
+    ) -> Result<Response<http1::Body>, (Failed, Error)> {
+        let Self { source, wait, timeouts } = self;
         let body = RequestBody::new(
             Rc::clone(source),
             Rc::clone(wait),
             timeouts.idle,
             timeouts.first_byte,
         );
-        let request = Request::from_parts(head, body);
-        let error = match wait.within(self.sender.send_request(request)).await {
-            Ok(Ok(response)) => return Ok((response, self)),
-            Ok(Err(_)) if source.is_client_gone() => Error::ClientGone,
-            Ok(Err(error)) => Error::Broken(error),
-            Err(which) if source.waits_for_client() => Error::ClientStalled(which),
-            Err(which) => Error::Timeout(which),
+        let (reused_connection, closed_before_response, error) = match wait
+            .within(connection.send(head, body))
+            .await
+        {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(http1::Failed { fault, reused, silent })) => {
+                let closed = matches!(fault, Fault::Io(_) | Fault::ClosedBeforeHead);
+                (reused, closed && silent, fault.into())
+            }
+            Err(which) if source.waits_for_client() => (false, false, Error::ClientStalled(which)),
+            Err(which) => (false, false, Error::Timeout(which)),
         };
         let failed = Failed {
-            reused_connection: self.reused,
-            closed_before_response: matches!(error, Error::Broken(_))
-                && self.bytes_read.get() == read_before,
+            reused_connection,
+            closed_before_response,
             body_replayable: source.is_replayable(),
             retries: 0,
         };
@@ -204,54 +198,45 @@ impl Connection {
     }
 }
 
-impl Lease {
-    /// The response has ended: the connection may serve another request.
-    pub fn give_back(self) {
-        let Self { busy, connection } = self;
-        let endpoint = &busy.0;
-        let mut idle = endpoint.idle.borrow_mut();
-        if idle.len() < IDLE_CONNECTIONS_MAX && !connection.sender.is_closed() {
-            idle.push(Idle { connection, since: endpoint.clock.now() });
+impl AnswerBody {
+    fn of(response: Response<http1::Body>, busy: Busy) -> Response<Self> {
+        response.map(|body| {
+            let mut body = Self { open: Some((body, busy)) };
+            body.give_back_if_ended();
+            body
+        })
+    }
+
+    fn give_back_if_ended(&mut self) {
+        if let Some((body, busy)) = self.open.take_if(|(body, _)| body.is_end_stream())
+            && let Some(connection) = body.into_reusable()
+        {
+            busy.0.take_back(connection);
         }
     }
 }
 
-/// A stream that counts what is read: a request may be sent again only if not one byte
-/// of a response came.
-#[derive(Debug)]
-struct Counted {
-    stream: TcpStream,
-    bytes_read: Rc<Cell<u64>>,
-}
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Error;
 
-impl AsyncRead for Counted {
-    fn poll_read(
+    fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let read = buffer.filled().len() - before;
-        self.bytes_read.set(self.bytes_read.get() + read as u64);
-        polled
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some((body, _)) = &mut self.open else { return Poll::Ready(None) };
+        let polled = body.poll_frame(cx);
+        if polled.is_ready() {
+            self.give_back_if_ended();
+        }
+        polled.map_err(Error::from)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn is_end_stream(&self) -> bool {
+        self.open.is_none()
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn size_hint(&self) -> SizeHint {
+        self.open.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
     }
 }

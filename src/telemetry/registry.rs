@@ -2,6 +2,7 @@
 //!
 //! Never on the request path: a request finds its counters in its snapshot.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,8 +37,13 @@ impl Registry {
     /// The counters for `key`, which go on from where they were.
     pub fn leg(&self, key: LegKey) -> Arc<Leg> {
         let mut known = self.lock();
-        let new = || Arc::new(Leg::new(key.clone(), self.workers));
-        Arc::clone(known.legs.entry(key.clone()).or_insert_with(new))
+        match known.legs.entry(key) {
+            Entry::Occupied(leg) => Arc::clone(leg.get()),
+            Entry::Vacant(room) => {
+                let leg = Arc::new(Leg::new(room.key().clone(), self.workers));
+                Arc::clone(room.insert(leg))
+            }
+        }
     }
 
     /// The number of copies under way for the mirror that counts into `key`.

@@ -5,8 +5,8 @@
 
 use http::HeaderMap;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 /// Where the request came from, as told to the endpoint.
@@ -61,7 +61,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
     stripped
 }
 
-static HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,
     KEEP_ALIVE,
     TE,
@@ -70,8 +70,6 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     PROXY_CONNECTION,
     // Serin answers 100-continue itself, when it starts to read the body.
     EXPECT,
-    // Says which fields follow a chunked body: this hop's framing.
-    TRAILER,
 ];
 
 /// The fields that `connection` names and that may be removed.

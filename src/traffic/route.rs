@@ -149,7 +149,7 @@ impl Table {
             for bucket in paths.exact.values_mut().chain(paths.prefixes.values_mut()) {
                 bucket.sort_by_key(|candidate| Reverse(candidate.specificity));
             }
-            paths.regexes.sort_by(|(_, a), (_, b)| b.specificity.cmp(&a.specificity));
+            paths.regexes.sort_by_key(|(_, candidate)| Reverse(candidate.specificity));
         }
     }
 }

@@ -1,0 +1,196 @@
+//! The chunked transfer coding (RFC 9112, section 7.1), read strictly.
+//!
+//! Never holds a piece back to fill a buffer: what is there of a chunk goes on.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::proxy::upstream::fault::Fault;
+use crate::proxy::upstream::http1::{FIELDS_MAX, HEAD_BYTES_MAX, has_bare_line_feed};
+
+/// Bytes of a chunk's first line, its extensions included.
+const LINE_BYTES_MAX: usize = 4 << 10;
+
+/// Where in a chunked body one is.
+#[derive(Debug, Default)]
+pub struct Chunks {
+    state: State,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Size,
+    Data(u64),
+    /// The line end behind a chunk's data.
+    DataEnd,
+    Trailers,
+    Ended,
+}
+
+/// What was decoded.
+#[derive(Debug, PartialEq)]
+pub enum Piece {
+    /// Some of a chunk, or all of it.
+    Data(Bytes),
+    /// The end, with trailers if there were any.
+    End(Option<HeaderMap>),
+}
+
+impl Chunks {
+    /// The next piece from the front of `input`; `None` when it takes more input.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Fault> {
+        loop {
+            match self.state {
+                State::Size => {
+                    let Some(size) = decode_size(input)? else { return Ok(None) };
+                    self.state = if size == 0 { State::Trailers } else { State::Data(size) };
+                }
+                State::Data(_) if input.is_empty() => return Ok(None),
+                State::Data(left) => {
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+                    let left = left - take as u64;
+                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    return Ok(Some(Piece::Data(input.split_to(take).freeze())));
+                }
+                State::DataEnd => {
+                    let seen = input.len().min(2);
+                    if input[..seen] != b"\r\n"[..seen] {
+                        return Err(Fault::Malformed("bytes behind a chunk's data"));
+                    }
+                    if seen < 2 {
+                        return Ok(None);
+                    }
+                    input.advance(2);
+                    self.state = State::Size;
+                }
+                State::Trailers => {
+                    let Some(trailers) = decode_trailers(input)? else { return Ok(None) };
+                    self.state = State::Ended;
+                    return Ok(Some(Piece::End((!trailers.is_empty()).then_some(trailers))));
+                }
+                State::Ended => return Ok(Some(Piece::End(None))),
+            }
+        }
+    }
+}
+
+/// `HEX [BWS] [; extensions] CRLF`. Extensions are read over: they are for this hop.
+fn decode_size(input: &mut BytesMut) -> Result<Option<u64>, Fault> {
+    const MALFORMED: Fault = Fault::Malformed("a chunk size that is none");
+    let Some(line_feed) = memchr::memchr(b'\n', &input[..input.len().min(LINE_BYTES_MAX)]) else {
+        return if input.len() < LINE_BYTES_MAX { Ok(None) } else { Err(MALFORMED) };
+    };
+    let line = input[..line_feed].strip_suffix(b"\r").ok_or(MALFORMED)?;
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let blank = line[digits..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let rest = &line[digits + blank..];
+    let extension = rest.first().is_none_or(|byte| *byte == b';');
+    let clean = rest.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
+    if !(1..=16).contains(&digits) || !extension || !clean {
+        return Err(MALFORMED);
+    }
+    let text = std::str::from_utf8(&line[..digits]).map_err(|_| MALFORMED)?;
+    let size = u64::from_str_radix(text, 16).map_err(|_| MALFORMED)?;
+    input.advance(line_feed + 1);
+    Ok(Some(size))
+}
+
+fn decode_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Fault> {
+    const MALFORMED: Fault = Fault::Malformed("trailers that are none");
+    // The usual end needs no parser.
+    if input.starts_with(b"\r\n") {
+        input.advance(2);
+        return Ok(Some(HeaderMap::new()));
+    }
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    match httparse::parse_headers(input, &mut fields) {
+        Ok(httparse::Status::Partial) if input.len() < HEAD_BYTES_MAX => Ok(None),
+        Ok(httparse::Status::Complete((length, fields))) if length <= HEAD_BYTES_MAX => {
+            if has_bare_line_feed(&input[..length]) {
+                return Err(MALFORMED);
+            }
+            let mut trailers = HeaderMap::new();
+            for field in fields {
+                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MALFORMED)?;
+                let value = HeaderValue::from_bytes(field.value).map_err(|_| MALFORMED)?;
+                trailers.append(name, value);
+            }
+            input.advance(length);
+            Ok(Some(trailers))
+        }
+        Ok(_) | Err(_) => Err(MALFORMED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes `text`, given in pieces of `step` bytes: data, and trailers as `name=value`.
+    fn decode(text: &str, step: usize) -> Result<(String, String), ()> {
+        let (mut chunks, mut input) = (Chunks::default(), BytesMut::new());
+        let (mut data, mut trailers) = (Vec::new(), String::new());
+        for piece in text.as_bytes().chunks(step) {
+            input.extend_from_slice(piece);
+            while let Some(piece) = chunks.decode(&mut input).map_err(drop)? {
+                match piece {
+                    Piece::Data(bytes) => data.extend_from_slice(&bytes),
+                    Piece::End(map) => {
+                        for (name, value) in map.iter().flatten() {
+                            trailers += &format!("{name}={}", value.to_str().unwrap());
+                        }
+                        return Ok((String::from_utf8(data).unwrap(), trailers));
+                    }
+                }
+            }
+        }
+        Err(())
+    }
+
+    #[test]
+    fn chunks_come_out_whole_however_they_arrive() {
+        for (text, data, trailers) in [
+            ("5\r\nhello\r\n0\r\n\r\n", "hello", ""),
+            ("5;x=\"y\"\r\nhello\r\n6 \r\n world\r\n0\r\n\r\n", "hello world", ""),
+            ("0005\r\nhello\r\n000\r\n\r\n", "hello", ""),
+            ("A\r\n0123456789\r\n0\r\nx-sum: 1\r\n\r\n", "0123456789", "x-sum=1"),
+        ] {
+            for step in 1..=text.len() {
+                let expected = Ok((data.to_owned(), trailers.to_owned()));
+                assert_eq!(decode(text, step), expected, "{text:?} in {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_refused() {
+        for text in [
+            "5\nhello\r\n0\r\n\r\n",
+            "5\r\nhellox\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "\r\nhello",
+            "x\r\n",
+            "-5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            " 5\r\nhello\r\n",
+            "5 5\r\nhello\r\n",
+            "5;\u{0}\r\nhello\r\n",
+            "5;a\rb\r\nhello\r\n",
+            "5\r\r\nhello\r\n",
+            "10000000000000000\r\n",
+            "0\r\nbad name: 1\r\n\r\n",
+            "0\r\nx: 1\n\r\n",
+        ] {
+            for step in [1, 2, text.len()] {
+                assert_eq!(decode(text, step), Err(()), "{text:?} in {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_kept_for_ever() {
+        let mut input = BytesMut::from(&*vec![b'1'; LINE_BYTES_MAX]);
+        assert!(Chunks::default().decode(&mut input).is_err());
+    }
+}

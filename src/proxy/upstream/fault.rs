@@ -1,0 +1,26 @@
+//! What can be wrong with an endpoint's side of an exchange.
+
+use std::io;
+
+/// Why an endpoint gave no proper response.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The connection was reset, or could not be written to.
+    #[error("the connection failed: {}", .0.kind())]
+    Io(io::Error),
+    /// The connection was closed before a head was whole.
+    #[error("the connection was closed before a response")]
+    ClosedBeforeHead,
+    /// The connection was closed before the body's end.
+    #[error("the connection was closed in the middle of the body")]
+    ClosedInBody,
+    /// What came is not HTTP/1.1.
+    #[error("the response is not HTTP: {0}")]
+    NotHttp(httparse::Error),
+    /// What came is HTTP, but its framing is in doubt.
+    #[error("the response has {0}")]
+    Malformed(&'static str),
+    /// Not the endpoint's fault: the rest of the request did not come.
+    #[error("the client went away")]
+    ClientGone,
+}

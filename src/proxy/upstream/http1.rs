@@ -1,0 +1,556 @@
+//! HTTP/1.1 to an endpoint, spoken in the task of the request: no channel, no second task.
+//!
+//! Never forwards what is not one well-formed message: a response whose framing is in doubt
+//! is a fault of the endpoint, and its connection is not used again.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use crate::proxy::body::RequestBody;
+use crate::proxy::upstream::chunked::{Chunks, Piece};
+use crate::proxy::upstream::fault::Fault;
+
+/// Bytes of a response's head, and of its trailers.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Fields of a response's head.
+pub const FIELDS_MAX: usize = 128;
+
+/// Interim responses (1xx) before the final one.
+const INTERIM_MAX: u32 = 16;
+
+/// Reads start small and grow while they fill: most answers are short, but copying a
+/// megabyte in small steps costs more than the megabyte.
+const READ_BYTES_MIN: usize = 8 << 10;
+const READ_BYTES_MAX: usize = 256 << 10;
+
+/// Pieces of a body up to this size are copied behind what waits to be written, which
+/// saves a system call; larger ones are written from where they lie.
+const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    input: BytesMut,
+    read_bytes: usize,
+    output: BytesMut,
+    /// Has served a request before.
+    reused: bool,
+}
+
+/// A request that failed before its response's head.
+#[derive(Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub fault: Fault,
+    /// Whether the connection had served a request before.
+    pub reused: bool,
+    /// Whether not one byte of a response came.
+    pub silent: bool,
+}
+
+/// A response's body, with its connection and with what is left of the request.
+#[derive(Debug)]
+pub struct Body {
+    connection: Connection,
+    framing: Framing,
+    upload: Option<Upload>,
+    /// The endpoint lets the connection be used again, and so do we.
+    keep_alive: bool,
+}
+
+/// How the end of a body is told (RFC 9112, section 6.3).
+#[derive(Debug)]
+enum Framing {
+    Ended,
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+}
+
+/// A request on its way out.
+#[derive(Debug)]
+struct Upload {
+    body: RequestBody,
+    framing: UploadFraming,
+    /// Written after `output`, from where it lies.
+    large: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UploadFraming {
+    Ended,
+    Length(u64),
+    Chunked,
+}
+
+impl Connection {
+    /// Dials `address`.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            input: BytesMut::new(),
+            read_bytes: READ_BYTES_MIN,
+            output: BytesMut::new(),
+            reused: false,
+        })
+    }
+
+    /// Whether an idle connection may still be used: neither closed by the endpoint nor
+    /// with bytes that nobody asked for. Asks the kernel only when it has told of news.
+    pub fn is_open(&self) -> bool {
+        let mut byte = [0];
+        match self.stream.try_read(&mut byte) {
+            Ok(_) => false,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Sends a request and waits for the response's head. `head` is in origin form, with
+    /// the fields that frame `body`.
+    pub async fn send(mut self, head: &Parts, body: RequestBody) -> Result<Response<Body>, Failed> {
+        let reused = std::mem::replace(&mut self.reused, true);
+        let failed = |fault, silent| Failed { fault, reused, silent };
+        self.output.clear();
+        encode_head(head, &mut self.output);
+        let framing = upload_framing(&head.headers).map_err(|fault| failed(fault, true))?;
+        let mut upload = Some(Upload { body, framing, large: None });
+        let mut write_error = None;
+        let mut interim = 0;
+        let answered = poll_fn(|cx| {
+            loop {
+                if let Some(sending) = &mut upload {
+                    match sending.poll(&mut self, cx) {
+                        Poll::Ready(Ok(())) => upload = None,
+                        Poll::Ready(Err(Fault::ClientGone)) => {
+                            return Poll::Ready(Err(Fault::ClientGone));
+                        }
+                        // The endpoint may have answered before it stopped reading.
+                        Poll::Ready(Err(fault)) => {
+                            upload = None;
+                            write_error = Some(fault);
+                        }
+                        Poll::Pending => {}
+                    }
+                }
+                let head = match ready!(self.poll_head(cx)) {
+                    Ok(head) => head,
+                    Err(fault) => return Poll::Ready(Err(write_error.take().unwrap_or(fault))),
+                };
+                if !head.status().is_informational() {
+                    return Poll::Ready(Ok(head));
+                }
+                interim += 1;
+                // We never ask for another protocol here.
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS || interim > INTERIM_MAX {
+                    return Poll::Ready(Err(Fault::Malformed("an interim response too many")));
+                }
+            }
+        })
+        .await;
+        let silent = self.input.is_empty() && interim == 0;
+        let response = answered.map_err(|fault| failed(fault, silent))?;
+        let (mut parts, ()) = response.into_parts();
+        let (framing, keep_alive) =
+            response_framing(&head.method, &mut parts).map_err(|fault| failed(fault, false))?;
+        let keep_alive = keep_alive && write_error.is_none();
+        let body = Body { connection: self, framing, upload, keep_alive };
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// The next head, when it is whole.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Fault>> {
+        loop {
+            if !self.input.is_empty()
+                && let Some(head) = decode_head(&mut self.input)?
+            {
+                return Poll::Ready(Ok(head));
+            }
+            if self.input.len() >= HEAD_BYTES_MAX {
+                return Poll::Ready(Err(Fault::Malformed("a head that is too large")));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(Fault::ClosedBeforeHead));
+            }
+        }
+    }
+
+    /// Reads more into `input`; 0 is the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
+        self.input.reserve(self.read_bytes);
+        let room = self.input.capacity() - self.input.len();
+        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input));
+        let read = read.map_err(Fault::Io)?;
+        if read == room {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        } else if read < self.read_bytes / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        }
+        Poll::Ready(Ok(read))
+    }
+}
+
+impl Upload {
+    /// Writes until everything is written.
+    fn poll(&mut self, to: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        loop {
+            // What is there of the body goes with the head, in one system call.
+            let more = if self.large.is_none() && to.output.len() < COPY_BYTES_MAX {
+                self.poll_body(&mut to.output, cx)?
+            } else {
+                Poll::Ready(())
+            };
+            while !to.output.is_empty() || self.large.is_some() {
+                ready!(self.poll_write(to, cx))?;
+            }
+            if self.framing == UploadFraming::Ended {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(more);
+        }
+    }
+
+    fn poll_write(&mut self, to: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let stream = Pin::new(&mut to.stream);
+        let large = self.large.as_deref().unwrap_or_default();
+        let wrote = if large.is_empty() {
+            stream.poll_write(cx, &to.output)
+        } else {
+            let slices = [io::IoSlice::new(&to.output), io::IoSlice::new(large)];
+            stream.poll_write_vectored(cx, &slices)
+        };
+        let wrote = ready!(wrote).map_err(Fault::Io)?;
+        if wrote == 0 {
+            return Poll::Ready(Err(Fault::Io(io::ErrorKind::WriteZero.into())));
+        }
+        let of_output = wrote.min(to.output.len());
+        if of_output == to.output.len() {
+            // Unlike `advance`, this keeps the room for the next head.
+            to.output.clear();
+        } else {
+            bytes::Buf::advance(&mut to.output, of_output);
+        }
+        if let Some(large) = &mut self.large {
+            bytes::Buf::advance(large, wrote - of_output);
+            if large.is_empty() {
+                self.large = None;
+                if self.framing == UploadFraming::Chunked {
+                    to.output.extend_from_slice(b"\r\n");
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the next piece of the body, framed, behind `output`.
+    fn poll_body(
+        &mut self,
+        output: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, Fault> {
+        if self.framing == UploadFraming::Ended {
+            return Ok(Poll::Ready(()));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return Ok(Poll::Pending);
+        };
+        match frame.transpose().map_err(|_| Fault::ClientGone)? {
+            None => self.end(output, None)?,
+            Some(frame) => match frame.into_data() {
+                Ok(data) => self.take(data, output)?,
+                Err(frame) => self.end(output, frame.trailers_ref())?,
+            },
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn take(&mut self, data: Bytes, output: &mut BytesMut) -> Result<(), Fault> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        match &mut self.framing {
+            UploadFraming::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Fault::ClientGone)?;
+            }
+            UploadFraming::Chunked => {
+                output.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            }
+            UploadFraming::Ended => {}
+        }
+        if data.len() > COPY_BYTES_MAX {
+            self.large = Some(data);
+        } else {
+            output.extend_from_slice(&data);
+            if self.framing == UploadFraming::Chunked {
+                output.extend_from_slice(b"\r\n");
+            }
+        }
+        if self.framing == UploadFraming::Length(0) {
+            self.framing = UploadFraming::Ended;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, output: &mut BytesMut, trailers: Option<&HeaderMap>) -> Result<(), Fault> {
+        match self.framing {
+            UploadFraming::Ended => {}
+            // Shorter than was said: what was sent is no message.
+            UploadFraming::Length(_) => return Err(Fault::ClientGone),
+            UploadFraming::Chunked => {
+                output.extend_from_slice(b"0\r\n");
+                for (name, value) in trailers.into_iter().flatten() {
+                    encode_field(name, value, output);
+                }
+                output.extend_from_slice(b"\r\n");
+            }
+        }
+        self.framing = UploadFraming::Ended;
+        Ok(())
+    }
+}
+
+impl Body {
+    /// The connection, if it may serve another request: the body has ended, the request
+    /// too, and nothing came after it.
+    pub fn into_reusable(self) -> Option<Connection> {
+        let reusable = matches!(self.framing, Framing::Ended)
+            && self.upload.is_none()
+            && self.keep_alive
+            && self.connection.input.is_empty();
+        reusable.then_some(self.connection)
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_end_stream(&self) -> bool {
+        matches!(self.framing, Framing::Ended)
+    }
+
+    /// Bytes to come, where the head told.
+    pub fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::Ended => SizeHint::with_exact(0),
+            Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Chunked(_) | Framing::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// The next piece.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        // A response may begin before the request has ended.
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(sent) = upload.poll(&mut self.connection, cx)
+        {
+            self.upload = None;
+            self.keep_alive &= sent.is_ok();
+        }
+        let polled = ready!(self.poll_piece(cx));
+        if !matches!(polled, Some(Ok(_))) {
+            self.framing = Framing::Ended;
+        }
+        if matches!(polled, Some(Err(_))) {
+            self.keep_alive = false;
+        }
+        Poll::Ready(polled)
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        loop {
+            let input = &mut self.connection.input;
+            match &mut self.framing {
+                Framing::Ended => return Poll::Ready(None),
+                Framing::Length(left) if !input.is_empty() => {
+                    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    let data = input.split_to(take).freeze();
+                    *left -= take as u64;
+                    if *left == 0 {
+                        self.framing = Framing::Ended;
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Framing::UntilClose if !input.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::data(input.split().freeze()))));
+                }
+                Framing::Chunked(chunks) => match chunks.decode(input)? {
+                    Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Some(Piece::End(trailers)) => {
+                        self.framing = Framing::Ended;
+                        let trailers = trailers.map(|map| Ok(Frame::trailers(map)));
+                        return Poll::Ready(trailers);
+                    }
+                    None => {}
+                },
+                Framing::Length(_) | Framing::UntilClose => {}
+            }
+            if ready!(self.connection.poll_read(cx))? == 0 {
+                return Poll::Ready(match self.framing {
+                    Framing::UntilClose => None,
+                    _ => Some(Err(Fault::ClosedInBody)),
+                });
+            }
+        }
+    }
+}
+
+fn encode_head(head: &Parts, output: &mut BytesMut) {
+    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    output.extend_from_slice(head.method.as_str().as_bytes());
+    output.extend_from_slice(b" ");
+    output.extend_from_slice(target.as_bytes());
+    output.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &head.headers {
+        encode_field(name, value, output);
+    }
+    output.extend_from_slice(b"\r\n");
+}
+
+fn encode_field(name: &HeaderName, value: &HeaderValue, output: &mut BytesMut) {
+    output.extend_from_slice(name.as_str().as_bytes());
+    output.extend_from_slice(b": ");
+    output.extend_from_slice(value.as_bytes());
+    output.extend_from_slice(b"\r\n");
+}
+
+fn upload_framing(headers: &HeaderMap) -> Result<UploadFraming, Fault> {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(UploadFraming::Chunked);
+    }
+    match content_length(headers) {
+        // Our own head: what frames it was checked where it came in.
+        Err(_) => Err(Fault::ClientGone),
+        Ok(None | Some(0)) => Ok(UploadFraming::Ended),
+        Ok(Some(length)) => Ok(UploadFraming::Length(length)),
+    }
+}
+
+/// One response head from the front of `input`; `None` when it is not whole yet.
+fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, input, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(Fault::NotHttp(error)),
+    };
+    if length > HEAD_BYTES_MAX {
+        return Err(Fault::Malformed("a head that is too large"));
+    }
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Fault::Malformed("a status that is none"))?;
+    let version = match parsed.version {
+        Some(1) => http::Version::HTTP_11,
+        _ => http::Version::HTTP_10,
+    };
+    // Places, not slices: the bytes are taken out of the buffer below.
+    let start = input.as_ptr() as usize;
+    let places: Vec<_> = parsed
+        .headers
+        .iter()
+        .map(|field| {
+            let value = field.value.as_ptr() as usize - start;
+            let name = field.name.as_ptr() as usize - start;
+            (name, field.name.len(), value, field.value.len())
+        })
+        .collect();
+    let head = input.split_to(length).freeze();
+    if has_bare_line_feed(&head) {
+        return Err(Fault::Malformed("a line that ends without CR"));
+    }
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = version;
+    let headers = response.headers_mut();
+    headers.reserve(places.len());
+    for (name, name_len, value, value_len) in places {
+        let name = HeaderName::from_bytes(&head[name..name + name_len])
+            .map_err(|_| Fault::Malformed("a field name that is none"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice(value..value + value_len))
+            .map_err(|_| Fault::Malformed("a field value that is none"))?;
+        headers.append(name, value);
+    }
+    Ok(Some(response))
+}
+
+/// Whether a line ends without a carriage return: what one parser takes for the end of a
+/// field another takes for a part of it.
+pub fn has_bare_line_feed(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
+}
+
+/// How the body of a response is framed, and whether the connection may be used again
+/// (RFC 9112, sections 6.3 and 9.3). Fields that would frame it twice are a fault.
+fn response_framing(
+    method: &Method,
+    head: &mut http::response::Parts,
+) -> Result<(Framing, bool), Fault> {
+    let says = |token: &[u8]| {
+        let values = head.headers.get_all(CONNECTION).iter();
+        let mut tokens = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+        tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token))
+    };
+    let keep_alive =
+        if head.version == http::Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
+    let length = content_length(&head.headers)?;
+    if let Some(length) = length {
+        // Repeated, it was the same; it goes on once.
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    let no_body = *method == Method::HEAD
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if no_body {
+        return Ok((Framing::Ended, keep_alive));
+    }
+    match (coding, length) {
+        (Some(_), Some(_)) => Err(Fault::Malformed("both a length and a transfer coding")),
+        (Some(coding), None) => {
+            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if !chunked || codings.next().is_some() || head.version != http::Version::HTTP_11 {
+                return Err(Fault::Malformed("a transfer coding that is not `chunked` alone"));
+            }
+            Ok((Framing::Chunked(Chunks::default()), keep_alive))
+        }
+        (None, Some(0)) => Ok((Framing::Ended, keep_alive)),
+        (None, Some(length)) => Ok((Framing::Length(length), keep_alive)),
+        (None, None) => Ok((Framing::UntilClose, false)),
+    }
+}
+
+/// Digits alone; several must be equal.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let mut found = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let digits = value.as_bytes();
+        let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        let length = value.to_str().ok().filter(|_| all_digits).and_then(|text| text.parse().ok());
+        let length: u64 = length.ok_or(Fault::Malformed("a length that is none"))?;
+        if found.is_some_and(|other| other != length) {
+            return Err(Fault::Malformed("two lengths"));
+        }
+        found = Some(length);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;
