@@ -53,10 +53,11 @@ pub struct StatusArgs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people.
+    // Other commands call it so, and SERIN_OUTPUT is one for all.
+    #[value(alias = "text")]
     #[default]
     Table,
-    /// For scripts: what the admin port says; with --watch, one line for each look that
-    /// found a change.
+    /// For scripts: what the admin port says; with --watch, one line for each change.
     Json,
 }
 

@@ -318,8 +318,8 @@ async fn the_dump_tells_what_is_in_force_and_why_the_last_reload_failed() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_ends_its_head_loses_its_place() {
     let port = Port::new(Answers::default());
-    let (mut client, server) = tokio::io::duplex(1024);
-    let served = serve_connection(server, admin_router(port.state.clone()), port.state.quit);
+    let (mut client, stream) = tokio::io::duplex(1024);
+    let served = serve_connection(stream, admin_router(port.state.clone()), port.state.quit);
     let served = tokio::spawn(served);
     client.write_all(b"GET /livez HT").await.unwrap();
     timeout(HEAD_TIME_MAX * 2, served).await.unwrap().unwrap();
@@ -329,8 +329,8 @@ async fn a_client_that_never_ends_its_head_loses_its_place() {
 async fn a_client_that_does_not_read_loses_its_place() {
     let port = Port::new(Answers::default());
     // Room for no answer.
-    let (mut client, server) = tokio::io::duplex(8);
-    let served = serve_connection(server, admin_router(port.state.clone()), port.state.quit);
+    let (mut client, stream) = tokio::io::duplex(8);
+    let served = serve_connection(stream, admin_router(port.state.clone()), port.state.quit);
     let served = tokio::spawn(served);
     client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     timeout(CONNECTION_TIME_MAX * 2, served).await.unwrap().unwrap();
