@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use serin::cli::{check, replay, run, schema};
+use serin::cli::{check, healthcheck, replay, run, schema, status, verbs};
 use serin::config::load;
 
 /// A traffic proxy that puts a new version of a model in front of users safely: it splits
@@ -25,6 +25,14 @@ enum Command {
     Check(check::CheckArgs),
     /// Print the JSON Schema of the config file
     Schema,
+    /// Show the rollouts of a running proxy
+    Status(status::StatusArgs),
+    /// Take a rollout's canary out
+    Abort(verbs::AbortArgs),
+    /// Give an ended rollout another chance, without any evidence
+    Reset(verbs::ResetArgs),
+    /// Probe a running proxy, for images without a shell
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Judge recorded slot counts again
     Replay(replay::ReplayArgs),
 }
@@ -47,6 +55,10 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
+        Command::Status(args) => status::run(&args),
+        Command::Abort(args) => verbs::abort(&args),
+        Command::Reset(args) => verbs::reset(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Replay(args) => replay_with_policy(&args),
     };
     done.unwrap_or_else(|error| {

@@ -3,6 +3,10 @@
 //! Never reaches into a running proxy but through its admin port.
 
 pub mod check;
+pub mod client;
+pub mod healthcheck;
 pub mod replay;
 pub mod run;
 pub mod schema;
+pub mod status;
+pub mod verbs;
