@@ -213,16 +213,23 @@ impl Control {
     async fn run(self) {
         let Self { controller, asked, watch, state, admin, metrics, stop } = self;
         let watching = tokio::spawn(reload::watch(watch.0, watch.1, state.commands.clone()));
-        let mut servers = vec![(admin, admin::admin_router(state.clone()))];
-        servers.extend(metrics.map(|socket| (socket, admin::metrics_router(state))));
-        for (socket, router) in servers {
+        let mut routers = vec![(admin, admin::admin_router(state.clone()))];
+        routers.extend(metrics.map(|socket| (socket, admin::metrics_router(state))));
+        let mut servers = Vec::new();
+        for (socket, router) in routers {
             match tokio::net::TcpListener::from_std(socket) {
-                Ok(socket) => drop(tokio::spawn(admin::serve(socket, router, stop.clone()))),
+                Ok(socket) => {
+                    servers.push(tokio::spawn(admin::serve(socket, router, stop.clone())))
+                }
                 Err(error) => tracing::error!(%error, "cannot serve the admin or metrics port"),
             }
         }
         controller.run(asked, stop).await;
         watching.abort();
+        // Whoever asked for the end gets an answer.
+        for server in servers {
+            let _ = server.await;
+        }
     }
 }
 

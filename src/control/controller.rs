@@ -262,7 +262,8 @@ impl Controller {
         result
     }
 
-    fn refuse(&mut self, defects: Vec<Defect>) -> ReloadResult {
+    fn refuse(&mut self, mut defects: Vec<Defect>) -> ReloadResult {
+        defects.retain(Defect::is_error);
         for defect in &defects {
             tracing::error!(
                 file = %self.path.display(), line = defect.place.line, code = defect.code.as_str(),
