@@ -1,0 +1,89 @@
+# What is run by hand, by .ci/run and by the workflows: one recipe each, so that all agree.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+target := env("CARGO_TARGET_DIR", "target")
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Everything that a change must pass, but the real programs.
+check: fmt-check lint test features configs k8s deny
+
+# Watch a bad model version being taken out.
+demo *args:
+    cargo run --release -- demo {{ args }}
+
+# Format.
+fmt:
+    cargo fmt --all
+
+fmt-check:
+    cargo fmt --all --check
+
+# Lints are in Cargo.toml and clippy.toml; a warning is an error here.
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# All tests that need nothing installed.
+test *args:
+    cargo test --workspace --locked {{ args }}
+
+# The features that are off by default.
+features:
+    cargo check --features k8s --locked
+
+# The docs that are made of comments, with every link resolved.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Behind real clients and in front of a real model server: MLServer, 500 MB once.
+test-real:
+    cargo build --locked
+    tests/real/run
+
+# Every example config and ConfigMap, as `serin run` would read it.
+configs:
+    cargo run --quiet --locked -- check --no-files config/*.yaml k8s/base/configmap.yaml
+
+# The manifests against the schemas of Kubernetes (PyPI: kubernetes-validate).
+k8s:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! kubectl kustomize --help >/dev/null 2>&1 || ! command -v kubernetes-validate >/dev/null; then
+        echo "SKIPPED k8s: needs kubectl and kubernetes-validate. The manifests were NOT checked." >&2
+        exit 0
+    fi
+    mkdir -p "{{ target }}/k8s"
+    for kustomization in k8s/base $(ls -d k8s/overlays/* 2>/dev/null || true); do
+        built="{{ target }}/k8s/$(basename "$kustomization").yaml"
+        kubectl kustomize "$kustomization" > "$built"
+        kubernetes-validate --strict "$built"
+    done
+
+# Licences, bans and sources; advisories too where their database can be reached.
+deny:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! cargo deny --version >/dev/null 2>&1; then
+        echo "SKIPPED deny: cargo-deny is not installed. Licences and bans were NOT checked." >&2
+        exit 0
+    fi
+    cargo deny --locked check licenses bans sources
+
+# What a decision costs, in nanoseconds.
+bench *args:
+    cargo bench --locked --bench decide -- {{ args }}
+
+# CPU time per request beside HAProxy and nginx, one core each, interleaved.
+load-compare *args:
+    cargo build --locked --profile dist
+    cargo build --locked --release --package serin-loadtest
+    "{{ target }}/release/loadtest" compare --serin "{{ target }}/dist/serin" \
+        --out "loadtest/runs/$(date +%F)" {{ args }}
+
+# The image of Serin, and that of the model server of k8s/.
+image:
+    docker build --tag serin .
+    docker build --tag serin-loadtest --target loadtest .
