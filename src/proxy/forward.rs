@@ -46,9 +46,7 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
             .map_err(|_| Error::BadRequest("the host is not a field value"))?;
         head.headers.insert(HOST, host);
     }
-    if head.version >= Version::HTTP_11 && !head.headers.contains_key(HOST) {
-        return Err(Error::BadRequest("the request names no host"));
-    }
+    check_host(head)?;
     let target = head.uri.path_and_query().cloned();
     let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let resolved = resolve_path(target.path())
@@ -64,6 +62,27 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
     };
     head.uri = Uri::from(target);
     Ok(())
+}
+
+/// One host at the most, none only in HTTP/1.0, and nobody's password in it (RFC 9112,
+/// section 3.2; RFC 9110, section 4.2.4).
+fn check_host(head: &mut Parts) -> Result<(), Error> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if host.as_bytes().contains(&b'@') => {
+            Err(Error::BadRequest("the host has user information"))
+        }
+        (Some(_), None) => Ok(()),
+        (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
+        (None, _) if head.version >= Version::HTTP_11 => {
+            Err(Error::BadRequest("the request names no host"))
+        }
+        (None, _) => {
+            // An HTTP/1.1 endpoint must be told one, if only that there is none.
+            head.headers.insert(HOST, HeaderValue::from_static(""));
+            Ok(())
+        }
+    }
 }
 
 /// What matches look at; `head` as [`read_target`] left it.
@@ -91,7 +110,7 @@ pub fn to_endpoint(head: &mut Parts, peer: &Peer, has_body: bool) {
     }
     append_to_list(headers, X_FORWARDED_FOR, &peer.address);
     append_to_list(headers, X_FORWARDED_PROTO, &peer.proto);
-    if let Some(host) = headers.get(HOST).cloned() {
+    if let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()).cloned() {
         append_to_list(headers, X_FORWARDED_HOST, &host);
     }
     if !headers.get(X_REQUEST_ID).is_some_and(keeps_request_id) {
@@ -136,6 +155,8 @@ mod tests {
     #[test]
     fn targets_in_doubt_are_refused() {
         assert_eq!(read("/a", None), Err(400));
+        assert_eq!(read("/a", Some("user:word@h")), Err(400));
+        assert_eq!(read("http://user@h/a", Some("h")), Err(400));
         assert_eq!(read("/..", Some("h")), Err(400));
     }
 
