@@ -3,6 +3,8 @@
 //! Never handles a signal or prints: `cli` does, and tests and the demo run several of
 //! these in one process.
 
+pub mod watch;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
@@ -15,6 +17,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::watch::Watch;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::defect::Defects;
@@ -42,6 +45,7 @@ pub struct App {
     /// Asked for by `/quitquitquit`; whoever runs the app drains it then.
     pub quit: CancellationToken,
     commands: mpsc::Sender<Command>,
+    watch: Watch,
     readiness: Arc<Readiness>,
     drain_timeout: Duration,
     stop: Stop,
@@ -124,6 +128,7 @@ impl App {
         let readiness = Arc::new(Readiness::default());
         let quit = CancellationToken::new();
         let control_stop = CancellationToken::new();
+        let watch = Watch::new(controller.status(), Arc::clone(&registry));
         let state = AdminState {
             commands: commands.clone(),
             status: controller.status(),
@@ -150,6 +155,7 @@ impl App {
             metrics,
             quit,
             commands,
+            watch,
             readiness,
             drain_timeout,
             stop,
@@ -162,6 +168,11 @@ impl App {
     /// Asks the controller; used by signals.
     pub fn commands(&self) -> mpsc::Sender<Command> {
         self.commands.clone()
+    }
+
+    /// Shows what it does; used by the demo.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
     }
 
     /// Fails readiness, stops accepting and finishes what is under way, for as long as the

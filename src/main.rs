@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use serin::cli::{check, healthcheck, replay, run, schema, status, verbs};
+use serin::cli::{check, demo, healthcheck, replay, run, schema, status, verbs};
 use serin::config::load;
 
 /// A traffic proxy that puts a new version of a model in front of users safely: it splits
@@ -19,6 +19,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch a bad model version being taken out; needs nothing else installed
+    Demo(demo::DemoArgs),
     /// Run the proxy
     Run(run::RunArgs),
     /// Report every defect of a config file
@@ -52,6 +54,7 @@ fn replay_with_policy(args: &replay::ReplayArgs) -> anyhow::Result<ExitCode> {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod healthcheck;
 pub mod replay;
 pub mod run;
