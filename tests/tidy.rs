@@ -50,8 +50,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "app",
             "control::api",
             "control::Command",
-            "control::ReloadResult",
-            "control::Verb",
         ],
     ),
     ("main", &["cli", "config"]),
