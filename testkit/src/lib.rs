@@ -1,1 +1,39 @@
-//! x
+//! Scripted model servers, clients and proxies, so that tests read as sentences.
+//!
+//! Never sleeps to wait for something: [`eventually`] looks until it is so. What is said on
+//! a wire is kept byte for byte, so nothing here uses an HTTP library but [`Http2`].
+//! What does not come as expected is a panic: that is how a test ends.
+
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::return_self_not_must_use,
+    reason = "a kit for tests: it panics by design, and its texts are short"
+)]
+
+mod backend;
+mod call;
+mod client;
+mod config;
+mod http2;
+mod metrics;
+mod program;
+mod proxy;
+mod rollout;
+mod script;
+mod time;
+mod wire;
+
+pub use backend::{Backend, BackendBuilder, Seen};
+pub use call::Call;
+pub use client::{Answer, Client, Request};
+pub use config::ConfigFile;
+pub use http2::{Http2, Streamed};
+pub use metrics::Metrics;
+pub use program::{Output, Program, arg};
+pub use proxy::{Proxy, ProxyBuilder};
+pub use rollout::Rollout;
+pub use script::Script;
+pub use time::{PATIENCE, Stopwatch, eventually, ms, secs, seed, within};
+pub use wire::{Body, Broken, End, Head, Wire};

@@ -1,1 +1,10 @@
-fn main() {}
+//! The whole proxy in one process, on real sockets, between scripted model servers and
+//! clients.
+//!
+//! Never waits a fixed time: what a test is about is looked for until it is so.
+
+mod failures;
+mod mirrors;
+mod request_path;
+mod routing;
+mod split;
