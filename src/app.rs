@@ -230,7 +230,7 @@ impl Control {
         for (socket, router) in routers {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    servers.push(tokio::spawn(admin::serve(socket, router, stop.clone())))
+                    servers.push(tokio::spawn(admin::serve(socket, router, stop.clone())));
                 }
                 Err(error) => tracing::error!(%error, "cannot serve the admin or metrics port"),
             }

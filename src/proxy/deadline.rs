@@ -209,7 +209,7 @@ mod tests {
     fn the_whole_exchange_has_its_own_limit() {
         in_virtual_time(|deadlines| async move {
             let deadline = deadlines.open(Some(Duration::from_secs(2)));
-            deadline.set(Timeout::Idle, Duration::from_secs(60));
+            deadline.set(Timeout::Idle, Duration::from_mins(1));
             let passed = deadline.within(std::future::pending::<()>()).await;
             assert_eq!(passed, Err(Timeout::Request));
         });

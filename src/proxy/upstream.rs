@@ -5,6 +5,7 @@
 
 mod chunked;
 pub mod fault;
+mod head;
 mod http1;
 
 use std::cell::{Cell, RefCell};

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::proxy::upstream::fault::Fault;
-use crate::proxy::upstream::http1::{FIELDS_MAX, HEAD_BYTES_MAX, has_bare_line_feed};
+use crate::proxy::upstream::head::{FIELDS_MAX, HEAD_BYTES_MAX, has_bare_line_feed};
 
 /// Bytes of a chunk's first line, its extensions included.
 const LINE_BYTES_MAX: usize = 4 << 10;
@@ -138,7 +138,7 @@ mod tests {
                     Piece::Data(bytes) => data.extend_from_slice(&bytes),
                     Piece::End(map) => {
                         for (name, value) in map.iter().flatten() {
-                            trailers += &format!("{name}={}", value.to_str().unwrap());
+                            trailers.extend([name.as_str(), "=", value.to_str().unwrap()]);
                         }
                         return Ok((String::from_utf8(data).unwrap(), trailers));
                     }

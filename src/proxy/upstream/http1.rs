@@ -5,15 +5,14 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -22,12 +21,9 @@ use tokio_util::io::poll_read_buf;
 use crate::proxy::body::RequestBody;
 use crate::proxy::upstream::chunked::{Chunks, Piece};
 use crate::proxy::upstream::fault::Fault;
-
-/// Bytes of a response's head, and of its trailers.
-pub const HEAD_BYTES_MAX: usize = 64 << 10;
-
-/// Fields of a response's head.
-pub const FIELDS_MAX: usize = 128;
+use crate::proxy::upstream::head::{
+    self, HEAD_BYTES_MAX, content_length, decode_head, encode_field, encode_head, response_framing,
+};
 
 /// Interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 16;
@@ -73,13 +69,24 @@ pub struct Body {
     keep_alive: bool,
 }
 
-/// How the end of a body is told (RFC 9112, section 6.3).
+/// Where in a response's body one is.
 #[derive(Debug)]
 enum Framing {
     Ended,
     Length(u64),
     Chunked(Chunks),
     UntilClose,
+}
+
+impl From<head::Framing> for Framing {
+    fn from(framing: head::Framing) -> Self {
+        match framing {
+            head::Framing::Ended => Self::Ended,
+            head::Framing::Length(length) => Self::Length(length),
+            head::Framing::Chunked => Self::Chunked(Chunks::default()),
+            head::Framing::UntilClose => Self::UntilClose,
+        }
+    }
 }
 
 /// A request on its way out.
@@ -170,6 +177,7 @@ impl Connection {
         let (framing, keep_alive) =
             response_framing(&head.method, &mut parts).map_err(|fault| failed(fault, false))?;
         let keep_alive = keep_alive && write_error.is_none();
+        let framing = Framing::from(framing);
         let body = Body { connection: self, framing, upload, keep_alive };
         Ok(Response::from_parts(parts, body))
     }
@@ -410,25 +418,6 @@ impl Body {
     }
 }
 
-fn encode_head(head: &Parts, output: &mut BytesMut) {
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    output.extend_from_slice(head.method.as_str().as_bytes());
-    output.extend_from_slice(b" ");
-    output.extend_from_slice(target.as_bytes());
-    output.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        encode_field(name, value, output);
-    }
-    output.extend_from_slice(b"\r\n");
-}
-
-fn encode_field(name: &HeaderName, value: &HeaderValue, output: &mut BytesMut) {
-    output.extend_from_slice(name.as_str().as_bytes());
-    output.extend_from_slice(b": ");
-    output.extend_from_slice(value.as_bytes());
-    output.extend_from_slice(b"\r\n");
-}
-
 fn upload_framing(headers: &HeaderMap) -> Result<UploadFraming, Fault> {
     if headers.contains_key(TRANSFER_ENCODING) {
         return Ok(UploadFraming::Chunked);
@@ -439,117 +428,6 @@ fn upload_framing(headers: &HeaderMap) -> Result<UploadFraming, Fault> {
         Ok(None | Some(0)) => Ok(UploadFraming::Ended),
         Ok(Some(length)) => Ok(UploadFraming::Length(length)),
     }
-}
-
-/// One response head from the front of `input`; `None` when it is not whole yet.
-fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let length = match config.parse_response_with_uninit_headers(&mut parsed, input, &mut fields) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(Fault::NotHttp(error)),
-    };
-    if length > HEAD_BYTES_MAX {
-        return Err(Fault::Malformed("a head that is too large"));
-    }
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(Fault::Malformed("a status that is none"))?;
-    let version = match parsed.version {
-        Some(1) => http::Version::HTTP_11,
-        _ => http::Version::HTTP_10,
-    };
-    // Places, not slices: the bytes are taken out of the buffer below.
-    let start = input.as_ptr() as usize;
-    let places: Vec<_> = parsed
-        .headers
-        .iter()
-        .map(|field| {
-            let value = field.value.as_ptr() as usize - start;
-            let name = field.name.as_ptr() as usize - start;
-            (name, field.name.len(), value, field.value.len())
-        })
-        .collect();
-    let head = input.split_to(length).freeze();
-    if has_bare_line_feed(&head) {
-        return Err(Fault::Malformed("a line that ends without CR"));
-    }
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.version_mut() = version;
-    let headers = response.headers_mut();
-    headers.reserve(places.len());
-    for (name, name_len, value, value_len) in places {
-        let name = HeaderName::from_bytes(&head[name..name + name_len])
-            .map_err(|_| Fault::Malformed("a field name that is none"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value..value + value_len))
-            .map_err(|_| Fault::Malformed("a field value that is none"))?;
-        headers.append(name, value);
-    }
-    Ok(Some(response))
-}
-
-/// Whether a line ends without a carriage return: what one parser takes for the end of a
-/// field another takes for a part of it.
-pub fn has_bare_line_feed(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
-}
-
-/// How the body of a response is framed, and whether the connection may be used again
-/// (RFC 9112, sections 6.3 and 9.3). Fields that would frame it twice are a fault.
-fn response_framing(
-    method: &Method,
-    head: &mut http::response::Parts,
-) -> Result<(Framing, bool), Fault> {
-    let says = |token: &[u8]| {
-        let values = head.headers.get_all(CONNECTION).iter();
-        let mut tokens = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
-        tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token))
-    };
-    let keep_alive =
-        if head.version == http::Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
-    let length = content_length(&head.headers)?;
-    if let Some(length) = length {
-        // Repeated, it was the same; it goes on once.
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next();
-    let no_body = *method == Method::HEAD
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if no_body {
-        return Ok((Framing::Ended, keep_alive));
-    }
-    match (coding, length) {
-        (Some(_), Some(_)) => Err(Fault::Malformed("both a length and a transfer coding")),
-        (Some(coding), None) => {
-            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if !chunked || codings.next().is_some() || head.version != http::Version::HTTP_11 {
-                return Err(Fault::Malformed("a transfer coding that is not `chunked` alone"));
-            }
-            Ok((Framing::Chunked(Chunks::default()), keep_alive))
-        }
-        (None, Some(0)) => Ok((Framing::Ended, keep_alive)),
-        (None, Some(length)) => Ok((Framing::Length(length), keep_alive)),
-        (None, None) => Ok((Framing::UntilClose, false)),
-    }
-}
-
-/// Digits alone; several must be equal.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
-    let mut found = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let digits = value.as_bytes();
-        let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        let length = value.to_str().ok().filter(|_| all_digits).and_then(|text| text.parse().ok());
-        let length: u64 = length.ok_or(Fault::Malformed("a length that is none"))?;
-        if found.is_some_and(|other| other != length) {
-            return Err(Fault::Malformed("two lengths"));
-        }
-        found = Some(length);
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
