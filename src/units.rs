@@ -146,7 +146,7 @@ mod tests {
             (Duration::from_millis(200), "200ms"),
             (Duration::from_millis(1500), "1.5s"),
             (Duration::from_secs(90), "90s"),
-            (Duration::from_secs(300), "5m"),
+            (Duration::from_mins(5), "5m"),
             (Duration::from_micros(250), "250us"),
             (Duration::ZERO, "0ms"),
         ] {
