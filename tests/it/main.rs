@@ -5,6 +5,8 @@
 
 mod failures;
 mod mirrors;
+mod reload;
 mod request_path;
+mod rollback;
 mod routing;
 mod split;
