@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -50,6 +50,12 @@ fn command(path: &str, args: &[&str]) -> Command {
 }
 
 impl Program {
+    /// Where a program lies that users may have.
+    pub fn find(name: &str) -> Option<PathBuf> {
+        let paths = std::env::var_os("PATH")?;
+        std::env::split_paths(&paths).map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
+
     /// Runs `path` to its end, with `input` on stdin, while the test goes on.
     pub async fn output_with(path: &str, args: &[&str], input: &[u8]) -> Output {
         let (mut command, input) = (command(path, args), input.to_vec());
