@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serin::clock::Clock;
 use serin::rollout::judge::{Judge, Pair, SLOT, SlotCounts, SlotTally};
 use serin::rollout::objective::{Objective, Quantile};
-use serin::rollout::plan::{Plan, SharedBreach};
+use serin::rollout::plan::Plan;
 use serin::rollout::verdict::Tally;
 use serin::telemetry::counts::{Arm, Evidence, Leg, LegKey};
 use serin::telemetry::sample::{OpenAttempts, Sample, WorkerArm, WorkerLeg};
@@ -96,19 +96,16 @@ fn split(c: &mut Criterion) {
 
 fn plan() -> Plan {
     let ratio = |ratio| Ratio::new(ratio).unwrap();
-    Plan {
-        name: "sentiment-v2".into(),
-        rule: serin::names::RuleId { route: "sentiment".into(), rule: "main".into() },
-        stable: "sentiment-v1".into(),
-        canary: "sentiment-v2".into(),
-        version: "1".into(),
-        false_rollback: Plan::false_rollback_default(),
-        objectives: vec![
+    Plan::watching(
+        "sentiment-v2".into(),
+        serin::names::RuleId { route: "sentiment".into(), rule: "main".into() },
+        ("sentiment-v1".into(), "sentiment-v2".into()),
+        "1".into(),
+        vec![
             Objective::errors(ratio(0.01)).unwrap(),
             Objective::latency(Quantile::P99, Duration::from_millis(200)),
         ],
-        on_shared_breach: SharedBreach::default(),
-    }
+    )
 }
 
 fn judge_a_slot(c: &mut Criterion) {
@@ -123,6 +120,7 @@ fn judge_a_slot(c: &mut Criterion) {
         canary_attempts: 25,
         stable_attempts: 225,
         objectives: vec![objective(0), objective(1)],
+        ..SlotCounts::default()
     };
     let mut judge = Judge::new(&plan(), 0.1, Tick::ZERO);
     let mut now = Tick::ZERO;

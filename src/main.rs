@@ -29,6 +29,12 @@ enum Command {
     Schema,
     /// Show the rollouts of a running proxy
     Status(status::StatusArgs),
+    /// Go on to the next step of a rollout, without waiting for evidence
+    Promote(verbs::PromoteArgs),
+    /// Keep a rollout in its step
+    Pause(verbs::PauseArgs),
+    /// Let a paused rollout go on
+    Resume(verbs::ResumeArgs),
     /// Take a rollout's canary out
     Abort(verbs::AbortArgs),
     /// Give an ended rollout another chance, without any evidence
@@ -59,6 +65,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
         Command::Status(args) => status::run(&args),
+        Command::Promote(args) => verbs::promote(&args),
+        Command::Pause(args) => verbs::pause(&args),
+        Command::Resume(args) => verbs::resume(&args),
         Command::Abort(args) => verbs::abort(&args),
         Command::Reset(args) => verbs::reset(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serin::config::defect::{Code, Defect, Defects};
 use serin::config::load::{Loaded, Options, Source, load};
 use serin::config::{Config, render};
-use serin::rollout::plan::SharedBreach;
+use serin::rollout::plan::{Deadline, SHARED_BREACH_DEFAULT};
 use serin::traffic::draw::StickyKey;
 use serin::traffic::matching::{PathMatch, ValueMatch};
 
@@ -144,7 +144,8 @@ fn the_reference_names_each_default_as_it_is() {
     let bare = Source::of("reference.yaml", rest).unwrap().load(Options::RUN);
     let bare = bare.unwrap_or_else(|defects| panic!("{defects}")).config;
     assert_eq!(format!("{bare:?}"), format!("{config:?}"));
-    assert_eq!(config.rollouts[0].on_shared_breach, SharedBreach::default());
+    let shared = Deadline::RollbackAfter(SHARED_BREACH_DEFAULT);
+    assert_eq!(config.rollouts[0].on_shared_breach, shared);
     assert_eq!(config.routes[0].rules[0].matches.len(), 4);
 }
 

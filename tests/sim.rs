@@ -10,7 +10,7 @@ use serin::names::{RouteName, RuleId, RuleName, Version};
 use serin::rollout::judge::{Judge, Pair, SLOT, SlotCounts, SlotTally};
 use serin::rollout::machine::{Event, State};
 use serin::rollout::objective::{Objective, Quantile};
-use serin::rollout::plan::{Plan, SharedBreach};
+use serin::rollout::plan::Plan;
 use serin::rollout::verdict::{HoldReason, Tally};
 use serin::units::{Ratio, Tick};
 
@@ -36,19 +36,16 @@ const HEALTHY: Model = Model { errors: 0.001, slow: 0.005 };
 /// `errors: 1%` and a p99 limit, both rolling back: T = 200.
 fn default_set() -> Plan {
     let limit = Ratio::new(0.01).unwrap();
-    Plan {
-        name: "v2".into(),
-        rule: RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
-        stable: "stable".into(),
-        canary: "canary".into(),
-        version: Version::new("1"),
-        false_rollback: Plan::false_rollback_default(),
-        objectives: vec![
+    Plan::watching(
+        "v2".into(),
+        RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
+        ("stable".into(), "canary".into()),
+        Version::new("1"),
+        vec![
             Objective::errors(limit).unwrap(),
             Objective::latency(Quantile::P99, Duration::from_millis(200)),
         ],
-        on_shared_breach: SharedBreach::default(),
-    }
+    )
 }
 
 /// Printed, so that a failure can be run again.
@@ -98,6 +95,7 @@ fn counts(canary: [u64; 3], stable: [u64; 3]) -> SlotCounts {
         canary_attempts: canary[0],
         stable_attempts: stable[0],
         objectives: vec![errors, slow],
+        ..SlotCounts::default()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::judge::{Judge, Pair, SLOT, SlotCounts, SlotTally};
 use crate::rollout::machine::{Event, State};
 use crate::rollout::objective::{Objective, Quantile, Signal};
-use crate::rollout::plan::{Plan, SharedBreach};
+use crate::rollout::plan::Plan;
 use crate::rollout::verdict::{Finding, Findings, Tally, Verdict};
 use crate::rollout::view::ObjectiveView;
 use crate::units::{Ratio, Tick};
@@ -104,16 +104,13 @@ impl Default for Policy {
     fn default() -> Self {
         let errors = Objective::errors(Ratio::new(0.01).unwrap_or_default());
         let latency = Objective::latency(Quantile::P99, Duration::ZERO);
-        let plan = Plan {
-            name: "replay".into(),
-            rule: RuleId { route: RouteName::new("replay"), rule: RuleName::new("main") },
-            stable: "stable".into(),
-            canary: "canary".into(),
-            version: Version::new(""),
-            false_rollback: Plan::false_rollback_default(),
-            objectives: errors.into_iter().chain([latency]).collect(),
-            on_shared_breach: SharedBreach::default(),
-        };
+        let plan = Plan::watching(
+            "replay".into(),
+            RuleId { route: RouteName::new("replay"), rule: RuleName::new("main") },
+            ("stable".into(), "canary".into()),
+            Version::new(""),
+            errors.into_iter().chain([latency]).collect(),
+        );
         Self { plan, named: false }
     }
 }
@@ -221,6 +218,7 @@ impl Trace {
             canary_attempts: row.canary.attempts,
             stable_attempts: row.stable.attempts,
             objectives: policy.plan.objectives.iter().map(tally).collect(),
+            ..SlotCounts::default()
         };
         let end = Tick::new(SLOT * row.slot).after(SLOT);
         self.findings = self.judge.close_slot(end, &counts);
@@ -234,7 +232,7 @@ impl Trace {
     fn verdict(&self) -> Verdict {
         match &self.state {
             State::RolledBack { .. } => Verdict::Rollback,
-            State::Progressing { .. } | State::Aborted { .. } => self.findings.decision.verdict(),
+            _ => self.findings.decision.verdict(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `serin abort` and `serin reset`: a person's word to a rollout.
+//! `serin promote`, `pause`, `resume`, `abort` and `reset`: a person's word to a rollout.
 //!
 //! Never decides whether it may: the proxy does, and says why not.
 
@@ -36,6 +36,64 @@ pub struct ResetArgs {
     pub admin: AdminArgs,
 }
 
+/// What `serin promote` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit codes: 0 done; 1 refused, with the reason; 3 no proxy answers.\n\n\
+    Example:\n  serin promote chat-v2")]
+pub struct PromoteArgs {
+    /// The rollout that is to go on to its next step, without waiting for evidence
+    #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
+    pub rollout: String,
+    /// Skip all further steps: the canary gets everything and is watched no longer
+    #[arg(long, env = "SERIN_FULL")]
+    pub full: bool,
+    /// Which proxy.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What `serin pause` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "A paused rollout is still judged and still rolls back.\n\nExit codes: 0 \
+    done, or it was so already; 1 refused, with the reason; 3 no proxy answers.\n\n\
+    Example:\n  serin pause chat-v2")]
+pub struct PauseArgs {
+    /// The rollout that is to stay in its step
+    #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
+    pub rollout: String,
+    /// Which proxy.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What `serin resume` is told.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exit codes: 0 done, or it was so already; 1 refused, with the reason; \
+    3 no proxy answers.\n\nExample:\n  serin resume chat-v2")]
+pub struct ResumeArgs {
+    /// The paused rollout that is to go on
+    #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
+    pub rollout: String,
+    /// Which proxy.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Goes on to the next step, or to the end.
+pub fn promote(args: &PromoteArgs) -> anyhow::Result<ExitCode> {
+    operate(&args.admin, &args.rollout, if args.full { "promote?full=true" } else { "promote" })
+}
+
+/// Stops where it is.
+pub fn pause(args: &PauseArgs) -> anyhow::Result<ExitCode> {
+    operate(&args.admin, &args.rollout, "pause")
+}
+
+/// Goes on after a pause.
+pub fn resume(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+    operate(&args.admin, &args.rollout, "resume")
+}
+
 /// Takes a canary out.
 pub fn abort(args: &AbortArgs) -> anyhow::Result<ExitCode> {
     operate(&args.admin, &args.rollout, "abort")
@@ -50,7 +108,10 @@ fn operate(admin: &AdminArgs, rollout: &str, verb: &str) -> anyhow::Result<ExitC
     client::with(admin, |client| {
         let answer = client.post(&format!("{}/{verb}", client::rollout_path(rollout)));
         let answer = answer.map_err(|error| match error {
-            ClientError::Refused(why) => ClientError::Refused(format!("{verb} refused: {why}")),
+            ClientError::Refused(why) => {
+                let verb = verb.split('?').next().unwrap_or(verb);
+                ClientError::Refused(format!("{verb} refused: {why}"))
+            }
             error => error,
         })?;
         let view: RolloutView = serde_json::from_slice(&answer).map_err(|_| client.stranger())?;
@@ -63,7 +124,12 @@ fn operate(admin: &AdminArgs, rollout: &str, verb: &str) -> anyhow::Result<ExitC
 fn sentence(view: &RolloutView) -> String {
     let share = crate::units::Ratio::new(view.weight).unwrap_or_default();
     let state = view.state.replace('_', " ");
-    format!("{} is {state}: its canary {} gets {share} of requests\n", view.name, view.canary)
+    let step = match view.step {
+        Some(step) => format!(" in step {} of {}", step + 1, view.steps.len()),
+        None => String::new(),
+    };
+    let RolloutView { name, canary, .. } = view;
+    format!("{name} is {state}{step}: its canary {canary} gets {share} of requests\n")
 }
 
 #[cfg(test)]
@@ -81,6 +147,7 @@ mod tests {
             version: "1".to_owned(),
             state: "aborted".to_owned(),
             step: None,
+            steps: Vec::new(),
             weight: 0.0,
             reason: None,
             since: String::new(),

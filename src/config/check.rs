@@ -5,9 +5,11 @@
 mod backends;
 mod matches;
 mod mirrors;
+mod objectives;
 mod ports;
 mod rollouts;
 mod routes;
+mod steps;
 
 use std::collections::HashMap;
 use std::time::Duration;

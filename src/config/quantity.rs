@@ -16,8 +16,8 @@ pub(super) use self::http::{
 pub(super) use self::net::{Endpoint, FilePath, ListenAddress};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::word::{
-    ErrorLimit, LatencyWord, Name, ObjectiveBreach, Protocol, QuantileKey, RolloutBreach, RuleRef,
-    SharedBreachWord, Text, VersionText,
+    ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, Protocol, QuantileKey,
+    RolloutBreach, RuleRef, Text, UntilWord, VersionText,
 };
 
 use crate::config::defect::Code;

@@ -7,10 +7,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::config::quantity::{
-    CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag, Hostname,
-    LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter, PathExact,
+    CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag, HoldWord,
+    Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter, PathExact,
     PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RolloutBreach, RuleRef,
-    SharedBreachWord, Size, Span, SpanOrZero, Text, VersionText,
+    Size, Span, SpanOrZero, Text, UntilWord, VersionText,
 };
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -18,10 +18,12 @@ use crate::units::Weight;
 
 /// A prefix, or a map that says which kind of path it is.
 pub type PathForm = Form<As<PathPrefix>, Path>;
-/// A quantile and its limit; words come later.
+/// A quantile and its limit, or stable as the measure.
 pub type LatencyForm = Form<As<LatencyWord>, Pairs<QuantileKey, As<Span>>>;
 /// `hold`, or a map that says after how long.
-pub type SharedForm = Form<As<SharedBreachWord>, SharedBreach>;
+pub type DeadlineForm = Form<As<HoldWord>, Deadline>;
+/// A time, or a map with bounds.
+pub type ForForm = Form<As<Span>, Bounds>;
 
 maps! {
     /// Serin's config file.
@@ -228,9 +230,9 @@ maps! {
         may request: As<Span>,
     }
 
-    /// A canary that is judged. It keeps the rule's weights until it is rolled back.
-    Rollout later ["steps" "streams_on_rollback" "notify" "on_no_endpoint" "warm_up"
-                   "min_requests" "burst" "feedback" "probe" "drift"] {
+    /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled
+    /// back.
+    Rollout later ["streams_on_rollback" "notify" "warm_up" "feedback" "probe" "drift"] {
         /// Unique among rollouts.
         must name: As<Name>,
         /// The rule whose traffic is split: `route/rule`. One rollout per rule.
@@ -248,31 +250,74 @@ maps! {
         /// What a proven breach leads to.
         may on_breach: As<RolloutBreach> = "rollback",
         /// What becomes of a breach that stable shares: `hold`, or a rollback after a while.
-        may on_shared_breach: SharedForm = { "rollback_after": "5m" },
+        may on_shared_breach: DeadlineForm = { "rollback_after": "5m" },
+        /// What becomes of a canary that too few requests reach: `hold`, or a rollback.
+        may on_no_traffic: DeadlineForm = "hold",
+        /// What becomes of a canary that had endpoints and has none: `hold`, or a rollback.
+        may on_no_endpoint: DeadlineForm = { "rollback_after": "1m" },
+        /// Steps from stable to canary, in order, at most 50. Default: the rule's weights stay.
+        may steps: Vec<At<Step>>,
+        /// No step is left before so many canary requests (or copies) were seen in it.
+        may min_requests: As<Count<1, 1_000_000>> = 100,
+        /// How long a slot is: failures within one are one event. 250ms to 10s.
+        may burst: As<Span> = "250ms",
     }
 
-    /// A rollback for a breach that stable shares.
-    SharedBreach later [] {
-        /// How long the breach has to last: the rollout is the only thing that changed.
+    /// One step: exactly one of `mirror`, `weight` and `pause`.
+    Step later ["compare"] {
+        /// The share of the rule's requests that is copied to the canary.
+        may mirror: As<Percent>,
+        /// Methods that are copied. Default: those that the rule matches, or GET and HEAD.
+        may methods: Vec<At<As<MethodName>>>,
+        /// The canary's share of what goes to it or to stable; above 0% and never falling.
+        may weight: As<Percent>,
+        /// `true` waits for `serin promote` or `serin resume`.
+        may pause: As<Flag>,
+        /// How long the step lasts, or bounds.
+        may r#for: ForForm,
+        /// `proven` promotes by evidence only. Default where no `for` or `bake` stands.
+        may until: As<UntilWord>,
+        /// Of a last step with all the weight: how long it is still watched.
+        may bake: As<Span>,
+    }
+
+    /// Bounds of a step.
+    Bounds later [] {
+        /// The step is not left before this.
+        may at_least: As<SpanOrZero> = "1m",
+        /// The step is left then if nothing is breached; with `until: proven` it holds.
+        may at_most: As<Span>,
+    }
+
+    /// A rollback when a reason to hold lasts.
+    Deadline later [] {
+        /// How long it has to last, without a break.
         must rollback_after: As<Span>,
     }
 
     /// What the canary is held to: exactly one of `errors` and `latency`.
-    Objective later ["first_token" "inter_token" "limit" "disagreement" "drift"] {
-        /// The share of attempts that may fail, above 0% and below 100%.
+    Objective later ["first_token" "inter_token" "disagreement" "drift"] {
+        /// The share of attempts that may fail, above 0% and below 100%, or
+        /// `not-worse-than-stable`.
         may errors: As<ErrorLimit>,
-        /// One quantile, `p50` to `p99.9`, and the time that it may take.
+        /// One quantile, `p50` to `p99.9`, and the time that it may take, or
+        /// `not-worse-than-stable`.
         may latency: LatencyForm,
-        /// How many times worse than stable the canary is blamed for; 1 to 1000.
-        may ratio: As<RatioNumber> = 1.5,
-        /// What its breach leads to: `rollback`, or `hold`.
-        may on_breach: As<ObjectiveBreach> = "rollback",
+        /// With `not-worse-than-stable`, the rate below which nothing is blamed. Default: half of
+        /// the limit that stands beside it.
+        may limit: As<Rate>,
+        /// How many times worse than stable the canary is blamed for; 1 to 1000. Default: 1.5,
+        /// and 2 with `not-worse-than-stable`.
+        may ratio: As<RatioNumber>,
+        /// What its breach leads to: `rollback`, or `hold`. Default: `rollback`, and `hold` with
+        /// `not-worse-than-stable`.
+        may on_breach: As<ObjectiveBreach>,
     }
 }
 
 /// How many entries a list or a map has at least and at most, for the JSON Schema alone:
 /// the checks say it in words.
-const COUNTS: [(&str, u32, Option<u32>); 13] = [
+const COUNTS: [(&str, u32, Option<u32>); 16] = [
     ("/properties/listeners", 1, None),
     ("/properties/backends", 1, None),
     ("/properties/routes", 1, None),
@@ -283,6 +328,9 @@ const COUNTS: [(&str, u32, Option<u32>); 13] = [
     ("/$defs/Rule/properties/backends", 1, None),
     ("/$defs/Mirror/properties/methods", 1, None),
     ("/$defs/Rollout/properties/objectives", 1, Some(8)),
+    ("/$defs/Rollout/properties/steps", 1, Some(50)),
+    ("/$defs/Step", 1, None),
+    ("/$defs/Step/properties/methods", 1, None),
     ("/$defs/Objective/properties/latency/anyOf/1", 1, Some(1)),
     ("/$defs/Path", 1, Some(1)),
     ("/$defs/Sticky", 1, Some(1)),

@@ -338,11 +338,12 @@ macro_rules! maps {
 
         impl Read for $name {
             fn read(node: &Node, report: &mut Report) -> Option<Self> {
-                let known = &[$(stringify!($key)),*];
+                let known = &[$(crate::config::read::plain(stringify!($key))),*];
                 let keys = Keys::of(node, known, &[$($later),*], report)?;
                 Some(Self {
                     $($key: keys.take(
-                        stringify!($key), matches!(stringify!($need).as_bytes(), b"must"), report,
+                        crate::config::read::plain(stringify!($key)),
+                        matches!(stringify!($need).as_bytes(), b"must"), report,
                     ),)*
                     faulty: keys.faulty,
                 })
@@ -357,7 +358,7 @@ macro_rules! maps {
             fn json_schema(generator: &mut SchemaGenerator) -> Schema {
                 let mut object = ObjectSchema::new(&[$($doc),*]);
                 $(object.add(
-                    stringify!($key),
+                    crate::config::read::plain(stringify!($key)),
                     stringify!($need) == "must",
                     &[$($key_doc),*],
                     None $(.or(Some(serde_json::json!($default))))?,
@@ -369,6 +370,11 @@ macro_rules! maps {
     )*};
 }
 pub(super) use maps;
+
+/// A key that is a word of Rust's is declared as `r#for`.
+pub(super) fn plain(key: &'static str) -> &'static str {
+    key.strip_prefix("r#").unwrap_or(key)
+}
 
 /// The JSON Schema of a map, put together key by key.
 pub(super) struct ObjectSchema {

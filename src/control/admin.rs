@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{FromRequest, Path, RawQuery, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
@@ -35,8 +35,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::render;
 use crate::control::api::{Problem, RolloutView, RolloutsView};
 use crate::control::dump::config_dump;
-use crate::control::{Command, NotDone, ReloadResult, Status, Verb};
+use crate::control::{Command, NotDone, ReloadResult, Status};
 use crate::names::RolloutName;
+use crate::rollout::machine::Word;
 use crate::telemetry::metrics;
 use crate::telemetry::registry::Registry;
 
@@ -136,11 +137,7 @@ pub fn admin_router(state: AdminState) -> Router {
         )
         .route("/api/rollouts", get(rollouts))
         .route("/api/rollouts/{name}", get(rollout))
-        .route("/api/rollouts/{name}/abort", post(abort))
-        .route("/api/rollouts/{name}/reset", post(reset))
-        .route("/api/rollouts/{name}/promote", post(not_yet))
-        .route("/api/rollouts/{name}/pause", post(not_yet))
-        .route("/api/rollouts/{name}/resume", post(not_yet))
+        .route("/api/rollouts/{name}/{word}", post(operate))
         .route("/reload", post(reload))
         .route("/quitquitquit", post(quit));
     let guarded = with_fallbacks(router).layer(from_fn_with_state(state.clone(), guard));
@@ -357,22 +354,31 @@ fn find(state: &AdminState, name: Name) -> Result<RolloutView, Denied> {
     })
 }
 
-async fn abort(state: Shared, name: Name, said: Deliberate) -> Result<impl IntoResponse, Denied> {
-    operate(state, name, said, Verb::Abort).await
-}
-
-async fn reset(state: Shared, name: Name, said: Deliberate) -> Result<impl IntoResponse, Denied> {
-    operate(state, name, said, Verb::Reset).await
+/// The verbs of `/api/rollouts/{name}/{verb}`; `promote?full=true` goes to the end.
+fn word(verb: &str, query: &str) -> Option<Word> {
+    match (verb, query) {
+        ("promote", "full=true") => Some(Word::PromoteFully),
+        ("promote", _) => Some(Word::Promote),
+        ("pause", _) => Some(Word::Pause),
+        ("resume", _) => Some(Word::Resume),
+        ("abort", _) => Some(Word::Abort),
+        ("reset", _) => Some(Word::Reset),
+        _ => None,
+    }
 }
 
 async fn operate(
     State(state): Shared,
-    name: Name,
+    path: Result<Path<(String, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
     _: Deliberate,
-    verb: Verb,
 ) -> Result<axum::Json<RolloutView>, Denied> {
-    let rollout = RolloutName::new(find(&state, name)?.name);
-    let done = ask(&state, |reply| Command::Operate { rollout, verb, reply }).await?;
+    // A name that is not UTF-8 is not in the config either.
+    let (name, verb) = path.map(|Path(pair)| pair).unwrap_or_default();
+    let word = word(&verb, &query.unwrap_or_default())
+        .ok_or_else(|| Denied::new(StatusCode::NOT_FOUND, NO_PATH))?;
+    let rollout = RolloutName::new(find(&state, Ok(Path(name)))?.name);
+    let done = ask(&state, |reply| Command::Operate { rollout, word, reply }).await?;
     done.map(axum::Json).map_err(|why| {
         let status = match why {
             NotDone::Unknown => StatusCode::NOT_FOUND,
@@ -381,19 +387,6 @@ async fn operate(
         };
         Denied::new(status, why.to_string())
     })
-}
-
-/// Verbs of rollouts with steps.
-async fn not_yet(State(state): Shared, name: Name, _: Deliberate) -> Denied {
-    let refused = |rollout: RolloutView| {
-        let detail = format!(
-            "the rollout `{}` has no steps: it keeps the rule's weights and only watches, so \
-             there is nothing to promote, pause or resume; abort and reset work",
-            rollout.name,
-        );
-        Denied::new(StatusCode::CONFLICT, detail)
-    };
-    find(&state, name).map_or_else(|unknown| unknown, refused)
 }
 
 async fn reload(State(state): Shared, _: Deliberate) -> Result<impl IntoResponse, Denied> {

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::step::Step;
 use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
 
@@ -31,6 +32,9 @@ pub struct RolloutView {
     pub state: String,
     /// From 0; null without steps.
     pub step: Option<u32>,
+    /// As planned; empty without steps.
+    #[serde(default)]
+    pub steps: Vec<StepView>,
     /// The canary's share of the rule's requests, 0 to 1.
     pub weight: f64,
     /// Why it ended, as a sentence with its numbers; null while it runs.
@@ -43,6 +47,27 @@ pub struct RolloutView {
     pub hold_reason: Option<String>,
     /// In the config's order. Of an ended rollout, as they were when it was decided.
     pub objectives: Vec<ObjectiveView>,
+}
+
+/// One step of a rollout's plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepView {
+    /// The canary's share of what goes to it or to stable, 0 to 1.
+    pub weight: f64,
+    /// The share of requests that is copied to it; null without copies.
+    pub mirror: Option<f64>,
+    /// `for 2m`, `until proven`, `until told`, `at once`.
+    pub until: String,
+}
+
+impl From<&Step> for StepView {
+    fn from(step: &Step) -> Self {
+        Self {
+            weight: step.weight.get(),
+            mirror: step.mirror.as_ref().map(|copies| copies.share.get()),
+            until: step.until.to_string(),
+        }
+    }
 }
 
 /// An error of the admin port: problem details (RFC 9457).

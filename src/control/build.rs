@@ -1,6 +1,6 @@
 //! Makes a snapshot of a config and of where its rollouts stand.
 //!
-//! Never decides a weight of its own: an ended rollout's canary has none, every other
+//! Never decides a weight of its own: a rollout says what share its canary has, every other
 //! backend has what the config says.
 
 use std::collections::BTreeSet;
@@ -9,60 +9,80 @@ use std::sync::Arc;
 use crate::config::{self, Config};
 use crate::names::{BackendName, RuleId};
 use crate::rollout::plan::Plan;
+use crate::rollout::step::Copies;
 use crate::snapshot::{Backend, Rollout, Rule, Shadow, Snapshot, Target};
 use crate::telemetry::counts::{Arm, Evidence, LegKey};
 use crate::telemetry::registry::Registry;
 use crate::traffic::draw::Salt;
+use crate::traffic::mirror::Mirror;
 use crate::traffic::route::{Entry, Table};
 use crate::traffic::split::Split;
-use crate::units::Weight;
+use crate::units::{Ratio, Weight};
 
 /// A rollout as a snapshot needs it.
 #[derive(Clone, Debug)]
 pub struct Standing<'a> {
     /// What was planned.
     pub plan: &'a Plan,
-    /// Whether the canary gets its weight.
-    pub canary_in: bool,
+    /// The canary's share of what goes to it or to stable; `None` is by the rule's weights.
+    pub share: Option<Ratio>,
+    /// Copies for the canary, in a mirror step.
+    pub copies: Option<&'a Copies>,
     /// Where attempts under these weights count.
     pub evidence: Arc<Evidence>,
 }
 
-/// The weights of a rule, the canary first so that it owns the low end of the draws; what
-/// a canary without traffic would get goes to stable.
+/// The weights of a rule, the canary first so that it owns the low end of the draws. `share`
+/// is the canary's of what goes to it or to stable; together they keep what they have beside
+/// the rule's other backends. `None` keeps the rule's weights.
 pub fn weights(
     rule: &config::Rule,
     plan: Option<&Plan>,
-    canary_in: bool,
+    share: Option<Ratio>,
 ) -> Vec<(BackendName, Weight)> {
     let Some(plan) = plan else {
         return rule.backends.clone();
     };
     let weight_of = |name: &BackendName| {
         let found = rule.backends.iter().find(|(backend, _)| backend == name);
-        found.map_or(Weight::ZERO, |(_, weight)| *weight)
+        found.map_or(0, |(_, weight)| weight.get())
     };
-    let (canary, stable) = (weight_of(&plan.canary), weight_of(&plan.stable));
-    let (canary, stable) =
-        if canary_in { (canary, stable) } else { (Weight::ZERO, stable.plus(canary)) };
-    let rest =
-        rule.backends.iter().filter(|(name, _)| *name != plan.canary && *name != plan.stable);
-    [(plan.canary.clone(), canary), (plan.stable.clone(), stable)]
+    let (mut canary, mut stable) = (weight_of(&plan.canary), weight_of(&plan.stable));
+    let others =
+        || rule.backends.iter().filter(|(name, _)| *name != plan.canary && *name != plan.stable);
+    let mut scale = 1;
+    if let Some(share) = share {
+        let pair = canary.saturating_add(stable);
+        let most = others().map(|(_, weight)| weight.get()).fold(pair, u32::max).max(1);
+        // As fine as weights can be: 0.1 % of 1:1 would otherwise be nothing.
+        scale = (Weight::MAX / most).max(1);
+        let pair = pair.saturating_mul(scale).min(Weight::MAX);
+        canary = (f64::from(pair) * share.get()).round() as u32;
+        stable = pair.saturating_sub(canary);
+    }
+    let weight = |value: u32| Weight::new(value).unwrap_or_default();
+    let others = others().map(|(name, one)| (name.clone(), weight(one.get() * scale)));
+    [(plan.canary.clone(), weight(canary)), (plan.stable.clone(), weight(stable))]
         .into_iter()
-        .chain(rest.cloned())
+        .chain(others)
         .collect()
 }
 
 /// The canary's share of its rule's requests, and of those that go to it or to stable.
-pub fn shares(config: &Config, plan: &Plan, canary_in: bool) -> (f64, f64) {
+pub fn shares(config: &Config, plan: &Plan, share: Option<Ratio>) -> (f64, f64) {
     let Some(rule) = find_rule(config, &plan.rule) else { return (0.0, 0.0) };
-    let weights = weights(rule, Some(plan), canary_in);
+    let weights = weights(rule, Some(plan), share);
     let sum = |some: &[(BackendName, Weight)]| -> f64 {
         some.iter().map(|(_, weight)| f64::from(weight.get())).sum()
     };
     let canary = sum(&weights[..1]);
     let share = |of: f64| if of > 0.0 { canary / of } else { 0.0 };
     (share(sum(&weights)), share(sum(&weights[..2])))
+}
+
+/// Whether every request of the rule is dealt by chance: no key decides.
+pub fn is_dealt_by_chance(config: &Config, plan: &Plan) -> bool {
+    find_rule(config, &plan.rule).is_some_and(|rule| rule.sticky.is_none())
 }
 
 /// Whether the backend `name` has an endpoint.
@@ -131,12 +151,14 @@ impl Builder<'_> {
         rollout: Option<&Standing<'_>>,
     ) -> Option<Rule> {
         let plan = rollout.map(|standing| standing.plan);
-        let canary_in = rollout.is_some_and(|standing| standing.canary_in);
-        let weights = weights(rule, plan, canary_in);
+        let share = rollout.and_then(|standing| standing.share);
+        let weights = weights(rule, plan, share);
         let split = Split::new(weights.iter().enumerate().map(|(index, (_, w))| (index, *w)))?;
         // Evidence is only what both versions could have got.
         let comparable = plan.is_some_and(|plan| {
-            has_endpoint(self.config, &plan.stable) && has_endpoint(self.config, &plan.canary)
+            // With all the traffic on the canary there is nothing to compare, only limits.
+            has_endpoint(self.config, &plan.canary)
+                && (share == Some(Ratio::ONE) || has_endpoint(self.config, &plan.stable))
         });
         let targets = weights.iter().map(|(name, _)| Target {
             backend: self.backend(name),
@@ -147,11 +169,13 @@ impl Builder<'_> {
             }),
         });
         let targets = targets.collect();
-        let mirrors = rule.mirrors.iter().map(|mirror| Shadow {
-            mirror: mirror.clone(),
+        let copies = rollout.and_then(|standing| Some((standing.plan, standing.copies?)));
+        let copies = copies.map(|(plan, copies)| copies_for(&plan.canary, copies));
+        let mirrors = rule.mirrors.iter().cloned().chain(copies).map(|mirror| Shadow {
             backend: self.backend(&mirror.backend),
             leg: self.leg(&id, &mirror.backend),
             in_flight: self.registry.budget(leg_key(&id, &mirror.backend)),
+            mirror,
         });
         let mirrors = mirrors.collect();
         Some(Rule {
@@ -184,6 +208,20 @@ impl Builder<'_> {
     }
 }
 
-fn leg_key(rule: &RuleId, backend: &BackendName) -> LegKey {
+/// The mirror of a mirror step.
+fn copies_for(canary: &BackendName, copies: &Copies) -> Mirror {
+    Mirror {
+        backend: canary.clone(),
+        share: copies.share,
+        methods: copies.methods.clone(),
+        body_bytes_max: Mirror::BODY_BYTES_MAX,
+        in_flight_max: Mirror::IN_FLIGHT_MAX,
+        remove: Vec::new(),
+        set: Vec::new(),
+    }
+}
+
+/// The labels of the counters of `backend` in `rule`.
+pub fn leg_key(rule: &RuleId, backend: &BackendName) -> LegKey {
     LegKey { route: rule.route.clone(), rule: rule.rule.clone(), backend: backend.clone() }
 }

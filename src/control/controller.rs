@@ -17,15 +17,16 @@ use crate::config::defect::{Code, Defect, Defects, Place};
 use crate::config::load::{Loaded, Options, Source};
 use crate::control::api::RolloutView;
 use crate::control::ledger::Ledger;
-use crate::control::running::Running;
-use crate::control::{Command, NotDone, ReloadResult, Status, Verb, build};
+use crate::control::running::{Counting, Running};
+use crate::control::{Command, NotDone, ReloadResult, Status, build};
 use crate::names::RolloutName;
 use crate::rollout::judge::SLOT;
-use crate::rollout::machine::{Effect, Event, Refusal};
+use crate::rollout::machine::{Effect, Word};
 use crate::snapshot::{Publisher, Reader};
 use crate::telemetry::counts::Alarm;
 use crate::telemetry::metrics::Gauges;
 use crate::telemetry::registry::Registry;
+use crate::units::Tick;
 
 /// How often the evidence of running rollouts is put on disk.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -66,7 +67,7 @@ impl Controller {
         let alarm = Arc::new(Alarm::default());
         let config = Arc::new(loaded.config);
         let now = (clock.now(), rfc3339(clock));
-        let counting = (&alarm, registry.workers());
+        let counting = Counting { alarm: &alarm, registry: &registry };
         let rollouts = config.rollouts.iter().map(|plan| {
             let remembered = ledger.find(&plan.name, &plan.version);
             Running::new(plan, &config, remembered, (now.0, &now.1), counting)
@@ -101,11 +102,12 @@ impl Controller {
             alarm,
             rollouts,
         };
-        for rollout in controller.rollouts.iter().filter(|rollout| rollout.state.has_ended()) {
+        for rollout in controller.rollouts.iter().filter(|one| one.state().has_ended()) {
             tracing::warn!(
-                rollout = %rollout.plan.name, version = %rollout.plan.version,
+                rollout = %rollout.plan().name, version = %rollout.plan().version,
                 state = rollout.state_name(), since = %rollout.since,
-                "the ledger keeps this version out; a new version or `serin reset` brings it back"
+                "the ledger says that this version has ended; a new version or `serin reset` \
+                 starts it afresh"
             );
         }
         controller.tell();
@@ -145,10 +147,11 @@ impl Controller {
     }
 
     fn close_slot(&mut self) {
-        let now = self.clock.now();
+        let now = self.now();
         for index in 0..self.rollouts.len() {
-            let effect = self.rollouts[index].close_slot(now);
-            self.act(index, effect);
+            if let Some((_, effect)) = self.rollouts[index].close_slot(now) {
+                self.act(index, effect);
+            }
         }
         if self.unsaved {
             self.save();
@@ -158,10 +161,9 @@ impl Controller {
 
     /// Between slots, only a rollback matters.
     fn look(&mut self) {
-        let now = self.clock.now();
+        let now = self.now();
         for index in 0..self.rollouts.len() {
-            let effect = self.rollouts[index].look(now);
-            if effect.is_some() {
+            if let Some((_, effect)) = self.rollouts[index].look(now) {
                 self.act(index, effect);
                 self.tell();
             }
@@ -174,22 +176,18 @@ impl Controller {
             Command::Reload(reply) => {
                 let _ = reply.send(self.reload());
             }
-            Command::Operate { rollout, verb, reply } => {
-                let _ = reply.send(self.operate(&rollout, verb));
+            Command::Operate { rollout, word, reply } => {
+                let _ = reply.send(self.operate(&rollout, word));
             }
         }
     }
 
-    fn operate(&mut self, name: &RolloutName, verb: Verb) -> Result<RolloutView, NotDone> {
-        let found = self.rollouts.iter().position(|rollout| rollout.plan.name == *name);
+    fn operate(&mut self, name: &RolloutName, word: Word) -> Result<RolloutView, NotDone> {
+        let found = self.rollouts.iter().position(|rollout| rollout.plan().name == *name);
         let index = found.ok_or(NotDone::Unknown)?;
-        let event = match verb {
-            Verb::Abort => Event::Abort,
-            Verb::Reset => Event::Reset,
-        };
-        if verb == Verb::Reset && self.rollouts[index].state.has_ended() {
+        if word == Word::Reset && self.rollouts[index].state().has_ended() {
             // Out of the ledger first: what is reset must not come back with a restart.
-            let plan = &self.rollouts[index].plan;
+            let plan = self.rollouts[index].plan();
             let remembered = self.ledger.find(&plan.name, &plan.version).cloned();
             self.ledger.forget(&plan.name, &plan.version);
             if let Err(error) = self.ledger.save() {
@@ -199,37 +197,59 @@ impl Controller {
                 return Err(NotDone::Failed(error.to_string()));
             }
         }
-        let effect = self.rollouts[index].advance(self.clock.now(), event);
+        let now = self.now();
+        let effect = self.rollouts[index].told(now, word);
         if let Some(Effect::Refused(refusal)) = effect {
-            return Err(refused(refusal));
+            return Err(NotDone::Refused(refusal.to_string()));
         }
         self.act(index, effect);
         self.tell();
-        Ok(self.rollouts[index].view())
+        Ok(self.rollouts[index].view(&self.config))
     }
 
     /// Weights first, then the ledger, then words.
     fn act(&mut self, index: usize, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
-        let now = (self.clock.now(), rfc3339(self.clock));
-        if effect == Effect::Restarted {
-            let counting = (&self.alarm, self.registry.workers());
-            self.rollouts[index].restart((now.0, &now.1), counting);
-        } else {
-            self.rollouts[index].since = now.1;
+        let counting = Counting { alarm: &self.alarm, registry: &self.registry };
+        let rollout = &mut self.rollouts[index];
+        rollout.since = rfc3339(self.clock);
+        match effect {
+            Effect::Restarted => {
+                rollout.forget_epochs();
+                rollout.new_epoch(counting);
+            }
+            Effect::Stepped | Effect::Promoted => rollout.new_epoch(counting),
+            _ => {}
         }
         self.publish();
         self.ledger.remember(self.rollouts[index].entry());
         self.unsaved = true;
         self.save();
-        let rollout = &self.rollouts[index];
-        let view = rollout.view();
+        self.report(index, effect);
+    }
+
+    fn report(&self, index: usize, effect: Effect) {
+        let view = self.rollouts[index].view(&self.config);
+        let reason = match effect {
+            Effect::Restarted => "reset by an operator".to_owned(),
+            Effect::Stepped => {
+                let step = view.step.map_or(0, |step| step + 1);
+                format!("step {step} of {} begins", view.steps.len())
+            }
+            Effect::Resumed => "resumed by an operator".to_owned(),
+            _ => view.reason.clone().unwrap_or_default(),
+        };
         tracing::warn!(
             rollout = %view.name, version = %view.version, state = %view.state, rule = %view.rule,
-            stable = %view.stable, canary = %view.canary, weight = view.weight,
-            reason = view.reason.as_deref().unwrap_or("reset by an operator"),
+            stable = %view.stable, canary = %view.canary, weight = view.weight, reason,
             "rollout changed"
         );
+    }
+
+    /// In whole milliseconds, so that a moment survives being written down.
+    fn now(&self) -> Tick {
+        let since_start = self.clock.now().since_start().as_millis();
+        Tick::new(Duration::from_millis(u64::try_from(since_start).unwrap_or(u64::MAX)))
     }
 
     fn publish(&mut self) {
@@ -295,14 +315,14 @@ impl Controller {
     }
 
     fn take_over(&mut self, loaded: Loaded) {
-        let now = (self.clock.now(), rfc3339(self.clock));
+        let now = (self.now(), rfc3339(self.clock));
         let now = (now.0, now.1.as_str());
         let config = Arc::new(loaded.config);
-        let counting = (&self.alarm, self.registry.workers());
+        let counting = Counting { alarm: &self.alarm, registry: &self.registry };
         let mut before = std::mem::take(&mut self.rollouts);
         for plan in &config.rollouts {
             let same = before.iter().position(|rollout| {
-                rollout.plan.name == plan.name && rollout.plan.version == plan.version
+                rollout.plan().name == plan.name && rollout.plan().version == plan.version
             });
             let rollout = if let Some(index) = same {
                 let mut rollout = before.swap_remove(index);
@@ -346,7 +366,8 @@ impl Controller {
 
     /// Shows how things stand.
     fn tell(&mut self) {
-        let views: Vec<_> = self.rollouts.iter().map(Running::view).collect();
+        let config = &self.config;
+        let views: Vec<_> = self.rollouts.iter().map(|one| one.view(config)).collect();
         let pairs = self.rollouts.iter().zip(&views);
         let gauges = pairs.map(|(rollout, view)| rollout.gauges(view)).collect();
         let status = Status {
@@ -365,10 +386,6 @@ impl Controller {
         };
         self.status.send_replace(Arc::new(status));
     }
-}
-
-fn refused(refusal: Refusal) -> NotDone {
-    NotDone::Refused(refusal.to_string())
 }
 
 /// Now, for people: UTC with seconds.

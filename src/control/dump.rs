@@ -10,7 +10,8 @@ use crate::config::{Backend, Config, Listener, Route, Rule, render};
 use crate::control::Status;
 use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
-use crate::rollout::plan::{Plan, SharedBreach};
+use crate::rollout::plan::{Breach, Deadline, Plan};
+use crate::rollout::step::{Step, Until};
 use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
@@ -179,10 +180,6 @@ fn timeouts(timeouts: &Timeouts) -> Value {
 }
 
 fn rollout(plan: &Plan) -> Value {
-    let shared = match plan.on_shared_breach {
-        SharedBreach::Hold => "hold".into(),
-        SharedBreach::RollbackAfter(span) => json!({ "rollback_after": duration_text(span) }),
-    };
     map([
         ("name", plan.name.as_str().into()),
         ("rule", plan.rule.to_string().into()),
@@ -191,8 +188,54 @@ fn rollout(plan: &Plan) -> Value {
         ("version", plan.version.as_str().into()),
         ("false_rollback", plan.false_rollback.to_string().into()),
         ("objectives", list(&plan.objectives, objective)),
-        ("on_shared_breach", shared),
+        ("steps", list(&plan.steps, step)),
+        ("min_requests", plan.requests_min.into()),
+        ("burst", duration_text(plan.burst).into()),
+        ("on_breach", on_breach(plan.on_breach)),
+        ("on_shared_breach", deadline(plan.on_shared_breach)),
+        ("on_no_traffic", deadline(plan.on_no_traffic)),
+        ("on_no_endpoint", deadline(plan.on_no_endpoint)),
     ])
+}
+
+fn on_breach(on_breach: Breach) -> Value {
+    match on_breach {
+        Breach::Rollback => "rollback".into(),
+        Breach::Pause => "pause".into(),
+        Breach::Alert => "alert".into(),
+    }
+}
+
+fn deadline(deadline: Deadline) -> Value {
+    match deadline {
+        Deadline::Hold => "hold".into(),
+        Deadline::RollbackAfter(span) => json!({ "rollback_after": duration_text(span) }),
+    }
+}
+
+/// With the weight that it has, also where the file leaves it out.
+fn step(step: &Step) -> Value {
+    let mut keys = serde_json::Map::new();
+    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    if let Some(copies) = &step.mirror {
+        put("mirror", copies.share.to_string().into());
+        put("methods", list(&copies.methods, |method| method.as_str().into()));
+    }
+    put("weight", step.weight.to_string().into());
+    let bounds = |at_least, at_most: Option<_>| {
+        let (at_least, at_most) = (duration_text(at_least), at_most.map(duration_text));
+        json!({ "at_least": at_least, "at_most": at_most })
+    };
+    match step.until {
+        Until::AtOnce => {}
+        Until::Told => drop(put("pause", true.into())),
+        Until::Soaked { at_least, at_most } => drop(put("for", bounds(at_least, Some(at_most)))),
+        Until::Proven { at_least, at_most } => {
+            put("until", "proven".into());
+            put("for", bounds(at_least, at_most));
+        }
+    }
+    Value::Object(keys)
 }
 
 /// In the long form.

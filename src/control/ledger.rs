@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::names::{RolloutName, Version};
-use crate::rollout::judge::SavedJudge;
 use crate::rollout::machine::Cause;
+use crate::rollout::release::Saved;
 
 /// Entries that are kept. When full, the oldest ended one is forgotten: a version that was
 /// rolled back a thousand rollouts ago is not applied again by accident.
@@ -49,8 +49,10 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Remembered {
-    /// It runs, with this evidence.
-    Progressing(SavedJudge),
+    /// It runs, in this step and with this evidence.
+    Progressing(Saved),
+    /// Its canary has all the traffic.
+    Promoted,
     /// The judge ended it.
     RolledBack(Cause),
     /// A person ended it.

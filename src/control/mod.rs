@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::control::api::RolloutView;
 use crate::names::RolloutName;
+use crate::rollout::machine::Word;
 use crate::telemetry::metrics::Gauges;
 
 /// Commands that wait for the controller. When full, whoever asks waits: only the admin
@@ -34,19 +35,10 @@ pub enum Command {
         /// Which rollout.
         rollout: RolloutName,
         /// What with it.
-        verb: Verb,
+        word: Word,
         /// The new state, or why not.
         reply: oneshot::Sender<Result<RolloutView, NotDone>>,
     },
-}
-
-/// What a person may ask of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Take the canary out.
-    Abort,
-    /// Start afresh.
-    Reset,
 }
 
 /// Why a person's word was not followed.

@@ -5,39 +5,64 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::api::RolloutView;
-use crate::control::build::{Standing, has_endpoint, shares};
+use crate::control::api::{RolloutView, StepView};
+use crate::control::build::{Standing, has_endpoint, is_dealt_by_chance, leg_key, shares};
 use crate::control::ledger::{Entry, Remembered};
-use crate::rollout::judge::{Judge, Pair, SlotCounts, SlotTally};
-use crate::rollout::machine::{Effect, Event, State};
+use crate::rollout::judge::{Pair, SLOT, SlotCounts, SlotTally};
+use crate::rollout::machine::{Effect, Pause, State, Word};
 use crate::rollout::objective::Signal;
 use crate::rollout::plan::Plan;
-use crate::rollout::verdict::{Decision, Findings, Tally, Verdict};
-use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence};
+use crate::rollout::release::Release;
+use crate::rollout::step::Copies;
+use crate::rollout::verdict::{HoldReason, Tally, Verdict};
+use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, MirrorResult};
 use crate::telemetry::metrics::RolloutGauges;
-use crate::units::Tick;
-
-/// Why a canary without endpoints gets no traffic: literal API.
-pub const NO_ENDPOINT: &str = "canary has no ready endpoint";
+use crate::telemetry::registry::Registry;
+use crate::units::{Ratio, Tick};
 
 /// One rollout of the present config.
 #[derive(Debug)]
 pub struct Running {
-    /// As configured.
-    pub plan: Plan,
-    /// Where it stands.
-    pub state: State,
-    /// When it got there, RFC 3339.
+    /// When it got where it stands, RFC 3339.
     pub since: String,
-    judge: Judge,
+    release: Release,
     /// The last one is that of the present weights; older ones until nobody counts there.
     epochs: Vec<Epoch>,
-    findings: Option<Findings>,
-    /// Whether the canary's backend has an endpoint.
-    canary_ready: bool,
-    /// The canary's share of the rule and of the pair, when it is in.
-    shares: (f64, f64),
+    /// The end of the last slot that was judged.
+    closed: Tick,
+    /// Copies that the canary answered in a mirror step, and failed to.
+    leg: Arc<Leg>,
+    copies_taken: Tally,
+    ready: Ready,
+    /// The canary's share by the rule's own weights, of what goes to it or to stable.
+    configured: f64,
+    by_chance: bool,
     rolled_back: Vec<(String, u64)>,
+}
+
+/// Whether either version has an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ready {
+    canary: bool,
+    stable: bool,
+}
+
+impl Ready {
+    fn of(config: &Config, plan: &Plan) -> Self {
+        Self {
+            canary: has_endpoint(config, &plan.canary),
+            stable: has_endpoint(config, &plan.stable),
+        }
+    }
+}
+
+/// Where attempts are counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Counting<'a> {
+    /// Rung when a canary failed an attempt.
+    pub alarm: &'a Arc<Alarm>,
+    /// The counters of the data plane.
+    pub registry: &'a Registry,
 }
 
 /// Attempts assigned under the same weights.
@@ -63,43 +88,49 @@ impl Running {
         plan: &Plan,
         config: &Config,
         remembered: Option<&Entry>,
-        now: (Tick, &str),
-        (alarm, workers): (&Arc<Alarm>, usize),
+        (tick, wall): (Tick, &str),
+        counting: Counting<'_>,
     ) -> Self {
-        let (tick, wall) = now;
-        let shares = shares(config, plan, true);
-        let mut judge = Judge::new(plan, shares.1, tick);
-        let mut state = State::start(tick);
-        let mut since = wall.to_owned();
-        if let Some(entry) = remembered {
-            since.clone_from(&entry.since);
-            match &entry.state {
-                Remembered::RolledBack(cause) => {
-                    state = State::RolledBack { since: tick, cause: cause.clone() };
-                }
-                Remembered::Aborted => state = State::Aborted { since: tick },
-                Remembered::Progressing(saved) => {
-                    match Judge::restore(plan, shares.1, tick, saved) {
-                        Some(restored) => judge = restored,
-                        // Other objectives: the old evidence says nothing about them.
-                        None => wall.clone_into(&mut since),
-                    }
-                }
+        let configured = shares(config, plan, None).1;
+        let start = || Release::new(plan.clone(), configured, tick);
+        let since = remembered.map_or(wall, |entry| &entry.since);
+        let (release, is_old) = match remembered.map(|entry| &entry.state) {
+            None => (start(), false),
+            Some(Remembered::RolledBack(cause)) => {
+                let cause = cause.clone();
+                (start().ended(State::RolledBack { since: tick, cause }), true)
             }
-        }
+            Some(Remembered::Aborted) => (start().ended(State::Aborted { since: tick }), true),
+            Some(Remembered::Promoted) => (start().ended(State::Promoted { since: tick }), true),
+            // Of other objectives the old evidence says nothing.
+            Some(Remembered::Progressing(saved)) => {
+                Release::restore(plan.clone(), configured, tick, saved)
+            }
+        };
         let mut running = Self {
-            plan: plan.clone(),
-            state,
-            since,
-            judge,
+            since: if is_old { since.to_owned() } else { wall.to_owned() },
+            release,
             epochs: Vec::new(),
-            findings: None,
-            canary_ready: has_endpoint(config, &plan.canary),
-            shares,
+            closed: tick,
+            leg: counting.registry.leg(leg_key(&plan.rule, &plan.canary)),
+            copies_taken: Tally::default(),
+            ready: Ready::of(config, plan),
+            configured,
+            by_chance: is_dealt_by_chance(config, plan),
             rolled_back: Vec::new(),
         };
-        running.new_epoch(alarm, workers);
+        running.new_epoch(counting);
         running
+    }
+
+    /// What was planned.
+    pub fn plan(&self) -> &Plan {
+        self.release.plan()
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &State {
+        self.release.state()
     }
 
     /// Takes over another config's view of the same rollout: what happened stays, but new
@@ -108,62 +139,80 @@ impl Running {
         &mut self,
         plan: &Plan,
         config: &Config,
-        now: (Tick, &str),
-        (alarm, workers): (&Arc<Alarm>, usize),
+        (tick, wall): (Tick, &str),
+        counting: Counting<'_>,
     ) {
-        let (before, was_ready) = (self.shares, self.canary_ready);
-        self.shares = shares(config, plan, true);
-        self.canary_ready = has_endpoint(config, &plan.canary);
-        if self.plan != *plan {
-            self.plan = plan.clone();
-            self.judge = Judge::new(plan, self.shares.1, now.0);
-            self.findings = None;
-            if !self.state.has_ended() {
-                self.state = State::start(now.0);
-                now.1.clone_into(&mut self.since);
+        let before = (self.configured, self.ready);
+        (self.configured, self.ready) = (shares(config, plan, None).1, Ready::of(config, plan));
+        self.by_chance = is_dealt_by_chance(config, plan);
+        self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
+        let step = self.state().step();
+        if self.release.replan(plan, self.configured, tick) {
+            if self.state().step() != step {
+                wall.clone_into(&mut self.since);
             }
             self.epochs.clear();
-            self.new_epoch(alarm, workers);
-        } else if before != self.shares || was_ready != self.canary_ready {
-            self.judge.set_share(self.shares.1);
-            self.new_epoch(alarm, workers);
+        } else if before == (self.configured, self.ready) {
+            return;
         }
+        self.release.set_configured(self.configured);
+        self.new_epoch(counting);
     }
 
-    /// Starts afresh, without any evidence.
-    pub fn restart(&mut self, now: (Tick, &str), (alarm, workers): (&Arc<Alarm>, usize)) {
-        self.judge = Judge::new(&self.plan, self.shares.1, now.0);
-        self.findings = None;
-        now.1.clone_into(&mut self.since);
-        self.epochs.clear();
-        self.new_epoch(alarm, workers);
-    }
-
-    fn new_epoch(&mut self, alarm: &Arc<Alarm>, workers: usize) {
-        let thresholds = self.plan.objectives.iter().map(|objective| match objective.signal() {
+    /// From here on attempts are assigned with another chance, or count afresh.
+    pub fn new_epoch(&mut self, counting: Counting<'_>) {
+        let thresholds = self.plan().objectives.iter().map(|objective| match objective.signal() {
             Signal::Errors => None,
             Signal::Latency { threshold, .. } => Some(threshold),
         });
-        let evidence = Evidence::new(thresholds.collect(), Arc::clone(alarm), workers);
+        let (alarm, workers) = (Arc::clone(counting.alarm), counting.registry.workers());
+        let evidence = Evidence::new(thresholds.collect(), alarm, workers);
+        self.copies_taken = self.copies();
         self.epochs.push(Epoch { evidence: Arc::new(evidence), taken: Default::default() });
+    }
+
+    /// Forgets attempts under way: they count for nothing that starts afresh.
+    pub fn forget_epochs(&mut self) {
+        self.epochs.clear();
     }
 
     /// What a snapshot needs of it.
     pub fn standing(&self) -> Option<Standing<'_>> {
         let evidence = Arc::clone(&self.epochs.last()?.evidence);
-        Some(Standing { plan: &self.plan, canary_in: self.canary_in(), evidence })
+        Some(Standing { plan: self.plan(), share: self.share(), copies: self.copied(), evidence })
     }
 
-    fn canary_in(&self) -> bool {
-        !self.state.has_ended() && self.canary_ready
+    /// `None` is by the rule's own weights.
+    fn share(&self) -> Option<Ratio> {
+        if self.ready.canary || self.state().has_ended() {
+            self.plan().canary_share(self.state())
+        } else {
+            Some(Ratio::ZERO)
+        }
     }
 
-    /// Judges the slot that ends `now`. What it leads to is for the caller to do.
-    pub fn close_slot(&mut self, now: Tick) -> Option<Effect> {
-        if self.state.has_ended() {
+    fn copied(&self) -> Option<&Copies> {
+        let step = self.plan().steps.get(self.state().step()?)?;
+        step.mirror.as_ref().filter(|_| self.ready.canary)
+    }
+
+    fn copies(&self) -> Tally {
+        let count = |result| self.leg.workers().map(|one| one.mirrored(result).get()).sum::<u64>();
+        let (good, bad) = (count(MirrorResult::Ok), count(MirrorResult::Error));
+        Tally { bad, total: good + bad }
+    }
+
+    /// Judges the slot that ends `now`, unless the plan's slots are longer. What it leads to is
+    /// for the caller to do.
+    pub fn close_slot(&mut self, now: Tick) -> Option<(SlotCounts, Option<Effect>)> {
+        // A timer is never early, but the slot before may have been late.
+        let due = self.closed.after(self.plan().burst.saturating_sub(SLOT / 2));
+        if self.state().has_ended() || (self.plan().burst > SLOT && now < due) {
             return None;
         }
+        self.closed = now;
         let counts = self.slot_counts();
+        self.copies_taken = self.copies();
         for epoch in &mut self.epochs {
             epoch.taken = epoch.news().1;
         }
@@ -173,48 +222,51 @@ impl Running {
             index += 1;
             index > present || Arc::strong_count(&epoch.evidence) > 1
         });
-        let findings = self.judge.close_slot(now, &counts);
-        self.judged(now, findings)
+        let effect = self.release.close_slot(now, &counts);
+        self.count(effect);
+        Some((counts, effect))
     }
 
     /// Looks at the slot that is still open: gross failure need not wait for its end.
-    pub fn look(&mut self, now: Tick) -> Option<Effect> {
-        if self.state.has_ended() {
+    pub fn look(&mut self, now: Tick) -> Option<(SlotCounts, Option<Effect>)> {
+        if self.state().has_ended() {
             return None;
         }
-        let findings = self.judge.look(now, &self.slot_counts());
-        match findings.decision {
-            Decision::Rollback(_) => self.judged(now, findings),
-            Decision::Hold(_) => None,
-        }
+        let counts = self.slot_counts();
+        let effect = self.release.look(now, &counts);
+        self.count(effect);
+        effect.map(|effect| (counts, Some(effect)))
     }
 
-    fn judged(&mut self, now: Tick, findings: Findings) -> Option<Effect> {
-        let effect = self.advance(now, Event::Judged(&findings));
-        self.findings = Some(findings);
-        effect
+    /// Follows a person's word.
+    pub fn told(&mut self, now: Tick, word: Word) -> Option<Effect> {
+        self.release.told(now, word)
     }
 
-    /// Lets the machine have an event.
-    pub fn advance(&mut self, now: Tick, event: Event<'_>) -> Option<Effect> {
-        let state = std::mem::replace(&mut self.state, State::start(now));
-        let (state, effect) = self.plan.advance(state, now, event);
-        self.state = state;
-        if let (Some(Effect::RolledBack), State::RolledBack { cause, .. }) = (effect, &self.state) {
-            let known = self.rolled_back.iter_mut().find(|(name, _)| *name == cause.objective);
-            match known {
-                Some((_, count)) => *count += 1,
-                None => self.rolled_back.push((cause.objective.clone(), 1)),
-            }
+    fn count(&mut self, effect: Option<Effect>) {
+        let (Some(Effect::RolledBack), State::RolledBack { cause, .. }) =
+            (effect, self.release.state())
+        else {
+            return;
+        };
+        let known = self.rolled_back.iter_mut().find(|(name, _)| *name == cause.objective);
+        match known {
+            Some((_, count)) => *count += 1,
+            None => self.rolled_back.push((cause.objective.clone(), 1)),
         }
-        effect
     }
 
     /// What has come since the last slot, of all epochs. Of older ones nothing is compared:
     /// their attempts were assigned with another chance.
     fn slot_counts(&self) -> SlotCounts {
         let mut counts = SlotCounts {
-            objectives: vec![SlotTally::default(); self.plan.objectives.len()],
+            objectives: vec![SlotTally::default(); self.plan().objectives.len()],
+            canary_missing: !self.ready.canary,
+            stable_missing: !self.ready.stable,
+            copies: Tally {
+                bad: self.copies().bad.saturating_sub(self.copies_taken.bad),
+                total: self.copies().total.saturating_sub(self.copies_taken.total),
+            },
             ..SlotCounts::default()
         };
         for (index, epoch) in self.epochs.iter().enumerate() {
@@ -222,7 +274,10 @@ impl Running {
             let is_present = index + 1 == self.epochs.len();
             counts.canary_attempts += canary.good + canary.bad;
             counts.stable_attempts += stable.good + stable.bad;
-            for (index, objective) in self.plan.objectives.iter().enumerate() {
+            if is_present && self.by_chance {
+                counts.dealt = Pair { canary: canary.begun, stable: stable.begun };
+            }
+            for (index, objective) in self.plan().objectives.iter().enumerate() {
                 let tally = &mut counts.objectives[index];
                 let (of_canary, of_stable, bad) = match objective.signal() {
                     Signal::Errors => (
@@ -249,25 +304,35 @@ impl Running {
 
     /// What the ledger is to remember.
     pub fn entry(&self) -> Entry {
+        let state = match (self.release.save(), self.state()) {
+            (Some(saved), _) => Remembered::Progressing(saved),
+            (None, State::RolledBack { cause, .. }) => Remembered::RolledBack(cause.clone()),
+            (None, State::Promoted { .. }) => Remembered::Promoted,
+            (None, State::Aborted { .. } | State::Progressing { .. }) => Remembered::Aborted,
+        };
         Entry {
-            rollout: self.plan.name.to_string(),
-            version: self.plan.version.to_string(),
+            rollout: self.plan().name.to_string(),
+            version: self.plan().version.to_string(),
             since: self.since.clone(),
-            state: match &self.state {
-                State::Progressing { .. } => Remembered::Progressing(self.judge.save()),
-                State::RolledBack { cause, .. } => Remembered::RolledBack(cause.clone()),
-                State::Aborted { .. } => Remembered::Aborted,
-            },
+            state,
         }
     }
 
     /// As the admin API shows it.
-    pub fn view(&self) -> RolloutView {
-        let last = self.findings.as_ref();
+    pub fn view(&self, config: &Config) -> RolloutView {
+        let plan = self.plan();
+        let last = self.release.findings();
         let judged = || last.map(Into::into).unwrap_or_default();
-        let (verdict, reason, objectives) = match &self.state {
-            State::Progressing { .. } => {
-                (last.map_or(Verdict::Hold, |one| one.decision.verdict()), None, judged())
+        let (verdict, reason, objectives) = match self.state() {
+            State::Progressing { pause, .. } => {
+                let reason = match pause {
+                    Some(Pause::Breach(cause)) => Some(cause.text.clone()),
+                    Some(Pause::Step | Pause::Operator) | None => None,
+                };
+                (last.map_or(Verdict::Hold, |one| one.decision.verdict()), reason, judged())
+            }
+            State::Promoted { .. } => {
+                (Verdict::Promote, Some("every step was left".to_owned()), judged())
             }
             State::RolledBack { cause, .. } => {
                 (Verdict::Rollback, Some(cause.text.clone()), cause.objectives.clone())
@@ -276,38 +341,47 @@ impl Running {
                 (Verdict::Rollback, Some("aborted by an operator".to_owned()), judged())
             }
         };
-        let hold_reason = match &self.state {
-            State::Progressing { .. } if !self.canary_ready => Some(NO_ENDPOINT.to_owned()),
-            state => state.hold().map(|hold| hold.reason.to_string()),
-        };
         RolloutView {
-            name: self.plan.name.to_string(),
-            rule: self.plan.rule.to_string(),
-            stable: self.plan.stable.to_string(),
-            canary: self.plan.canary.to_string(),
-            version: self.plan.version.to_string(),
+            name: plan.name.to_string(),
+            rule: plan.rule.to_string(),
+            stable: plan.stable.to_string(),
+            canary: plan.canary.to_string(),
+            version: plan.version.to_string(),
             state: self.state_name().to_owned(),
-            step: None,
-            weight: self.weight(),
+            step: self.step(),
+            steps: plan.steps.iter().map(StepView::from).collect(),
+            weight: shares(config, plan, self.share()).0,
             reason,
             since: self.since.clone(),
             verdict,
-            hold_reason,
+            hold_reason: self.hold_reason(),
             objectives,
+        }
+    }
+
+    /// From 0; `None` without steps, and when there are none any more.
+    fn step(&self) -> Option<u32> {
+        let step = self.state().step().filter(|_| !self.plan().steps.is_empty())?;
+        u32::try_from(step).ok()
+    }
+
+    fn hold_reason(&self) -> Option<String> {
+        match self.state() {
+            State::Progressing { hold: Some(hold), .. } => Some(hold.reason.to_string()),
+            State::Progressing { .. } if !self.ready.canary => {
+                Some(HoldReason::NoEndpoint.to_string())
+            }
+            State::Progressing { pause: Some(_), .. } => Some(HoldReason::Paused.to_string()),
+            _ => None,
         }
     }
 
     /// `holding` as well when it is the canary's endpoints that are missing.
     pub fn state_name(&self) -> &'static str {
-        match &self.state {
-            State::Progressing { .. } if !self.canary_ready => "holding",
+        match self.state() {
+            State::Progressing { pause: None, .. } if !self.ready.canary => "holding",
             state => state.as_str(),
         }
-    }
-
-    /// The canary's share of the rule's requests, 0 to 1.
-    fn weight(&self) -> f64 {
-        if self.canary_in() { self.shares.0 } else { 0.0 }
     }
 
     /// For the metrics; the same numbers as in `view`.

@@ -8,19 +8,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::evidence::{Evidence, Wealth, dripped};
-use crate::rollout::objective::{Evidences, Objective, Standing};
+use crate::rollout::interval::Interval;
+use crate::rollout::objective::{Bound, Evidences, Objective, SHARED_MIN, Signal, Standing};
 use crate::rollout::plan::Plan;
-use crate::rollout::verdict::{Decision, Finding, Findings, HoldReason, Tally, Verdict};
+use crate::rollout::step::{SOAK_MIN, Until};
+use crate::rollout::verdict::{Decision, Finding, Findings, HoldReason, Proof, Tally, Verdict};
 use crate::units::Tick;
 
 /// Counts are summed for so long before they are judged.
 pub const SLOT: Duration = Duration::from_millis(250);
 
-/// No rollout goes on before so many canary attempts were seen.
-pub const REQUESTS_MIN: u64 = 100;
+/// A limit is kept when the upper end of the interval is within so many times of it. At 1 no
+/// canary that is just good enough could ever be told from one that is not.
+const PROVEN_MARGIN: f64 = 1.5;
 
-/// No rollout goes on before it is so old.
-pub const SOAK_MIN: Duration = Duration::from_mins(1);
+/// The evidence from which the canary's share is not what it should be.
+const MISMATCH_MIN: f64 = 1000.0;
 
 /// After so long without a canary attempt its past says nothing about now.
 pub const IDLE_MAX: Duration = Duration::from_mins(1);
@@ -29,7 +32,7 @@ pub const IDLE_MAX: Duration = Duration::from_mins(1);
 const CONTROL_SHARE_MIN: f64 = 0.5;
 
 /// What one slot brought. The order within it does not matter; counts of replicas add up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotCounts {
     /// Attempts at the canary, whatever became of them.
     pub canary_attempts: u64,
@@ -37,10 +40,23 @@ pub struct SlotCounts {
     pub stable_attempts: u64,
     /// In the order of the plan; missing ones are zeros.
     pub objectives: Vec<SlotTally>,
+    /// Requests that were dealt by chance under the present weight. Zero where a key decides:
+    /// one user with a thousand requests is no proof of a wrong share.
+    #[serde(default, skip_serializing_if = "Pair::is_zero")]
+    pub dealt: Pair,
+    /// Copies that the canary answered, and failed to.
+    #[serde(default, skip_serializing_if = "Tally::is_zero")]
+    pub copies: Tally,
+    /// The canary has nothing that could answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canary_missing: bool,
+    /// Stable has nothing that could answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stable_missing: bool,
 }
 
 /// What one slot brought for one objective.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotTally {
     /// The canary's.
     pub canary: Tally,
@@ -52,12 +68,18 @@ pub struct SlotTally {
 }
 
 /// A count of each version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// The canary's.
     pub canary: u64,
     /// Stable's.
     pub stable: u64,
+}
+
+impl Pair {
+    fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The evidence of one running rollout, from its start to its end.
@@ -68,7 +90,9 @@ pub struct Judge {
     objectives: Vec<Judged>,
     threshold: f64,
     share: f64,
-    canary_attempts: u64,
+    /// That the canary gets more, and less, than its share.
+    mismatch: [Evidence; 2],
+    step: Watch,
     /// Judged so far, without the times in which no process ran.
     age: Duration,
     /// The end of the last slot taken in.
@@ -76,10 +100,29 @@ pub struct Judge {
     canary_seen: Tick,
 }
 
+/// What was seen of the present step.
+#[derive(Clone, Debug, PartialEq)]
+struct Watch {
+    /// `None` without steps: there is nothing to go on to.
+    until: Option<Until>,
+    /// Whether it is the copies that count.
+    copies: bool,
+    requests_min: u64,
+    /// Without pauses, and without times in which no process ran.
+    age: Duration,
+    is_paused: bool,
+    /// Canary attempts, or copies.
+    attempts: u64,
+    /// That copies fail more often than an objective allows, and which.
+    failing_copies: Option<(Objective, Evidence)>,
+}
+
 /// One objective with its evidence.
 #[derive(Clone, Debug, PartialEq)]
 struct Judged {
     objective: Objective,
+    /// The canary's counts of the present step.
+    step: Tally,
     canary: Tally,
     stable: Tally,
     over_limit: Evidence,
@@ -91,7 +134,10 @@ struct Judged {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedJudge {
     age_seconds: f64,
-    canary_attempts: u64,
+    #[serde(default)]
+    step_seconds: f64,
+    #[serde(default)]
+    step_attempts: u64,
     objectives: Vec<SavedObjective>,
 }
 
@@ -101,14 +147,16 @@ struct SavedObjective {
     name: String,
     canary: Tally,
     stable: Tally,
+    #[serde(default)]
+    step: Tally,
     over_limit: Wealth,
     worse_than_stable: Wealth,
     stable_over_limit: Wealth,
 }
 
 impl Judge {
-    /// Starts without evidence. `canary_share` is the chance with which a request goes to
-    /// the canary, 0 to 1: the share of its weight in the rule.
+    /// Starts without evidence, in the plan's first step. `canary_share` is the chance with
+    /// which a request that goes to either version goes to the canary, 0 to 1.
     pub fn new(plan: &Plan, canary_share: f64, start: Tick) -> Self {
         let threshold = plan.threshold();
         let judged = |objective: &Objective| Judged::new(*objective, canary_share, threshold);
@@ -116,11 +164,27 @@ impl Judge {
             objectives: plan.objectives.iter().map(judged).collect(),
             threshold,
             share: canary_share,
-            canary_attempts: 0,
+            mismatch: mismatch(canary_share),
+            step: Watch::new(plan, 0),
             age: Duration::ZERO,
             closed: start,
             canary_seen: start,
         }
+    }
+
+    /// Another step of the plan begins. The evidence goes on, the step's counts begin anew.
+    pub fn enter(&mut self, plan: &Plan, step: usize, canary_share: f64, now: Tick) {
+        self.step = Watch::new(plan, step);
+        self.canary_seen = now;
+        for judged in &mut self.objectives {
+            judged.step = Tally::default();
+        }
+        self.set_share(canary_share);
+    }
+
+    /// Stops and starts the step's clock. The evidence goes on.
+    pub fn set_paused(&mut self, is_paused: bool) {
+        self.step.is_paused = is_paused;
     }
 
     /// Takes in the slot that ends `now` and says how things stand.
@@ -129,17 +193,20 @@ impl Judge {
     pub fn close_slot(&mut self, now: Tick, counts: &SlotCounts) -> Findings {
         let age = self.age.saturating_add(now.since(self.closed));
         let drip = dripped(age) - dripped(self.age);
+        let seen = self.step.take_in(drip, age.saturating_sub(self.age), counts);
         self.age = age;
         self.closed = self.closed.max(now);
-        if counts.canary_attempts > 0 {
-            self.canary_attempts = self.canary_attempts.saturating_add(counts.canary_attempts);
+        if seen > 0 {
             self.canary_seen = now;
         }
+        let Pair { canary, stable } = counts.dealt;
+        self.mismatch[0].bet(drip, canary, stable);
+        self.mismatch[1].bet(drip, stable, canary);
         for (index, judged) in self.objectives.iter_mut().enumerate() {
             let tally = counts.objectives.get(index).copied().unwrap_or_default();
             judged.take_in(drip, &tally);
         }
-        self.findings(now)
+        self.findings(now, counts)
     }
 
     /// What [`Self::close_slot`] would say of a slot that is still open. Changes nothing, so
@@ -148,10 +215,16 @@ impl Judge {
         self.clone().close_slot(now, counts)
     }
 
+    /// Another bound on how few attempts are too few.
+    pub fn set_requests_min(&mut self, requests_min: u64) {
+        self.step.requests_min = requests_min;
+    }
+
     /// The canary's weight has changed. Close the open slot first, and leave attempts that
     /// were assigned before out of `relative_bad`.
     pub fn set_share(&mut self, canary_share: f64) {
         self.share = canary_share;
+        self.mismatch = mismatch(canary_share);
         for judged in &mut self.objectives {
             judged.worse_than_stable.set_null(relative_null(judged.objective, canary_share));
         }
@@ -166,32 +239,55 @@ impl Judge {
     pub fn save(&self) -> SavedJudge {
         SavedJudge {
             age_seconds: self.age.as_secs_f64(),
-            canary_attempts: self.canary_attempts,
+            step_seconds: self.step.age.as_secs_f64(),
+            step_attempts: self.step.attempts,
             objectives: self.objectives.iter().map(Judged::save).collect(),
         }
     }
 
-    /// Goes on with what was saved. `None` if it is not from a judge of this plan; then only
-    /// starting afresh is left.
-    pub fn restore(plan: &Plan, canary_share: f64, now: Tick, saved: &SavedJudge) -> Option<Self> {
+    /// Goes on with what was saved in `step`. `None` if it is not from a judge of this plan;
+    /// then only starting afresh is left.
+    pub fn restore(
+        plan: &Plan,
+        (step, canary_share): (usize, f64),
+        now: Tick,
+        saved: &SavedJudge,
+    ) -> Option<Self> {
         let mut judge = Self::new(plan, canary_share, now);
+        judge.step = Watch::new(plan, step);
+        judge.step.age = Duration::try_from_secs_f64(saved.step_seconds).ok()?;
+        judge.step.attempts = saved.step_attempts;
         judge.age = Duration::try_from_secs_f64(saved.age_seconds).ok()?;
-        judge.canary_attempts = saved.canary_attempts;
         let same = judge.objectives.len() == saved.objectives.len();
         let mut pairs = judge.objectives.iter_mut().zip(&saved.objectives);
         (same && pairs.all(|(judged, saved)| judged.restore(saved))).then_some(judge)
     }
 
     /// How things stand, `now`.
-    fn findings(&self, now: Tick) -> Findings {
-        let control = self.share <= CONTROL_SHARE_MIN;
+    fn findings(&self, now: Tick, counts: &SlotCounts) -> Findings {
+        let control = if self.share > CONTROL_SHARE_MIN {
+            Control::None
+        } else if self.is_mismatched() {
+            Control::Doubtful
+        } else {
+            Control::Good
+        };
         let finding = |judged: &Judged| judged.finding(control, self.threshold);
         let objectives: Vec<_> = self.objectives.iter().map(finding).collect();
-        Findings { decision: self.decide(now, &objectives), objectives }
+        Findings {
+            decision: self.decide(now, &objectives, counts.canary_missing),
+            objectives,
+            stable_missing: counts.stable_missing,
+        }
+    }
+
+    fn is_mismatched(&self) -> bool {
+        let [more, less] = &self.mismatch;
+        f64::midpoint(more.value(), less.value()) >= MISMATCH_MIN
     }
 
     /// The first line that fits, from the worst down.
-    fn decide(&self, now: Tick, findings: &[Finding]) -> Decision {
+    fn decide(&self, now: Tick, findings: &[Finding], canary_missing: bool) -> Decision {
         let first = |standing| findings.iter().find(|one: &&Finding| one.standing == standing);
         if let Some(blamed) = findings.iter().find(|one| one.verdict() == Verdict::Rollback) {
             return Decision::Rollback(*blamed);
@@ -202,14 +298,102 @@ impl Judge {
             HoldReason::Suspicious
         } else if let Some(breached) = first(Standing::Breached) {
             HoldReason::Objective(breached.objective)
-        } else if self.canary_attempts < REQUESTS_MIN || now.since(self.canary_seen) > IDLE_MAX {
+        } else if let Some(objective) = self.step.breached_by_copies(self.threshold) {
+            HoldReason::Objective(objective)
+        } else if canary_missing {
+            HoldReason::NoEndpoint
+        } else if self.step.is_paused {
+            HoldReason::Paused
+        } else if self.step.attempts < self.step.requests_min
+            || now.since(self.canary_seen) > IDLE_MAX
+        {
             HoldReason::NotEnoughTraffic
-        } else if self.age < SOAK_MIN {
+        } else if self.step.age < self.step.until.map_or(SOAK_MIN, Until::at_least) {
             HoldReason::Soaking
+        } else if self.is_mismatched() {
+            HoldReason::RoutingMismatch
         } else {
-            HoldReason::NotProven
+            return self.go_on();
         };
         Decision::Hold(reason)
+    }
+
+    /// Nothing holds the rollout: does anything send it on?
+    fn go_on(&self) -> Decision {
+        let age = self.step.age;
+        match self.step.until {
+            None | Some(Until::Told | Until::AtOnce) => Decision::Hold(HoldReason::NotProven),
+            Some(_) if !self.step.copies && self.is_proven() => Decision::Promote(Proof::Proven),
+            Some(Until::Soaked { at_most, .. }) if age >= at_most => {
+                Decision::Promote(Proof::Soaked)
+            }
+            Some(Until::Proven { at_most: Some(most), .. }) if age >= most => {
+                Decision::Hold(HoldReason::Overdue)
+            }
+            Some(_) => Decision::Hold(HoldReason::NotProven),
+        }
+    }
+
+    /// By the counts of this step alone, so that proof at 1 % is not proof at 50 %.
+    fn is_proven(&self) -> bool {
+        let mut limits = self.objectives.iter().filter(|one| one.objective.bound() == Bound::Limit);
+        let within = |one: &Judged| {
+            let high = Interval::of(one.step.bad, one.step.total).high.get();
+            high <= PROVEN_MARGIN * one.objective.limit().get()
+        };
+        // Nothing to keep is nothing proven.
+        limits.clone().next().is_some() && limits.all(within)
+    }
+}
+
+/// What stable is worth as a measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    Good,
+    /// Requests are not dealt as they should be.
+    Doubtful,
+    /// The canary has most of the traffic.
+    None,
+}
+
+impl Watch {
+    fn new(plan: &Plan, step: usize) -> Self {
+        let until = plan.steps.get(step).map(|step| step.until);
+        let copies = plan.steps.get(step).is_some_and(|step| step.mirror.is_some());
+        let errors = plan
+            .objectives
+            .iter()
+            .find(|one| one.signal() == Signal::Errors && one.bound() == Bound::Limit && copies);
+        let against =
+            |errors: &Objective| (*errors, Evidence::new(errors.limit().get(), plan.threshold()));
+        Self {
+            until,
+            copies,
+            requests_min: plan.requests_min,
+            age: Duration::ZERO,
+            is_paused: until == Some(Until::Told),
+            attempts: 0,
+            failing_copies: errors.map(against),
+        }
+    }
+
+    /// Returns how many attempts, or copies, came.
+    fn take_in(&mut self, drip: f64, span: Duration, counts: &SlotCounts) -> u64 {
+        if !self.is_paused {
+            self.age = self.age.saturating_add(span);
+        }
+        if let Some((_, evidence)) = &mut self.failing_copies {
+            evidence.bet(drip, counts.copies.bad, counts.copies.good());
+        }
+        let seen = if self.copies { counts.copies.total } else { counts.canary_attempts };
+        self.attempts = self.attempts.saturating_add(seen);
+        seen
+    }
+
+    /// Nobody is hurt by a failing shadow, but nobody should be moved to it either.
+    fn breached_by_copies(&self, threshold: f64) -> Option<Objective> {
+        let (objective, evidence) = self.failing_copies.as_ref()?;
+        (evidence.value() >= threshold).then_some(*objective)
     }
 }
 
@@ -218,6 +402,7 @@ impl Judged {
         let limit = objective.limit().get();
         Self {
             objective,
+            step: Tally::default(),
             canary: Tally::default(),
             stable: Tally::default(),
             over_limit: Evidence::new(limit, threshold),
@@ -227,6 +412,7 @@ impl Judged {
     }
 
     fn take_in(&mut self, drip: f64, slot: &SlotTally) {
+        self.step += slot.canary;
         self.canary += slot.canary;
         self.stable += slot.stable;
         self.over_limit.bet(drip, slot.canary.bad, slot.canary.good());
@@ -234,18 +420,22 @@ impl Judged {
         self.worse_than_stable.bet(drip, slot.relative_bad.canary, slot.relative_bad.stable);
     }
 
-    fn finding(&self, control: bool, threshold: f64) -> Finding {
-        let evidences = Evidences {
-            over_limit: self.over_limit.value(),
-            worse_than_stable: control.then(|| self.worse_than_stable.value()),
-            stable_over_limit: self.stable_over_limit.value(),
+    fn finding(&self, control: Control, threshold: f64) -> Finding {
+        let stable_over_limit = self.stable_over_limit.value();
+        let worse_than_stable = match control {
+            Control::Good => Some(self.worse_than_stable.value()),
+            // The comparison says nothing, but a stable that fails by itself still does.
+            Control::Doubtful if stable_over_limit >= SHARED_MIN => Some(0.0),
+            Control::Doubtful | Control::None => None,
         };
+        let over_limit = self.over_limit.value();
+        let evidences = Evidences { over_limit, worse_than_stable, stable_over_limit };
         Finding {
             objective: self.objective,
             canary: self.canary,
             stable: self.stable,
             over_limit: evidences.over_limit,
-            worse_than_stable: evidences.worse_than_stable,
+            worse_than_stable: worse_than_stable.filter(|_| control == Control::Good),
             threshold,
             standing: self.objective.judge(evidences, threshold),
         }
@@ -256,6 +446,7 @@ impl Judged {
             name: self.objective.name(),
             canary: self.canary,
             stable: self.stable,
+            step: self.step,
             over_limit: self.over_limit.save(),
             worse_than_stable: self.worse_than_stable.save(),
             stable_over_limit: self.stable_over_limit.save(),
@@ -263,12 +454,17 @@ impl Judged {
     }
 
     fn restore(&mut self, saved: &SavedObjective) -> bool {
-        (self.canary, self.stable) = (saved.canary, saved.stable);
+        (self.canary, self.stable, self.step) = (saved.canary, saved.stable, saved.step);
         saved.name == self.objective.name()
             && self.over_limit.restore(&saved.over_limit)
             && self.worse_than_stable.restore(&saved.worse_than_stable)
             && self.stable_over_limit.restore(&saved.stable_over_limit)
     }
+}
+
+/// That the canary gets more, and less, than `share` of what is dealt by chance.
+fn mismatch(share: f64) -> [Evidence; 2] {
+    [share, 1.0 - share].map(|null| Evidence::new(null.clamp(1e-6, 1.0 - 1e-6), MISMATCH_MIN))
 }
 
 /// The chance that a bad request was the canary's while it is exactly r times as bad as

@@ -9,20 +9,30 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::objective::Standing;
-use crate::rollout::plan::{Plan, SharedBreach};
+use crate::rollout::plan::{Breach, Deadline, Plan};
+use crate::rollout::step::Until;
 use crate::rollout::verdict::{Decision, Finding, Findings, HoldReason};
 use crate::rollout::view::ObjectiveView;
-use crate::units::{Tick, Weight, duration_text};
+use crate::units::{Ratio, Tick, duration_text};
 
 /// Where a rollout stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
-    /// The rule has its weights and the canary is judged.
+    /// The canary is judged, at the weight of a step or, without steps, at the rule's.
     Progressing {
-        /// The start.
+        /// When the step began.
         since: Tick,
+        /// Which one, from 0; 0 without steps.
+        step: usize,
+        /// What stopped it.
+        pause: Option<Pause>,
         /// What was found at the last look; `None` before the first.
         hold: Option<Hold>,
+    },
+    /// The rule serves the canary alone.
+    Promoted {
+        /// The end.
+        since: Tick,
     },
     /// The canary was taken out by the judge.
     RolledBack {
@@ -38,6 +48,18 @@ pub enum State {
     },
 }
 
+/// What stopped a rollout, until a person lets it go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pause {
+    /// The plan: this step waits for a person.
+    Step,
+    /// A person.
+    Operator,
+    /// A proven breach, in a plan that pauses for one.
+    Breach(Cause),
+}
+
 /// Why a rollout may not go on, and for how long that has been so.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hold {
@@ -45,12 +67,14 @@ pub struct Hold {
     pub reason: HoldReason,
     /// The first look that found it, without a break.
     pub since: Tick,
+    /// Whether it has been so since the step's first look.
+    pub is_first: bool,
 }
 
 /// Why a rollout was rolled back, with the numbers it was decided on, kept as they were.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cause {
-    /// Name of the breached objective.
+    /// Name of the breached objective, or the hold reason that lasted too long.
     pub objective: String,
     /// The decision as a sentence.
     pub text: String,
@@ -63,9 +87,25 @@ pub struct Cause {
 pub enum Event<'a> {
     /// The judge has looked.
     Judged(&'a Findings),
-    /// A person takes the canary out.
+    /// A person said something.
+    Told(Word),
+}
+
+/// What a person may say to a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// On to the next step, without evidence.
+    Promote,
+    /// On to the end, without evidence.
+    PromoteFully,
+    /// Stay where it is. It is still judged.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// Take the canary out.
     Abort,
-    /// A person gives the version another chance.
+    /// Give the version another chance.
     Reset,
 }
 
@@ -78,6 +118,14 @@ pub enum Effect {
     Aborted,
     /// It starts afresh: forget the evidence and the ledger's entry, publish, report.
     Restarted,
+    /// Another step began: publish, remember, report.
+    Stepped,
+    /// The canary has all the traffic: publish, remember, report.
+    Promoted,
+    /// It stays where it is: remember, report.
+    Paused,
+    /// It goes on in the same step: remember, report.
+    Resumed,
     /// Nothing changes; the person who asked is told why.
     Refused(Refusal),
 }
@@ -85,12 +133,24 @@ pub enum Effect {
 /// Why a person's word was not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Abort after a rollback.
+    /// Anything but reset after a rollback.
     #[error("the rollout has rolled back already: its canary gets no traffic")]
     RolledBack,
+    /// Promote, pause or resume after an abort.
+    #[error("the rollout was aborted: its canary gets no traffic")]
+    Aborted,
+    /// Anything but reset after the promotion.
+    #[error("the rollout is promoted already: its canary has all the traffic")]
+    Promoted,
     /// Reset of a rollout that runs.
     #[error("the rollout has not ended: only an ended one can be reset, abort it first")]
     Running,
+    /// Promote of a rollout that only watches.
+    #[error(
+        "the rollout has no steps: it keeps the rule's weights and only watches; `promote --full` \
+         gives the canary all the traffic"
+    )]
+    NoSteps,
 }
 
 impl State {
@@ -98,19 +158,21 @@ impl State {
     pub const NAMES: [&str; 6] =
         ["progressing", "holding", "paused", "promoted", "rolled_back", "aborted"];
 
-    /// A rollout that starts `now`, without any evidence.
+    /// A rollout that starts `now` in its first step, without any evidence.
     pub const fn start(now: Tick) -> Self {
-        Self::Progressing { since: now, hold: None }
+        Self::Progressing { since: now, step: 0, pause: None, hold: None }
     }
 
     /// Its name in the API. `holding` is `progressing` with something against the canary:
-    /// to be young or quiet is the ordinary way of a rollout that only watches.
+    /// to be young or quiet is the ordinary way of a rollout.
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::Progressing { pause: Some(_), .. } => "paused",
             Self::Progressing { hold: Some(Hold { reason, .. }), .. } if reason.is_alarm() => {
                 "holding"
             }
             Self::Progressing { .. } => "progressing",
+            Self::Promoted { .. } => "promoted",
             Self::RolledBack { .. } => "rolled_back",
             Self::Aborted { .. } => "aborted",
         }
@@ -120,6 +182,7 @@ impl State {
     pub const fn since(&self) -> Tick {
         match self {
             Self::Progressing { since, .. }
+            | Self::Promoted { since }
             | Self::RolledBack { since, .. }
             | Self::Aborted { since } => *since,
         }
@@ -129,21 +192,29 @@ impl State {
     pub const fn hold(&self) -> Option<Hold> {
         match self {
             Self::Progressing { hold, .. } => *hold,
-            Self::RolledBack { .. } | Self::Aborted { .. } => None,
+            Self::Promoted { .. } | Self::RolledBack { .. } | Self::Aborted { .. } => None,
+        }
+    }
+
+    /// What stopped it, if it runs.
+    pub const fn pause(&self) -> Option<&Pause> {
+        match self {
+            Self::Progressing { pause, .. } => pause.as_ref(),
+            Self::Promoted { .. } | Self::RolledBack { .. } | Self::Aborted { .. } => None,
+        }
+    }
+
+    /// The step it is in, if it runs.
+    pub const fn step(&self) -> Option<usize> {
+        match self {
+            Self::Progressing { step, .. } => Some(*step),
+            Self::Promoted { .. } | Self::RolledBack { .. } | Self::Aborted { .. } => None,
         }
     }
 
     /// Whether it has ended: nothing is judged any more.
     pub const fn has_ended(&self) -> bool {
-        match self {
-            Self::Progressing { .. } => false,
-            Self::RolledBack { .. } | Self::Aborted { .. } => true,
-        }
-    }
-
-    /// The canary's weight in this state, never above `configured`.
-    pub const fn canary_weight(&self, configured: Weight) -> Weight {
-        if self.has_ended() { Weight::ZERO } else { configured }
+        self.step().is_none()
     }
 }
 
@@ -154,54 +225,133 @@ impl fmt::Display for State {
 }
 
 impl Plan {
-    /// The next state, and what is to be done about it.
-    pub fn advance(&self, state: State, now: Tick, event: Event<'_>) -> (State, Option<Effect>) {
-        match (state, event) {
-            (State::Progressing { since, hold }, Event::Judged(findings)) => {
-                self.judged(since, hold, now, findings)
-            }
-            (State::Progressing { .. }, Event::Abort) => {
-                (State::Aborted { since: now }, Some(Effect::Aborted))
-            }
-            (state @ State::Progressing { .. }, Event::Reset) => {
-                (state, Some(Effect::Refused(Refusal::Running)))
-            }
-            (ended, Event::Judged(_)) => (ended, None),
-            (state @ State::RolledBack { .. }, Event::Abort) => {
-                (state, Some(Effect::Refused(Refusal::RolledBack)))
-            }
-            (state @ State::Aborted { .. }, Event::Abort) => (state, None),
-            (State::RolledBack { .. } | State::Aborted { .. }, Event::Reset) => {
-                (State::start(now), Some(Effect::Restarted))
-            }
+    /// The canary's share of what goes to it or to stable, in `state`. `None` is what the
+    /// rule's own weights say.
+    pub fn canary_share(&self, state: &State) -> Option<Ratio> {
+        match state {
+            State::Progressing { step, .. } => self.steps.get(*step).map(|step| step.weight),
+            State::Promoted { .. } => Some(Ratio::ONE),
+            State::RolledBack { .. } | State::Aborted { .. } => Some(Ratio::ZERO),
         }
     }
 
-    /// A look at a running rollout. Without steps there is nothing to promote to.
-    fn judged(
+    /// The first state.
+    pub fn start(&self, now: Tick) -> State {
+        self.enter(0, now).0
+    }
+
+    /// The state at the start of `step`: of a plan without steps, the only one.
+    pub fn enter(&self, step: usize, now: Tick) -> (State, Option<Effect>) {
+        let until = self.steps.get(step).map(|step| step.until);
+        let ended = until.is_none() && step > 0;
+        if ended || until == Some(Until::AtOnce) {
+            return (State::Promoted { since: now }, Some(Effect::Promoted));
+        }
+        let pause = (until == Some(Until::Told)).then_some(Pause::Step);
+        (State::Progressing { since: now, step, pause, hold: None }, Some(Effect::Stepped))
+    }
+
+    /// The next state, and what is to be done about it.
+    pub fn advance(&self, state: State, now: Tick, event: Event<'_>) -> (State, Option<Effect>) {
+        let refused = |state, why| (state, Some(Effect::Refused(why)));
+        match (state, event) {
+            (running @ State::Progressing { .. }, Event::Judged(findings)) => {
+                self.judged(running, now, findings)
+            }
+            (running @ State::Progressing { .. }, Event::Told(word)) => {
+                self.told(running, now, word)
+            }
+            (ended, Event::Judged(_)) => (ended, None),
+            (_, Event::Told(Word::Reset)) => (self.start(now), Some(Effect::Restarted)),
+            (state @ State::Aborted { .. }, Event::Told(Word::Abort)) => (state, None),
+            (state @ State::RolledBack { .. }, Event::Told(_)) => {
+                refused(state, Refusal::RolledBack)
+            }
+            (state @ State::Aborted { .. }, Event::Told(_)) => refused(state, Refusal::Aborted),
+            (state @ State::Promoted { .. }, Event::Told(_)) => refused(state, Refusal::Promoted),
+        }
+    }
+
+    /// A person's word to a running rollout.
+    fn told(&self, state: State, now: Tick, word: Word) -> (State, Option<Effect>) {
+        let State::Progressing { since, step, pause, hold } = state else { return (state, None) };
+        let running = |pause| State::Progressing { since, step, pause, hold };
+        match (word, pause) {
+            (Word::Abort, _) => (State::Aborted { since: now }, Some(Effect::Aborted)),
+            (Word::Reset, pause) => (running(pause), Some(Effect::Refused(Refusal::Running))),
+            (Word::PromoteFully, _) => (State::Promoted { since: now }, Some(Effect::Promoted)),
+            (Word::Promote, pause) if self.steps.is_empty() => {
+                (running(pause), Some(Effect::Refused(Refusal::NoSteps)))
+            }
+            (Word::Promote, _) | (Word::Resume, Some(Pause::Step)) => self.enter(step + 1, now),
+            (Word::Pause, None) => (running(Some(Pause::Operator)), Some(Effect::Paused)),
+            (Word::Pause, Some(pause)) => (running(Some(pause)), None),
+            (Word::Resume, Some(_)) => (running(None), Some(Effect::Resumed)),
+            (Word::Resume, None) => (running(None), None),
+        }
+    }
+
+    /// A look at a running rollout.
+    fn judged(&self, state: State, now: Tick, findings: &Findings) -> (State, Option<Effect>) {
+        let State::Progressing { since, step, pause, hold: before } = state else {
+            return (state, None);
+        };
+        let reason = match findings.decision {
+            Decision::Promote(_) if pause.is_none() => return self.enter(step + 1, now),
+            Decision::Promote(_) => HoldReason::Paused,
+            Decision::Hold(reason) => reason,
+            Decision::Rollback(blamed) => match (self.on_breach, &pause) {
+                // Where there is nothing to go back to, a failing canary is the better half.
+                _ if findings.stable_missing => HoldReason::NoStable,
+                (Breach::Rollback, _) => return roll_back(now, &blamed, findings, ""),
+                (Breach::Pause, None | Some(Pause::Step | Pause::Operator)) => {
+                    let pause = Some(Pause::Breach(cause(&blamed, findings, "")));
+                    let hold = before;
+                    let paused = State::Progressing { since, step, pause, hold };
+                    return (paused, Some(Effect::Paused));
+                }
+                (Breach::Pause, Some(Pause::Breach(_))) | (Breach::Alert, _) => {
+                    HoldReason::Objective(blamed.objective)
+                }
+            },
+        };
+        let lasts = before.filter(|before| before.reason == reason);
+        let hold = lasts.unwrap_or(Hold { reason, since: now, is_first: before.is_none() });
+        if let Some(ended) = self.overdue(hold, now, findings) {
+            return ended;
+        }
+        (State::Progressing { since, step, pause, hold: Some(hold) }, None)
+    }
+
+    /// The end of a rollout that was held for longer than its plan allows.
+    fn overdue(
         &self,
-        since: Tick,
-        hold: Option<Hold>,
+        hold: Hold,
         now: Tick,
         findings: &Findings,
-    ) -> (State, Option<Effect>) {
-        let reason = match findings.decision {
-            Decision::Rollback(blamed) => return roll_back(now, &blamed, findings, ""),
-            Decision::Hold(reason) => reason,
+    ) -> Option<(State, Option<Effect>)> {
+        let deadline = match hold.reason {
+            HoldReason::SharedCause => self.on_shared_breach,
+            HoldReason::NotEnoughTraffic => self.on_no_traffic,
+            // A canary that is yet to come is waited for.
+            HoldReason::NoEndpoint if !hold.is_first => self.on_no_endpoint,
+            _ => Deadline::Hold,
         };
-        let lasts = hold.filter(|hold| hold.reason == reason);
-        let hold = lasts.unwrap_or(Hold { reason, since: now });
-        // The rollout is the only thing that is known to have changed: a breach that stable
-        // shares is not left alone for ever.
-        if let SharedBreach::RollbackAfter(most) = self.on_shared_breach
-            && let Some(shared) = findings.first(Standing::Shared)
-            && reason == HoldReason::SharedCause
-            && now.since(hold.since) >= most
-        {
-            let how = format!("shared cause for {}: ", duration_text(most));
-            return roll_back(now, shared, findings, &how);
+        let Deadline::RollbackAfter(most) = deadline else { return None };
+        if findings.stable_missing || now.since(hold.since) < most {
+            return None;
         }
-        (State::Progressing { since, hold: Some(hold) }, None)
+        let reason = hold.reason;
+        if let Some(shared) = findings.first(Standing::Shared) {
+            let how = format!("{reason} for {}: ", duration_text(most));
+            return Some(roll_back(now, shared, findings, &how));
+        }
+        let cause = Cause {
+            objective: reason.to_string(),
+            text: format!("{reason} for {}", duration_text(most)),
+            objectives: findings.into(),
+        };
+        Some((State::RolledBack { since: now, cause }, Some(Effect::RolledBack)))
     }
 }
 
@@ -212,12 +362,16 @@ fn roll_back(
     findings: &Findings,
     how: &str,
 ) -> (State, Option<Effect>) {
-    let cause = Cause {
+    let cause = cause(blamed, findings, how);
+    (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
+}
+
+fn cause(blamed: &Finding, findings: &Findings, how: &str) -> Cause {
+    Cause {
         objective: blamed.objective.name(),
         text: format!("{how}{blamed}"),
         objectives: findings.into(),
-    };
-    (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
+    }
 }
 
 #[cfg(test)]

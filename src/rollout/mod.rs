@@ -10,5 +10,7 @@ pub mod judge;
 pub mod machine;
 pub mod objective;
 pub mod plan;
+pub mod release;
+pub mod step;
 pub mod verdict;
 pub mod view;

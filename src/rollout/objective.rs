@@ -14,7 +14,7 @@ pub const RATIO_DEFAULT: f64 = 1.5;
 pub const RATIO_RELATIVE_DEFAULT: f64 = 2.0;
 
 /// The evidence against stable itself from which a breach counts as shared.
-const SHARED_MIN: f64 = 20.0;
+pub(super) const SHARED_MIN: f64 = 20.0;
 /// The evidence against the canary from which nobody should be moved onto it.
 const SUSPICIOUS_MIN: f64 = 10.0;
 

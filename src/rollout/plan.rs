@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use crate::names::{BackendName, RolloutName, RuleId, Version};
+use crate::rollout::judge::SLOT;
 use crate::rollout::objective::{Objective, OnBreach};
+use crate::rollout::step::Step;
 use crate::units::Ratio;
 
 /// The most objectives that one rollout may have.
@@ -16,6 +18,12 @@ pub const FALSE_ROLLBACK_DEFAULT: f64 = 0.01;
 
 /// How long a shared breach lasts before it rolls back, where the config does not say.
 pub const SHARED_BREACH_DEFAULT: Duration = Duration::from_mins(5);
+
+/// No step is left before so many canary attempts were seen in it, where the config does not say.
+pub const REQUESTS_MIN: u64 = 100;
+
+/// How long a canary that had endpoints may be without, where the config does not say.
+pub const NO_ENDPOINT_DEFAULT: Duration = Duration::from_mins(1);
 
 /// Moving one rule from stable to canary.
 ///
@@ -37,26 +45,72 @@ pub struct Plan {
     pub false_rollback: Ratio,
     /// One to [`OBJECTIVES_MAX`].
     pub objectives: Vec<Objective>,
+    /// In order; empty keeps the rule's weights.
+    pub steps: Vec<Step>,
+    /// No step is left before so many canary attempts (of a mirror step: copies) in it.
+    pub requests_min: u64,
+    /// Slots are judged when they are so long. A longer slot forgives longer bursts.
+    pub burst: Duration,
+    /// What becomes of a breach that is the canary's own.
+    pub on_breach: Breach,
     /// What becomes of a breach that stable shares.
-    pub on_shared_breach: SharedBreach,
+    pub on_shared_breach: Deadline,
+    /// What becomes of a canary that gets no traffic.
+    pub on_no_traffic: Deadline,
+    /// What becomes of a canary that had endpoints and has none.
+    pub on_no_endpoint: Deadline,
 }
 
-/// What becomes of a breach that stable shares.
+/// What becomes of a breach that is proven to be the canary's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Breach {
+    /// The canary is taken out.
+    #[default]
+    Rollback,
+    /// The rollout stays where it is until a person decides.
+    Pause,
+    /// It holds and says so. Nothing is taken out: for those who only want to be told.
+    Alert,
+}
+
+/// How long a reason to hold may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedBreach {
-    /// Rolls back when it has lasted this long: the rollout is the only thing that changed.
+pub enum Deadline {
+    /// Rolls back when it has lasted this long.
     RollbackAfter(Duration),
     /// Holds for as long as it lasts.
     Hold,
 }
 
-impl Default for SharedBreach {
-    fn default() -> Self {
-        Self::RollbackAfter(SHARED_BREACH_DEFAULT)
-    }
-}
-
 impl Plan {
+    /// A plan without steps and with every default: it watches `canary` on `rule`.
+    pub fn watching(
+        name: RolloutName,
+        rule: RuleId,
+        (stable, canary): (BackendName, BackendName),
+        version: Version,
+        objectives: Vec<Objective>,
+    ) -> Self {
+        Self {
+            name,
+            rule,
+            stable,
+            canary,
+            version,
+            objectives,
+            false_rollback: Self::false_rollback_default(),
+            steps: Vec::new(),
+            requests_min: REQUESTS_MIN,
+            burst: SLOT,
+            on_breach: Breach::default(),
+            // The rollout is the only thing that is known to have changed.
+            on_shared_breach: Deadline::RollbackAfter(SHARED_BREACH_DEFAULT),
+            // A quiet night is nobody's fault.
+            on_no_traffic: Deadline::Hold,
+            on_no_endpoint: Deadline::RollbackAfter(NO_ENDPOINT_DEFAULT),
+        }
+    }
+
     /// `false_rollback` where the config names none.
     pub fn false_rollback_default() -> Ratio {
         Ratio::new(FALSE_ROLLBACK_DEFAULT).unwrap_or_default()

@@ -48,20 +48,36 @@ pub enum HoldReason {
     Suspicious,
     /// A breach is proven of an objective that only holds.
     Objective(Objective),
+    /// The canary has nothing that could answer; its share goes to stable.
+    NoEndpoint,
+    /// The canary has to go, and stable has nothing that could answer in its place.
+    NoStable,
+    /// A person, or a breach that is to pause, stopped it.
+    Paused,
     /// Too few canary attempts to say anything, or none lately.
     NotEnoughTraffic,
     /// Too young to say anything.
     Soaking,
+    /// The canary does not get the share that it should.
+    RoutingMismatch,
     /// Nothing is wrong as far as can be seen.
     NotProven,
+    /// The same, for longer than the step may take.
+    Overdue,
 }
 
 impl HoldReason {
-    /// Whether something speaks against the canary, beyond there being too little to go by.
+    /// Whether something is wrong, beyond there being too little to go by: `holding`.
     pub const fn is_alarm(self) -> bool {
         match self {
-            Self::SharedCause | Self::Suspicious | Self::Objective(_) => true,
-            Self::NotEnoughTraffic | Self::Soaking | Self::NotProven => false,
+            Self::SharedCause
+            | Self::Suspicious
+            | Self::Objective(_)
+            | Self::NoEndpoint
+            | Self::NoStable
+            | Self::RoutingMismatch
+            | Self::Overdue => true,
+            Self::Paused | Self::NotEnoughTraffic | Self::Soaking | Self::NotProven => false,
         }
     }
 }
@@ -72,10 +88,33 @@ impl fmt::Display for HoldReason {
             Self::SharedCause => f.write_str("shared cause"),
             Self::Suspicious => f.write_str("suspicious"),
             Self::Objective(objective) => objective.fmt(f),
+            Self::NoEndpoint => f.write_str("canary has no ready endpoint"),
+            Self::NoStable => f.write_str("stable has no ready endpoint"),
+            Self::Paused => f.write_str("paused"),
             Self::NotEnoughTraffic => f.write_str("not enough traffic"),
             Self::Soaking => f.write_str("soaking"),
-            Self::NotProven => f.write_str("not proven"),
+            Self::RoutingMismatch => f.write_str("routing mismatch"),
+            Self::NotProven | Self::Overdue => f.write_str("not proven"),
         }
+    }
+}
+
+/// Why a rollout may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Of every limit, the upper end of what the step's counts leave possible is within half
+    /// as much again.
+    Proven,
+    /// The step has lasted as long as it should, and nothing was breached.
+    Soaked,
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Proven => "proven",
+            Self::Soaked => "soaked, no breach",
+        })
     }
 }
 
@@ -92,6 +131,10 @@ impl Tally {
     /// Attempts that were not bad.
     pub const fn good(self) -> u64 {
         self.total.saturating_sub(self.bad)
+    }
+
+    pub(super) fn is_zero(&self) -> bool {
+        self.total == 0
     }
 
     /// bad / total, 0 where nothing was counted.
@@ -197,6 +240,8 @@ fn write_evidence(f: &mut fmt::Formatter<'_>, value: f64, threshold: f64) -> fmt
 /// What all objectives together come to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
+    /// The next step may begin, for this.
+    Promote(Proof),
     /// The rollout may not go on now.
     Hold(HoldReason),
     /// The canary is to be taken out, for this.
@@ -207,6 +252,7 @@ impl Decision {
     /// Without its reason.
     pub const fn verdict(&self) -> Verdict {
         match self {
+            Self::Promote(_) => Verdict::Promote,
             Self::Hold(_) => Verdict::Hold,
             Self::Rollback(_) => Verdict::Rollback,
         }
@@ -216,7 +262,7 @@ impl Decision {
     pub const fn hold_reason(&self) -> Option<HoldReason> {
         match self {
             Self::Hold(reason) => Some(*reason),
-            Self::Rollback(_) => None,
+            Self::Promote(_) | Self::Rollback(_) => None,
         }
     }
 }
@@ -228,6 +274,8 @@ pub struct Findings {
     pub decision: Decision,
     /// In the order of the plan.
     pub objectives: Vec<Finding>,
+    /// Stable has nothing that could answer in the canary's place.
+    pub stable_missing: bool,
 }
 
 impl Findings {
@@ -287,6 +335,11 @@ mod tests {
             (HoldReason::NotEnoughTraffic, "not enough traffic"),
             (HoldReason::Soaking, "soaking"),
             (HoldReason::NotProven, "not proven"),
+            (HoldReason::Overdue, "not proven"),
+            (HoldReason::Paused, "paused"),
+            (HoldReason::RoutingMismatch, "routing mismatch"),
+            (HoldReason::NoEndpoint, "canary has no ready endpoint"),
+            (HoldReason::NoStable, "stable has no ready endpoint"),
         ] {
             assert_eq!(reason.to_string(), text);
         }

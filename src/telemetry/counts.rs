@@ -215,6 +215,8 @@ pub struct Evidence {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ArmCounters {
+    /// Attempts that began, whatever became of them.
+    pub begun: Counter,
     /// Good outcomes.
     pub good: Counter,
     /// Bad outcomes.
@@ -230,6 +232,8 @@ pub struct ArmCounters {
 /// [`ArmCounters`] of all workers, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArmCounts {
+    /// Attempts that began.
+    pub begun: u64,
     /// Good outcomes.
     pub good: u64,
     /// Bad outcomes.
@@ -250,6 +254,7 @@ impl ArmCounts {
             std::array::from_fn(|index| now[index].wrapping_sub(then[index]))
         };
         Self {
+            begun: self.begun.wrapping_sub(earlier.begun),
             good: self.good.wrapping_sub(earlier.good),
             bad: self.bad.wrapping_sub(earlier.bad),
             bad_once: self.bad_once.wrapping_sub(earlier.bad_once),
@@ -287,6 +292,7 @@ impl Evidence {
         let mut sum = ArmCounts::default();
         for worker in &self.workers {
             let counters = &worker[arm as usize];
+            sum.begun += counters.begun.get();
             sum.good += counters.good.get();
             sum.bad += counters.bad.get();
             sum.bad_once += counters.bad_once.get();

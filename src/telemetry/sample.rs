@@ -144,6 +144,7 @@ impl Sample {
         open: &Rc<OpenAttempts>,
         sticky: Option<u64>,
     ) -> Self {
+        arm.counters().begun.add(1);
         let key = open.open(Rc::clone(arm), self.started);
         self.witness = Some(Witness { open: Rc::clone(open), key, sticky });
         self
@@ -254,7 +255,7 @@ mod tests {
     fn a_dropped_attempt_is_a_cancelled_one_and_no_evidence() {
         let world = world();
         drop(world.attempt(None));
-        assert_eq!(world.counts(), ArmCounts::default());
+        assert_eq!(world.counts(), ArmCounts { begun: 1, ..ArmCounts::default() });
         let counters = world.leg.counters();
         assert_eq!(counters.requests.iter().collect::<Vec<_>>(), [(CLIENT_GONE, 1)]);
         assert_eq!(counters.in_flight.get(), 0);

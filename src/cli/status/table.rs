@@ -182,6 +182,7 @@ mod tests {
             version: "2026-11-20.1".to_owned(),
             state: "rolled_back".to_owned(),
             step: None,
+            steps: Vec::new(),
             weight: 0.0,
             reason: Some("errors <= 1%: canary 4.08% of 147".to_owned()),
             since: "2026-11-21T10:00:00Z".to_owned(),

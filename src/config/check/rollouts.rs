@@ -2,19 +2,24 @@
 //!
 //! Never judges: it makes the plan that the judge is held to.
 
+use std::time::Duration;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
-use crate::config::quantity::RuleRef;
+use crate::config::quantity::{RuleRef, Span};
 use crate::config::raw;
 use crate::config::read::{As, At, Form, Given};
 use crate::config::tree::NodeId;
 use crate::config::{Backend, Route, Rule};
 use crate::names::{BackendName, RolloutName, RuleId, Version};
-use crate::rollout::objective::Objective;
-use crate::rollout::plan::{OBJECTIVES_MAX, Plan, SharedBreach};
-use crate::units::Weight;
+use crate::rollout::judge::SLOT;
+use crate::rollout::plan::{Deadline, Plan};
+use crate::units::{Weight, duration_text};
+
+/// The longest slot: what happens within it is judged no earlier.
+const BURST_MAX: Duration = Duration::from_secs(10);
 
 impl Checker<'_> {
     pub(super) fn rollouts(
@@ -53,22 +58,56 @@ impl Checker<'_> {
         let version = self.value(&raw.version).map(Version::new);
         let false_rollback = self.value(&raw.false_rollback);
         let objectives = self.objectives(&raw.objectives);
-        self.value(&raw.on_breach);
-        let on_shared_breach = self.shared_breach(&raw.on_shared_breach);
+        let steps = self.steps(&raw.steps, rule.as_ref().map(|(_, rule)| *rule), &objectives);
+        let requests_min = self.value(&raw.min_requests);
+        let burst = self.burst(&raw.burst);
+        let on_breach = self.value(&raw.on_breach);
+        let on_shared_breach = self.deadline(&raw.on_shared_breach);
+        let on_no_traffic = self.deadline(&raw.on_no_traffic);
+        let on_no_endpoint = self.deadline(&raw.on_no_endpoint);
         let canary = canary?;
         let version = version.unwrap_or_else(|| {
             Version::new(version_of(backends.iter().find(|one| one.name == canary)))
         });
-        Some(Plan {
-            name: RolloutName::new(name?),
-            rule: rule?.0,
-            stable: stable?,
-            canary,
+        let plan = Plan::watching(
+            RolloutName::new(name?),
+            rule?.0,
+            (stable?, canary),
             version,
-            false_rollback: false_rollback.unwrap_or_else(Plan::false_rollback_default),
             objectives,
-            on_shared_breach,
+        );
+        Some(Plan {
+            false_rollback: false_rollback.unwrap_or(plan.false_rollback),
+            steps,
+            requests_min: requests_min.map_or(plan.requests_min, u64::from),
+            burst: burst.unwrap_or(plan.burst),
+            on_breach: on_breach.unwrap_or(plan.on_breach),
+            on_shared_breach: on_shared_breach.unwrap_or(plan.on_shared_breach),
+            on_no_traffic: on_no_traffic.unwrap_or(plan.on_no_traffic),
+            on_no_endpoint: on_no_endpoint.unwrap_or(plan.on_no_endpoint),
+            ..plan
         })
+    }
+
+    fn burst(&mut self, at: &At<As<Span>>) -> Option<Duration> {
+        let (id, burst) = self.placed(at)?;
+        if (SLOT..=BURST_MAX).contains(&burst) {
+            return Some(burst);
+        }
+        let message = format!("`{}` is not within 250ms to 10s", duration_text(burst));
+        let help = "write how long a burst may be that is one event, as in `1s`";
+        self.report.add(id, Code::Duration, message, help);
+        None
+    }
+
+    fn deadline(&mut self, at: &At<raw::DeadlineForm>) -> Option<Deadline> {
+        match at.found()? {
+            (id, Form::Short(word)) => {
+                self.value(&At { id, given: Given::Is(word.clone()) });
+                Some(Deadline::Hold)
+            }
+            (_, Form::Long(raw)) => self.value(&raw.rollback_after).map(Deadline::RollbackAfter),
+        }
     }
 
     /// The rule that a rollout names.
@@ -119,82 +158,18 @@ impl Checker<'_> {
             let help = format!("add it to the rule's backends: `- name: {name}`");
             self.report.add(at, Code::NotInRule, message, help);
         }
-        // With steps, which come later, the weight is theirs.
-        if canary.and_then(weight_of) == Some(Weight::ZERO) && !raw.faulty {
+        let pair = [stable, canary].map(|name| name.and_then(weight_of));
+        if raw.steps.is_there() {
+            // The weight is the steps', of what the two have together.
+            if pair == [Some(Weight::ZERO); 2] {
+                let message = "stable and canary have no weight that steps could share";
+                let help = "give stable the weight that both are to have";
+                self.report.add(raw.stable.id, Code::IdleCanary, message, help);
+            }
+        } else if pair[1] == Some(Weight::ZERO) && !raw.faulty {
             let message = "the canary's weight is 0: there will be nothing to judge";
             let help = "give it a weight in the rule; a rollout without steps keeps the weights";
             self.report.add(raw.canary.id, Code::IdleCanary, message, help);
-        }
-    }
-
-    fn objectives(&mut self, list: &At<Vec<At<raw::Objective>>>) -> Vec<Objective> {
-        self.not_empty(list, "an objective, such as `errors: 1%`");
-        self.at_most(list, OBJECTIVES_MAX, "keep those that a user would notice");
-        let mut seen = Seen::of(Code::DuplicateName, "keep one of them");
-        let mut objectives = Vec::new();
-        for at in list.items() {
-            let Some(objective) = at.get().and_then(|raw| self.objective(at.id, raw)) else {
-                continue;
-            };
-            let name = objective.name();
-            self.once(&mut seen, at.id, &name, &format!("the objective `{name}` stands twice"));
-            objectives.push(objective);
-        }
-        objectives
-    }
-
-    fn objective(&mut self, id: NodeId, raw: &raw::Objective) -> Option<Objective> {
-        let there = [("errors", raw.errors.is_there()), ("latency", raw.latency.is_there())];
-        let alone = self.exactly_one(id, &there, raw.faulty);
-        let errors = self.value(&raw.errors).map(Objective::errors);
-        let latency = self.latency(&raw.latency).map(Ok);
-        let ratio = self.value(&raw.ratio);
-        let on_breach = self.value(&raw.on_breach);
-        let made = errors.or(latency).filter(|_| alone)?;
-        let with_ratio = |one: Objective| ratio.map_or(Ok(one), |ratio| one.with_ratio(ratio));
-        match made.and_then(with_ratio) {
-            Ok(one) => Some(on_breach.map_or(one, |on_breach| one.with_on_breach(on_breach))),
-            Err(error) => {
-                let help = "write a limit such as `1%` and a ratio such as `1.5`";
-                self.report.add(id, Code::Objective, error.to_string(), help);
-                None
-            }
-        }
-    }
-
-    fn latency(&mut self, at: &At<raw::LatencyForm>) -> Option<Objective> {
-        let (id, form) = at.found()?;
-        let pairs = match form {
-            Form::Long(pairs) => &pairs.entries,
-            Form::Short(word) => {
-                self.value(&At { id, given: Given::Is(word.clone()) });
-                return None;
-            }
-        };
-        if pairs.len() != 1 {
-            let message = format!("one quantile is wanted here, not {}", pairs.len());
-            let help = "write an objective for each: `- latency: { p99: 200ms }`";
-            self.report.add(id, Code::Objective, message, help);
-        }
-        let mut found = None;
-        for (quantile, threshold) in pairs {
-            let (quantile, threshold) = (self.value(quantile), self.value(threshold));
-            found = quantile.zip(threshold);
-        }
-        let (quantile, threshold) = found.filter(|_| pairs.len() == 1)?;
-        Some(Objective::latency(quantile, threshold))
-    }
-
-    fn shared_breach(&mut self, at: &At<raw::SharedForm>) -> SharedBreach {
-        match at.found() {
-            None => SharedBreach::default(),
-            Some((id, Form::Short(word))) => {
-                self.value(&At { id, given: Given::Is(word.clone()) });
-                SharedBreach::Hold
-            }
-            Some((_, Form::Long(raw))) => self
-                .value(&raw.rollback_after)
-                .map_or_else(SharedBreach::default, SharedBreach::RollbackAfter),
         }
     }
 }

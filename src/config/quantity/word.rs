@@ -10,6 +10,7 @@ use crate::config::read::{listed, similar};
 use crate::config::tree::Scalar;
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
+use crate::rollout::plan::Breach;
 use crate::units::Ratio;
 
 /// The longest name, so that a metric's labels and a `route/rule` stay readable.
@@ -154,14 +155,31 @@ impl Quantity for Protocol {
 pub struct RolloutBreach;
 
 impl Quantity for RolloutBreach {
-    type Value = ();
+    type Value = Breach;
 
-    fn parse(scalar: &Scalar) -> Result<(), Fault> {
-        choose(scalar, &[("rollback", ())], &["pause", "alert"])
+    fn parse(scalar: &Scalar) -> Result<Breach, Fault> {
+        let now =
+            [("rollback", Breach::Rollback), ("pause", Breach::Pause), ("alert", Breach::Alert)];
+        choose(scalar, &now, &[])
     }
 
     fn schema() -> Schema {
-        json_schema!({ "enum": ["rollback"] })
+        json_schema!({ "enum": ["rollback", "pause", "alert"] })
+    }
+}
+
+/// What a step waits for.
+pub struct UntilWord;
+
+impl Quantity for UntilWord {
+    type Value = ();
+
+    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+        choose(scalar, &[("proven", ())], &[])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["proven"] })
     }
 }
 
@@ -181,14 +199,14 @@ impl Quantity for ObjectiveBreach {
     }
 }
 
-/// What becomes of a breach that stable shares, in a word.
-pub struct SharedBreachWord;
+/// What becomes of a reason to hold, in a word.
+pub struct HoldWord;
 
-impl Quantity for SharedBreachWord {
+impl Quantity for HoldWord {
     type Value = ();
 
     fn parse(scalar: &Scalar) -> Result<(), Fault> {
-        choose(scalar, &[("hold", ())], &[]).map_err(|fault| {
+        choose(scalar, &[("hold", ())], &["alert"]).map_err(|fault| {
             let help = "write `hold` or `{ rollback_after: 5m }`".to_owned();
             Fault { help, ..fault }
         })
@@ -199,29 +217,39 @@ impl Quantity for SharedBreachWord {
     }
 }
 
-/// Limits that are measured against stable; all of them come later.
-const RELATIVE: [&str; 2] = ["not-worse-than-stable", "body-not-worse-than-stable"];
+/// Stable is the measure.
+const RELATIVE: &str = "not-worse-than-stable";
+/// A measure that comes later.
+const RELATIVE_BODY: &str = "body-not-worse-than-stable";
 
-/// The limit of `errors`: a rate that is never written as a bare number.
+/// What an objective is measured by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Limit {
+    /// At most so much.
+    Rate(Ratio),
+    /// What stable does.
+    Stable,
+}
+
+/// The limit of `errors`: a rate that is never written as a bare number, or stable's.
 pub struct ErrorLimit;
 
 impl Quantity for ErrorLimit {
-    type Value = Ratio;
+    type Value = Limit;
 
-    fn parse(scalar: &Scalar) -> Result<Ratio, Fault> {
-        if RELATIVE.contains(&scalar.text.as_str()) {
-            let help = "write a limit such as `1%`";
-            return Err(Fault::of(Code::NotSupported, scalar, "is not supported yet", help));
+    fn parse(scalar: &Scalar) -> Result<Limit, Fault> {
+        match scalar.text.as_str() {
+            RELATIVE => Ok(Limit::Stable),
+            _ => Rate::parse(scalar).map(Limit::Rate),
         }
-        Rate::parse(scalar)
     }
 
     fn schema() -> Schema {
-        Rate::schema()
+        json_schema!({ "anyOf": [Rate::schema(), { "enum": [RELATIVE] }] })
     }
 }
 
-/// What stands for a limit of latency where no quantile is named: nothing yet.
+/// What stands for a limit of latency where no quantile is named.
 pub struct LatencyWord;
 
 impl Quantity for LatencyWord {
@@ -229,14 +257,19 @@ impl Quantity for LatencyWord {
 
     fn parse(scalar: &Scalar) -> Result<(), Fault> {
         let help = "write a quantile and its limit: `{ p99: 200ms }`";
-        Err(if RELATIVE.contains(&scalar.text.as_str()) {
-            Fault::of(Code::NotSupported, scalar, "is not supported yet", help)
-        } else {
-            Fault::of(Code::WrongKind, scalar, "does not say which quantile it limits", help)
-        })
+        match scalar.text.as_str() {
+            RELATIVE => Ok(()),
+            RELATIVE_BODY => {
+                Err(Fault::of(Code::NotSupported, scalar, "is not supported yet", help))
+            }
+            _ => {
+                let what = "does not say which quantile it limits";
+                Err(Fault::of(Code::WrongKind, scalar, what, help))
+            }
+        }
     }
 
     fn schema() -> Schema {
-        json_schema!({ "not": {} })
+        json_schema!({ "enum": [RELATIVE] })
     }
 }

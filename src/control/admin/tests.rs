@@ -18,6 +18,7 @@ fn view(state: &str) -> RolloutView {
         version: "1".to_owned(),
         state: state.to_owned(),
         step: None,
+        steps: Vec::new(),
         weight: 0.1,
         reason: None,
         since: "2026-11-21T10:00:00Z".to_owned(),
@@ -167,9 +168,10 @@ async fn a_verb_answers_with_the_new_state_or_the_reason() {
         ("abort", Some(Err(failed)), 500, "the disk is full"),
         ("abort", Some(Err(NotDone::Unknown)), 404, "no rollout"),
         ("abort", None, 503, "shutting down"),
-        ("promote", None, 409, "has no steps"),
-        ("pause", None, 409, "has no steps"),
-        ("resume", None, 409, "has no steps"),
+        ("promote", Some(Ok(view("progressing"))), 200, r#""state":"progressing""#),
+        ("promote?full=true", Some(Ok(view("promoted"))), 200, r#""state":"promoted""#),
+        ("pause", Some(Ok(view("paused"))), 200, r#""state":"paused""#),
+        ("resume", Some(Ok(view("progressing"))), 200, r#""state":"progressing""#),
         ("destroy", None, 404, "nothing at this path"),
     ] {
         let port = Port::new(Answers { verb: answer, ..Answers::default() });

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::objective::{OnBreach, Quantile, Signal};
-use crate::rollout::plan::SharedBreach;
+use crate::rollout::step::{Copies, Step};
 use crate::units::Ratio;
 
 const TRACES: &str = include_str!("../../../tests/judge-golden/traces.csv");
@@ -18,16 +18,13 @@ fn ratio(value: f64) -> Ratio {
 }
 
 fn plan(objectives: Vec<Objective>) -> Plan {
-    Plan {
-        name: "v2".into(),
-        rule: RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
-        stable: "stable".into(),
-        canary: "canary".into(),
-        version: Version::new("1"),
-        false_rollback: Plan::false_rollback_default(),
+    Plan::watching(
+        "v2".into(),
+        RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
+        ("stable".into(), "canary".into()),
+        Version::new("1"),
         objectives,
-        on_shared_breach: SharedBreach::default(),
-    }
+    )
 }
 
 fn latency() -> Objective {
@@ -88,6 +85,7 @@ fn slots(plan: &Plan, trace: &str) -> Vec<(u32, SlotCounts)> {
                 SlotTally { canary, stable, relative_bad }
             })
             .collect(),
+        ..SlotCounts::default()
     };
     let mine = rows(TRACES).into_iter().filter(|row| row["trace"] == trace);
     mine.map(|row| (number(&row, "slot") as u32, counts(&row))).collect()
@@ -120,7 +118,7 @@ fn golden_default_set() {
     let plan = default_set();
     for row in rows(EXPECTED_DEFAULT) {
         let trace = &row["trace"];
-        let (slot, attempts, Findings { decision, objectives }) = judged(&plan, trace);
+        let (slot, attempts, Findings { decision, objectives, .. }) = judged(&plan, trace);
         assert_eq!(decision.verdict().as_str(), row["verdict"], "{trace}");
         assert_eq!(attempts.to_string(), row["canary_requests"], "{trace}");
         if let Decision::Rollback(blamed) = decision {
@@ -143,7 +141,7 @@ fn golden_set_of_four_that_all_roll_back() {
     let plan = set_of_four();
     for row in rows(EXPECTED) {
         let trace = &row["trace"];
-        let (slot, attempts, Findings { decision, objectives }) = judged(&plan, trace);
+        let (slot, attempts, Findings { decision, objectives, .. }) = judged(&plan, trace);
         let rolled_back = decision.verdict() == Verdict::Rollback;
         assert_eq!(rolled_back, row["ref_verdict"] == "rollback", "{trace}");
         assert_eq!(attempts.to_string(), row["ref_canary_requests_since_onset"], "{trace}");
@@ -176,6 +174,7 @@ fn errors(canary: (u64, u64), stable: (u64, u64)) -> SlotCounts {
         canary_attempts: canary.total,
         stable_attempts: stable.total,
         objectives: vec![SlotTally { canary, stable, relative_bad }],
+        ..SlotCounts::default()
     }
 }
 
@@ -297,12 +296,140 @@ fn what_was_saved_goes_on_as_if_nothing_had_happened() {
     let text = serde_json::to_string(&judge.save()).unwrap();
     let saved: SavedJudge = serde_json::from_str(&text).unwrap();
     let restarted = Tick::new(Duration::from_secs(5));
-    let mut restored = Judge::restore(&plan, 0.1, restarted, &saved).unwrap();
+    let mut restored = Judge::restore(&plan, (0, 0.1), restarted, &saved).unwrap();
     let went_on = restored.close_slot(restarted.after(SLOT), &counts);
     let would_have = judge.close_slot(judge.closed.after(SLOT), &counts);
     assert_eq!(went_on.decision.verdict(), would_have.decision.verdict());
     let (a, b) = (went_on.objectives[0], would_have.objectives[0]);
     assert_eq!((a.canary, a.stable), (b.canary, b.stable));
     assert!((a.over_limit / b.over_limit - 1.0).abs() < 1e-9);
-    assert_eq!(Judge::restore(&only(errors_limit()), 0.1, restarted, &saved), None);
+    assert_eq!(Judge::restore(&only(errors_limit()), (0, 0.1), restarted, &saved), None);
+}
+
+fn stepping(until: Until) -> Plan {
+    let step = |weight, mirror: Option<Copies>| Step { weight: ratio(weight), mirror, until };
+    let copies = Copies { share: ratio(0.1), methods: vec![http::Method::GET] };
+    Plan {
+        steps: vec![step(0.1, None), step(0.5, None), step(0.5, Some(copies))],
+        ..only(errors_limit())
+    }
+}
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_mins(count)
+}
+
+#[test]
+fn a_step_is_left_when_its_time_has_come_and_nothing_was_breached() {
+    let healthy = errors((0, 1), (0, 9));
+    for (until, soaking, then) in [
+        (Until::soaked(minutes(1)), 240, Decision::Promote(Proof::Soaked)),
+        (Until::PROVEN, 240, Decision::Hold(HoldReason::NotProven)),
+        (Until::Told, 1, Decision::Hold(HoldReason::Paused)),
+    ] {
+        let mut judge = Judge::new(&stepping(until), 0.1, Tick::ZERO);
+        if until != Until::Told {
+            let before = feed(&mut judge, soaking - 1, &healthy);
+            assert_eq!(before, Decision::Hold(HoldReason::Soaking), "{until}");
+        }
+        assert_eq!(feed(&mut judge, 1, &healthy), then, "{until}");
+    }
+}
+
+#[test]
+fn a_step_that_waits_for_proof_is_never_left_by_the_clock() {
+    let until = Until::Proven { at_least: minutes(1), at_most: Some(minutes(30)) };
+    // One in ninety: too many to be proven within 1.5 %, too few to be a breach.
+    let mut judge = Judge::new(&stepping(until), 0.1, Tick::ZERO);
+    let some_bad = |slot: u32| {
+        errors((u64::from(slot.is_multiple_of(90)), 1), (u64::from(slot.is_multiple_of(10)), 9))
+    };
+    let decisions: Vec<_> = (1..=7201).map(|slot| feed(&mut judge, 1, &some_bad(slot))).collect();
+    assert!(decisions.iter().all(|one| one.verdict() == Verdict::Hold));
+    assert_eq!(decisions[7198], Decision::Hold(HoldReason::NotProven));
+    assert_eq!(decisions[7200], Decision::Hold(HoldReason::Overdue));
+    assert_eq!(feed(&mut judge, 900, &errors((0, 5), (0, 45))), Decision::Promote(Proof::Proven));
+}
+
+#[test]
+fn what_was_proven_at_one_weight_is_proven_anew_at_the_next() {
+    let plan = stepping(Until::PROVEN);
+    let healthy = errors((0, 5), (0, 45));
+    let mut judge = Judge::new(&plan, 0.1, Tick::ZERO);
+    assert_eq!(feed(&mut judge, 239, &healthy), Decision::Hold(HoldReason::Soaking));
+    assert_eq!(feed(&mut judge, 1, &healthy), Decision::Promote(Proof::Proven));
+    judge.enter(&plan, 1, 0.5, judge.closed);
+    assert_eq!(feed(&mut judge, 1, &healthy), Decision::Hold(HoldReason::NotEnoughTraffic));
+    assert_eq!(feed(&mut judge, 100, &healthy), Decision::Hold(HoldReason::Soaking));
+    assert_eq!(feed(&mut judge, 139, &healthy), Decision::Promote(Proof::Proven));
+}
+
+#[test]
+fn a_healthy_canary_is_proven_after_as_many_requests_as_published() {
+    // Limit 1 %, margin one half: the published median at 0.1 % errors is 450.
+    let plan = stepping(Until::Proven { at_least: Duration::ZERO, at_most: None });
+    let mut judge = Judge::new(&plan, 0.1, Tick::ZERO);
+    let mut requests = 0;
+    while judge.look(judge.closed, &SlotCounts::default()).decision.verdict() == Verdict::Hold {
+        requests += 1;
+        feed(&mut judge, 1, &errors((0, 1), (0, 9)));
+    }
+    assert!((280..=450).contains(&requests), "{requests}");
+}
+
+#[test]
+fn a_pause_stops_the_clock_and_not_the_evidence() {
+    let healthy = errors((0, 1), (0, 9));
+    let mut judge = Judge::new(&stepping(Until::soaked(minutes(2))), 0.1, Tick::ZERO);
+    feed(&mut judge, 400, &healthy);
+    judge.set_paused(true);
+    assert_eq!(feed(&mut judge, 4000, &healthy), Decision::Hold(HoldReason::Paused));
+    judge.set_paused(false);
+    assert_eq!(feed(&mut judge, 79, &healthy), Decision::Hold(HoldReason::Soaking));
+    assert_eq!(feed(&mut judge, 1, &healthy), Decision::Promote(Proof::Proven));
+    judge.set_paused(true);
+    assert_eq!(feed(&mut judge, 40, &errors((5, 5), (0, 45))).verdict(), Verdict::Rollback);
+}
+
+#[test]
+fn a_mirror_step_counts_copies_and_is_held_when_they_fail() {
+    let plan = stepping(Until::soaked(minutes(2)));
+    let mut judge = Judge::new(&plan, 0.5, Tick::ZERO);
+    judge.enter(&plan, 2, 0.5, Tick::ZERO);
+    let no_copies = errors((0, 5), (0, 5));
+    let copies = |bad| SlotCounts { copies: Tally { bad, total: 2 }, ..no_copies.clone() };
+    assert_eq!(feed(&mut judge, 480, &no_copies), Decision::Hold(HoldReason::NotEnoughTraffic));
+    assert_eq!(feed(&mut judge, 480, &copies(0)), Decision::Promote(Proof::Soaked));
+    let held = Decision::Hold(HoldReason::Objective(errors_limit()));
+    assert_eq!(feed(&mut judge, 40, &copies(2)), held);
+}
+
+#[test]
+fn a_canary_that_gets_another_share_than_it_should_is_not_compared() {
+    let dealt = |canary, stable| {
+        let counts = errors((0, canary), (0, stable));
+        SlotCounts { dealt: Pair { canary, stable }, ..counts }
+    };
+    let plan = stepping(Until::soaked(minutes(2)));
+    for (counts, decision) in [
+        (dealt(10, 90), Decision::Promote(Proof::Proven)),
+        (dealt(20, 80), Decision::Hold(HoldReason::RoutingMismatch)),
+        (dealt(1, 99), Decision::Hold(HoldReason::RoutingMismatch)),
+    ] {
+        let mut judge = Judge::new(&plan, 0.1, Tick::ZERO);
+        assert_eq!(feed(&mut judge, 480, &counts), decision);
+        let findings = judge.look(judge.closed, &counts);
+        let is_off = findings.objectives[0].worse_than_stable.is_none();
+        assert_eq!(is_off, decision.verdict() == Verdict::Hold);
+        // Both fail: still a shared cause, comparison or not.
+        let both = SlotCounts { dealt: counts.dealt, ..errors((5, 10), (45, 90)) };
+        assert_eq!(feed(&mut judge, 40, &both), Decision::Hold(HoldReason::SharedCause));
+    }
+}
+
+#[test]
+fn a_canary_without_endpoints_is_told_before_all_that_follows_from_it() {
+    let gone = SlotCounts { canary_missing: true, ..SlotCounts::default() };
+    let mut judge = Judge::new(&only(errors_limit()), 0.1, Tick::ZERO);
+    assert_eq!(feed(&mut judge, 1, &gone), Decision::Hold(HoldReason::NoEndpoint));
 }

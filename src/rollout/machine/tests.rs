@@ -5,20 +5,47 @@ use proptest::prelude::*;
 use super::*;
 use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::objective::Objective;
-use crate::rollout::verdict::Tally;
+use crate::rollout::step::Step;
+use crate::rollout::verdict::{Proof, Tally};
 use crate::units::Ratio;
 
-fn plan(on_shared_breach: SharedBreach) -> Plan {
-    Plan {
-        name: "v2".into(),
-        rule: RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
-        stable: "stable".into(),
-        canary: "canary".into(),
-        version: Version::new("1"),
-        false_rollback: Plan::false_rollback_default(),
-        objectives: vec![errors()],
-        on_shared_breach,
-    }
+fn plan(on_shared_breach: Deadline) -> Plan {
+    let plan = Plan::watching(
+        "v2".into(),
+        RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
+        ("stable".into(), "canary".into()),
+        Version::new("1"),
+        vec![errors()],
+    );
+    Plan { on_shared_breach, ..plan }
+}
+
+fn watching() -> Plan {
+    plan(Deadline::RollbackAfter(Duration::from_mins(5)))
+}
+
+fn percent(weight: u8) -> Ratio {
+    Ratio::new(f64::from(weight) / 100.0).unwrap()
+}
+
+fn step(weight: u8, until: Until) -> Step {
+    Step { weight: percent(weight), mirror: None, until }
+}
+
+/// 1 %, 50 %, a person, all of it with a bake.
+fn stepping() -> Plan {
+    let baked = Until::soaked(Duration::from_mins(10));
+    let steps = vec![
+        step(1, Until::soaked(Duration::from_mins(2))),
+        step(50, Until::PROVEN),
+        step(50, Until::Told),
+        step(100, baked),
+    ];
+    Plan { steps, ..watching() }
+}
+
+fn running(step: usize, pause: Option<Pause>) -> State {
+    State::Progressing { since: at(0), step, pause, hold: None }
 }
 
 fn errors() -> Objective {
@@ -39,7 +66,7 @@ fn findings(standing: Standing, decide: impl Fn(Finding) -> Decision) -> Finding
         threshold: 200.0,
         standing,
     };
-    Findings { decision: decide(finding), objectives: vec![finding] }
+    Findings { decision: decide(finding), objectives: vec![finding], stable_missing: false }
 }
 
 fn breached() -> Findings {
@@ -54,32 +81,148 @@ fn held(reason: HoldReason) -> Findings {
     findings(Standing::Kept, |_| Decision::Hold(reason))
 }
 
+fn promoted() -> Findings {
+    findings(Standing::Kept, |_| Decision::Promote(Proof::Proven))
+}
+
 fn rolled_back() -> State {
-    let plan = plan(SharedBreach::default());
-    plan.advance(State::start(at(0)), at(9), Event::Judged(&breached())).0
+    watching().advance(State::start(at(0)), at(9), Event::Judged(&breached())).0
 }
 
 #[test]
-fn every_state_answers_every_event() {
-    let findings = breached();
-    let judged = Event::Judged(&findings);
-    let (running, aborted) = (State::start(at(0)), State::Aborted { since: at(5) });
-    let refused = |refusal| Some(Effect::Refused(refusal));
-    for (state, event, next, effect) in [
-        (running.clone(), judged, rolled_back(), Some(Effect::RolledBack)),
-        (running.clone(), Event::Abort, State::Aborted { since: at(9) }, Some(Effect::Aborted)),
-        (running.clone(), Event::Reset, running.clone(), refused(Refusal::Running)),
-        (rolled_back(), judged, rolled_back(), None),
-        (rolled_back(), Event::Abort, rolled_back(), refused(Refusal::RolledBack)),
-        (rolled_back(), Event::Reset, State::start(at(9)), Some(Effect::Restarted)),
-        (aborted.clone(), judged, aborted.clone(), None),
-        (aborted.clone(), Event::Abort, aborted.clone(), None),
-        (aborted.clone(), Event::Reset, State::start(at(9)), Some(Effect::Restarted)),
-    ] {
-        let told = format!("{state}, {event:?}");
-        let advanced = plan(SharedBreach::default()).advance(state, at(9), event);
-        assert_eq!(advanced, (next, effect), "{told}");
+fn every_ended_state_answers_every_word() {
+    use Refusal::{Aborted, Promoted, RolledBack};
+    let (aborted, promoted) = (State::Aborted { since: at(5) }, State::Promoted { since: at(5) });
+    for (state, refusal) in
+        [(rolled_back(), RolledBack), (aborted.clone(), Aborted), (promoted, Promoted)]
+    {
+        let plan = stepping();
+        for word in [Word::Promote, Word::PromoteFully, Word::Pause, Word::Resume, Word::Abort] {
+            let said = plan.advance(state.clone(), at(9), Event::Told(word));
+            let effect = Some(Effect::Refused(refusal));
+            let effect = if state == aborted && word == Word::Abort { None } else { effect };
+            assert_eq!(said, (state.clone(), effect), "{state}, {word:?}");
+        }
+        let reset = plan.advance(state.clone(), at(9), Event::Told(Word::Reset));
+        assert_eq!(reset, (State::start(at(9)), Some(Effect::Restarted)));
+        let judged = plan.advance(state.clone(), at(9), Event::Judged(&breached()));
+        assert_eq!(judged, (state, None));
     }
+}
+
+#[test]
+fn every_running_state_answers_every_word() {
+    use Word::{Abort, Pause as Stop, Promote, PromoteFully, Reset, Resume};
+    let fresh = |step, pause| State::Progressing { since: at(9), step, pause, hold: None };
+    let waits = || Some(Pause::Step);
+    let stopped = || Some(Pause::Operator);
+    let (plain, done) = (running(0, None), State::Promoted { since: at(9) });
+    let aborted = || State::Aborted { since: at(9) };
+    for (state, word, next, effect) in [
+        (plain.clone(), Promote, fresh(1, None), Some(Effect::Stepped)),
+        (plain.clone(), PromoteFully, done.clone(), Some(Effect::Promoted)),
+        (plain.clone(), Stop, running(0, stopped()), Some(Effect::Paused)),
+        (plain.clone(), Resume, plain.clone(), None),
+        (plain.clone(), Abort, aborted(), Some(Effect::Aborted)),
+        (plain.clone(), Reset, plain.clone(), Some(Effect::Refused(Refusal::Running))),
+        (running(1, None), Promote, fresh(2, waits()), Some(Effect::Stepped)),
+        (running(2, waits()), Promote, fresh(3, None), Some(Effect::Stepped)),
+        (running(2, waits()), Resume, fresh(3, None), Some(Effect::Stepped)),
+        (running(2, waits()), Stop, running(2, waits()), None),
+        (running(2, waits()), Abort, aborted(), Some(Effect::Aborted)),
+        (running(3, None), Promote, done, Some(Effect::Promoted)),
+        (running(0, stopped()), Resume, plain, Some(Effect::Resumed)),
+        (running(0, stopped()), Stop, running(0, stopped()), None),
+        (running(0, stopped()), Promote, fresh(1, None), Some(Effect::Stepped)),
+        (running(0, stopped()), Abort, aborted(), Some(Effect::Aborted)),
+    ] {
+        let told = format!("{state:?}, {word:?}");
+        let said = stepping().advance(state, at(9), Event::Told(word));
+        assert_eq!(said, (next, effect), "{told}");
+    }
+    let said = watching().advance(State::start(at(0)), at(9), Event::Told(Promote));
+    assert_eq!(said.1, Some(Effect::Refused(Refusal::NoSteps)));
+}
+
+#[test]
+fn proof_leads_from_step_to_step_and_out_of_the_last() {
+    let plan = stepping();
+    let judged = |state| plan.advance(state, at(9), Event::Judged(&promoted()));
+    let (state, effect) = judged(plan.start(at(0)));
+    assert_eq!((state.step(), effect), (Some(1), Some(Effect::Stepped)));
+    let (state, effect) = judged(state);
+    assert_eq!((state.as_str(), state.step(), effect), ("paused", Some(2), Some(Effect::Stepped)));
+    let (state, effect) = judged(state);
+    assert_eq!((state.step(), effect), (Some(2), None), "a pause is left by a person only");
+    let (state, _) = plan.advance(state, at(9), Event::Told(Word::Resume));
+    let (state, effect) = judged(state);
+    assert_eq!((&state, effect), (&State::Promoted { since: at(9) }, Some(Effect::Promoted)));
+    assert_eq!(plan.canary_share(&state), Some(Ratio::ONE));
+    let at_once = Plan { steps: vec![step(50, Until::PROVEN), step(100, Until::AtOnce)], ..plan };
+    let (state, effect) = at_once.advance(running(0, None), at(9), Event::Judged(&promoted()));
+    assert_eq!((state.as_str(), effect), ("promoted", Some(Effect::Promoted)));
+}
+
+#[test]
+fn a_paused_rollout_still_rolls_back() {
+    for pause in [Pause::Step, Pause::Operator] {
+        let paused = running(2, Some(pause));
+        let (state, effect) = stepping().advance(paused, at(9), Event::Judged(&breached()));
+        assert_eq!((state.as_str(), effect), ("rolled_back", Some(Effect::RolledBack)));
+    }
+}
+
+#[test]
+fn nobody_is_sent_back_to_a_stable_that_is_not_there() {
+    let alone = Findings { stable_missing: true, ..breached() };
+    let (state, effect) = stepping().advance(running(3, None), at(9), Event::Judged(&alone));
+    assert_eq!(effect, None);
+    assert_eq!(state.as_str(), "holding");
+    assert_eq!(state.hold().unwrap().reason, HoldReason::NoStable);
+    let (state, _) = stepping().advance(state, at(10), Event::Judged(&breached()));
+    assert_eq!(state.as_str(), "rolled_back", "as soon as it is back");
+}
+
+#[test]
+fn a_breach_may_pause_or_only_be_told() {
+    let plan = Plan { on_breach: Breach::Pause, ..stepping() };
+    let (state, effect) = plan.advance(running(1, None), at(9), Event::Judged(&breached()));
+    assert_eq!((state.as_str(), effect), ("paused", Some(Effect::Paused)));
+    assert_eq!(plan.canary_share(&state), Some(percent(50)));
+    let Some(Pause::Breach(cause)) = state.pause() else { panic!("{state:?}") };
+    assert_eq!(cause.objective, "errors <= 1%");
+    let (state, effect) = plan.advance(state, at(10), Event::Judged(&breached()));
+    assert_eq!((state.as_str(), effect), ("paused", None), "told once");
+    let plan = Plan { on_breach: Breach::Alert, ..stepping() };
+    let (state, effect) = plan.advance(running(1, None), at(9), Event::Judged(&breached()));
+    assert_eq!((state.as_str(), effect), ("holding", None));
+    assert_eq!(state.hold().unwrap().reason, HoldReason::Objective(errors()));
+}
+
+#[test]
+fn other_reasons_have_deadlines_of_their_own() {
+    let minute = Deadline::RollbackAfter(Duration::from_mins(1));
+    let plan = Plan { on_no_traffic: minute, on_no_endpoint: minute, ..watching() };
+    let fine = || held(HoldReason::NotProven);
+    for (reason, text) in [
+        (HoldReason::NotEnoughTraffic, "not enough traffic for 1m"),
+        (HoldReason::NoEndpoint, "canary has no ready endpoint for 1m"),
+    ] {
+        let seen = [(1, fine()), (5, held(reason)), (64, held(reason))];
+        assert!(!looks(&plan, &seen).has_ended());
+        let broken = [(1, fine()), (5, held(reason)), (50, fine()), (51, held(reason))];
+        let again = [(110, held(reason))];
+        assert!(!looks(&plan, &[&broken[..], &again].concat()).has_ended(), "anew when it is back");
+        let State::RolledBack { cause, .. } =
+            looks(&plan, &[(1, fine()), (5, held(reason)), (65, held(reason))])
+        else {
+            panic!("not rolled back");
+        };
+        assert_eq!((cause.text.as_str(), cause.objective), (text, reason.to_string()));
+    }
+    // A canary whose pods are yet to start is waited for.
+    let yet = [(1, held(HoldReason::NoEndpoint)), (600, held(HoldReason::NoEndpoint))];
+    assert_eq!(looks(&plan, &yet).as_str(), "holding");
 }
 
 #[test]
@@ -105,9 +248,9 @@ fn holding_has_something_against_the_canary() {
     ] {
         let findings = held(reason);
         let judged = Event::Judged(&findings);
-        let (state, _) = plan(SharedBreach::Hold).advance(State::start(at(0)), at(1), judged);
+        let (state, _) = plan(Deadline::Hold).advance(State::start(at(0)), at(1), judged);
         assert_eq!(state.as_str(), name, "{reason}");
-        assert_eq!(state.hold(), Some(Hold { reason, since: at(1) }));
+        assert_eq!(state.hold(), Some(Hold { reason, since: at(1), is_first: true }));
         assert_eq!(state.since(), at(0));
     }
 }
@@ -122,7 +265,7 @@ fn looks(plan: &Plan, looks: &[(u64, Findings)]) -> State {
 
 #[test]
 fn a_shared_breach_rolls_back_only_when_it_lasts() {
-    let default = plan(SharedBreach::default());
+    let default = watching();
     let almost = [(10, shared()), (100, shared()), (309, shared())];
     assert_eq!(looks(&default, &almost).as_str(), "holding");
     let State::RolledBack { cause, .. } = looks(&default, &[(10, shared()), (310, shared())])
@@ -133,7 +276,7 @@ fn a_shared_breach_rolls_back_only_when_it_lasts() {
     let broken =
         [(10, shared()), (200, held(HoldReason::NotProven)), (201, shared()), (400, shared())];
     assert_eq!(looks(&default, &broken).as_str(), "holding");
-    let hold = plan(SharedBreach::Hold);
+    let hold = plan(Deadline::Hold);
     assert_eq!(looks(&hold, &[(10, shared()), (1_000_000, shared())]).as_str(), "holding");
 }
 
@@ -143,54 +286,69 @@ enum Happens {
     Breached,
     Shared,
     Held,
-    Abort,
-    Reset,
+    Proven,
+    Told(Word),
 }
 
 fn anything() -> impl Strategy<Value = Vec<(u64, Happens)>> {
-    use Happens::{Abort, Breached, Held, Reset, Shared};
-    let one = prop::sample::select(vec![Breached, Shared, Shared, Held, Held, Abort, Reset]);
-    prop::collection::vec((0..200_u64, one), 0..40)
+    use Happens::{Breached, Held, Proven, Shared, Told};
+    let words = [Word::Promote, Word::Pause, Word::Resume, Word::Abort, Word::Reset];
+    let mut all = vec![Breached, Shared, Shared, Held, Held, Proven, Proven, Proven, Proven];
+    all.push(Told(Word::PromoteFully));
+    all.extend(words.map(Told));
+    prop::collection::vec((0..200_u64, prop::sample::select(all)), 0..40)
 }
 
 proptest! {
     #[test]
     fn whatever_happens_the_canary_gets_no_more_than_it_should(
         events in anything(),
-        configured in 0..=Weight::MAX,
+        has_steps: bool,
     ) {
-        let plan = plan(SharedBreach::default());
-        let configured = Weight::new(configured).unwrap();
-        let (mut state, mut now) = (State::start(Tick::ZERO), Tick::ZERO);
+        let plan = if has_steps { stepping() } else { watching() };
+        let (mut state, mut now) = (plan.start(Tick::ZERO), Tick::ZERO);
         for (seconds, happens) in events {
             now = now.after(Duration::from_secs(seconds));
             let findings = match happens {
                 Happens::Breached => breached(),
                 Happens::Shared => shared(),
+                Happens::Proven if has_steps => promoted(),
                 _ => held(HoldReason::NotProven),
             };
             let event = match happens {
-                Happens::Abort => Event::Abort,
-                Happens::Reset => Event::Reset,
+                Happens::Told(word) => Event::Told(word),
                 _ => Event::Judged(&findings),
             };
             let before = state.clone();
             let (next, effect) = plan.advance(state, now, event);
             state = next;
-            let weight = state.canary_weight(configured);
-            prop_assert!(weight <= configured, "weight above plan");
             prop_assert!(State::NAMES.contains(&state.as_str()));
-            match happens {
-                Happens::Breached | Happens::Abort => prop_assert_eq!(weight, Weight::ZERO),
-                Happens::Shared | Happens::Held | Happens::Reset => {}
+            let (had, has) = (plan.canary_share(&before), plan.canary_share(&state));
+            if let Some(step) = state.step().filter(|_| has_steps) {
+                prop_assert_eq!(has, Some(plan.steps[step].weight), "weight off plan");
+                let steps = before.step().map(|before| step.saturating_sub(before));
+                prop_assert!(steps.is_none_or(|steps| steps <= 1), "a step was left out");
             }
-            if before.has_ended() && !matches!(happens, Happens::Reset) {
+            match happens {
+                Happens::Breached if !before.has_ended() => {
+                    prop_assert_eq!(has, Some(Ratio::ZERO));
+                }
+                Happens::Told(Word::Abort) if !matches!(before, State::Promoted { .. }) => {
+                    prop_assert_eq!(has, Some(Ratio::ZERO), "abort always works");
+                }
+                _ => {}
+            }
+            if before.has_ended() && !matches!(happens, Happens::Told(Word::Reset)) {
                 prop_assert_eq!(&state, &before, "an ended state absorbs");
                 prop_assert!(matches!(effect, None | Some(Effect::Refused(_))));
             }
-            let turned = before.has_ended() != state.has_ended();
-            let acts = !matches!(effect, None | Some(Effect::Refused(_)));
-            prop_assert_eq!(turned, acts, "every change of weight has its effect");
+            if had != has {
+                let acts = !matches!(
+                    effect,
+                    None | Some(Effect::Refused(_) | Effect::Paused | Effect::Resumed)
+                );
+                prop_assert!(acts, "every change of weight has its effect");
+            }
         }
     }
 }

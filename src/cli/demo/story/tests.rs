@@ -24,6 +24,7 @@ fn sample((second, state, reason, canary): Moment) -> Sample {
             version: String::new(),
             state: state.to_owned(),
             step: None,
+            steps: Vec::new(),
             weight: if ended { 0.0 } else { 0.1 },
             reason: text.clone().filter(|_| ended),
             since: String::new(),

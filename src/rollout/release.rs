@@ -1,0 +1,201 @@
+//! One rollout as a whole: its plan, its evidence and its state, moved by slots and words.
+//!
+//! Never asks where counts come from or what becomes of an effect: the proxy, a replay and a
+//! simulation all drive the same one, and so come to the same end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::judge::{Judge, SavedJudge, SlotCounts};
+use crate::rollout::machine::{Effect, Event, Pause, State, Word};
+use crate::rollout::plan::Plan;
+use crate::rollout::verdict::{Findings, Verdict};
+use crate::units::{Ratio, Tick};
+
+/// One rollout as a whole.
+#[derive(Clone, Debug)]
+pub struct Release {
+    plan: Plan,
+    state: State,
+    judge: Judge,
+    findings: Option<Findings>,
+    /// The canary's share by the rule's own weights.
+    configured: f64,
+}
+
+/// A running rollout, to be written down so that a restart can go on with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Saved {
+    /// From 0.
+    #[serde(default)]
+    pub step: usize,
+    /// What stopped it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// The evidence.
+    #[serde(flatten)]
+    pub judge: SavedJudge,
+}
+
+impl Release {
+    /// Starts afresh. `configured` is the canary's share by the rule's own weights, of what
+    /// goes to it or to stable; it counts where the plan has no steps.
+    pub fn new(plan: Plan, configured: f64, now: Tick) -> Self {
+        let state = plan.start(now);
+        let share = share(&plan, &state, configured);
+        let judge = Judge::new(&plan, share, now);
+        Self { plan, state, judge, findings: None, configured }
+    }
+
+    /// Goes on with what was saved; afresh, and `false`, if that was another plan.
+    pub fn restore(plan: Plan, configured: f64, now: Tick, saved: &Saved) -> (Self, bool) {
+        let mut release = Self::new(plan, configured, now);
+        let Saved { step, pause, judge } = saved;
+        if *step > 0 && *step >= release.plan.steps.len() {
+            return (release, false);
+        }
+        let (mut state, _) = release.plan.enter(*step, now);
+        if let State::Progressing { pause: present, .. } = &mut state {
+            present.clone_from(pause);
+        }
+        let share = share(&release.plan, &state, configured);
+        let Some(judge) = Judge::restore(&release.plan, (*step, share), now, judge) else {
+            return (release, false);
+        };
+        (release.judge, release.state) = (judge, state);
+        release.judge.set_paused(release.state.pause().is_some());
+        (release, true)
+    }
+
+    /// As a rollout that has ended.
+    #[must_use]
+    pub fn ended(mut self, state: State) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// What to write down of it while it runs.
+    pub fn save(&self) -> Option<Saved> {
+        let step = self.state.step()?;
+        Some(Saved { step, pause: self.state.pause().cloned(), judge: self.judge.save() })
+    }
+
+    /// What was planned.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What the last look came to.
+    pub fn findings(&self) -> Option<&Findings> {
+        self.findings.as_ref()
+    }
+
+    /// The canary's share of what goes to it or to stable.
+    pub fn share(&self) -> f64 {
+        share(&self.plan, &self.state, self.configured)
+    }
+
+    /// Judges the slot that ends `now`.
+    pub fn close_slot(&mut self, now: Tick, counts: &SlotCounts) -> Option<Effect> {
+        if self.state.has_ended() {
+            return None;
+        }
+        let findings = self.judge.close_slot(now, counts);
+        self.judged(now, findings)
+    }
+
+    /// Looks at a slot that is still open: gross failure need not wait for its end. Only a
+    /// rollback comes of it.
+    pub fn look(&mut self, now: Tick, counts: &SlotCounts) -> Option<Effect> {
+        if self.state.has_ended() {
+            return None;
+        }
+        let findings = self.judge.look(now, counts);
+        if findings.decision.verdict() != Verdict::Rollback {
+            return None;
+        }
+        self.judged(now, findings)
+    }
+
+    fn judged(&mut self, now: Tick, findings: Findings) -> Option<Effect> {
+        let effect = self.advance(now, Event::Judged(&findings));
+        self.findings = Some(findings);
+        effect
+    }
+
+    /// Follows a person's word, or says why not.
+    pub fn told(&mut self, now: Tick, word: Word) -> Option<Effect> {
+        self.advance(now, Event::Told(word))
+    }
+
+    fn advance(&mut self, now: Tick, event: Event<'_>) -> Option<Effect> {
+        let state = std::mem::replace(&mut self.state, State::start(now));
+        let (state, effect) = self.plan.advance(state, now, event);
+        self.state = state;
+        match effect {
+            Some(Effect::Restarted) => {
+                self.judge = Judge::new(&self.plan, self.share(), now);
+                self.findings = None;
+            }
+            Some(Effect::Stepped) => self.enter(now),
+            _ => {}
+        }
+        self.judge.set_paused(self.state.pause().is_some());
+        effect
+    }
+
+    fn enter(&mut self, now: Tick) {
+        if let Some(step) = self.state.step() {
+            self.judge.enter(&self.plan, step, self.share(), now);
+        }
+    }
+
+    /// The rule's own weights have changed, or the canary came or went: what was assigned
+    /// before may not be compared with what comes.
+    pub fn set_configured(&mut self, configured: f64) {
+        self.configured = configured;
+        self.judge.set_share(self.share());
+    }
+
+    /// Takes another form of the same rollout over. With the same objectives the evidence
+    /// stays, at a step that gives the canary no more than it has; with other ones it starts
+    /// afresh. Whether anything has changed.
+    pub fn replan(&mut self, plan: &Plan, configured: f64, now: Tick) -> bool {
+        if self.plan == *plan {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.plan, plan.clone());
+        let same = before.objectives == plan.objectives
+            && before.false_rollback == plan.false_rollback
+            && before.steps.is_empty() == plan.steps.is_empty();
+        let Some(step) = self.state.step() else { return true };
+        if !same {
+            *self = Self::new(plan.clone(), configured, now);
+        } else if before.steps != plan.steps {
+            let had = before.steps.get(step).map(|step| step.weight);
+            let within = plan.steps.iter().rposition(|step| Some(step.weight) <= had);
+            let pause = self.state.pause().filter(|pause| **pause != Pause::Step).cloned();
+            (self.state, _) = plan.enter(within.unwrap_or(0), now);
+            if let (State::Progressing { pause: present @ None, .. }, Some(pause)) =
+                (&mut self.state, pause)
+            {
+                *present = Some(pause);
+            }
+            self.enter(now);
+            self.judge.set_paused(self.state.pause().is_some());
+        }
+        self.judge.set_requests_min(plan.requests_min);
+        true
+    }
+}
+
+fn share(plan: &Plan, state: &State, configured: f64) -> f64 {
+    plan.canary_share(state).map_or(configured, Ratio::get)
+}
+
+#[cfg(test)]
+mod tests;

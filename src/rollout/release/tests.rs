@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::names::{RouteName, RuleId, RuleName, Version};
+use crate::rollout::judge::{Pair, SLOT, SlotTally};
+use crate::rollout::objective::Objective;
+use crate::rollout::step::{Step, Until};
+use crate::rollout::verdict::Tally;
+use crate::units::Ratio;
+
+fn ratio(value: f64) -> Ratio {
+    Ratio::new(value).unwrap()
+}
+
+fn step(weight: f64, until: Until) -> Step {
+    Step { weight: ratio(weight), mirror: None, until }
+}
+
+/// 5 % until proven, 25 % for two minutes, everything with a bake of five.
+fn plan() -> Plan {
+    let plan = Plan::watching(
+        "v2".into(),
+        RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
+        ("stable".into(), "canary".into()),
+        Version::new("1"),
+        vec![Objective::errors(ratio(0.01)).unwrap()],
+    );
+    let minutes = |count| Until::soaked(Duration::from_mins(count));
+    let steps = vec![step(0.05, Until::PROVEN), step(0.25, minutes(2)), step(1.0, minutes(5))];
+    Plan { steps, ..plan }
+}
+
+/// A slot at 400 requests a second, dealt as the rollout says, with `bad` of ten failing.
+fn slot(release: &Release, bad: u64) -> SlotCounts {
+    let canary = (100.0 * release.share()).round() as u64;
+    let counts = |total: u64, bad: u64| Tally { bad: total * bad / 10, total };
+    let (canary, stable) = (counts(canary, bad), counts(100 - canary, 0));
+    let relative_bad = Pair { canary: canary.bad, stable: stable.bad };
+    SlotCounts {
+        canary_attempts: canary.total,
+        stable_attempts: stable.total,
+        objectives: vec![SlotTally { canary, stable, relative_bad }],
+        dealt: Pair { canary: canary.total, stable: stable.total },
+        ..SlotCounts::default()
+    }
+}
+
+/// Closes slots until something happens, `limit` at most: what, and after how long.
+fn run(release: &mut Release, now: &mut Tick, bad: u64, limit: Duration) -> Option<Effect> {
+    let end = now.after(limit);
+    while *now < end {
+        *now = now.after(SLOT);
+        let counts = slot(release, bad);
+        if let Some(effect) = release.close_slot(*now, &counts) {
+            return Some(effect);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_good_canary_is_promoted_through_every_step() {
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    let day = Duration::from_hours(24);
+    for (share, effect, seconds) in [
+        (0.05, Effect::Stepped, 60..=61),
+        (0.25, Effect::Stepped, 120..=120),
+        (1.0, Effect::Promoted, 300..=300),
+    ] {
+        let began = now;
+        assert!((release.share() - share).abs() < 1e-12);
+        assert_eq!(run(&mut release, &mut now, 0, day), Some(effect));
+        assert!(seconds.contains(&now.since(began).as_secs()), "{share}: {:?}", now.since(began));
+    }
+    assert_eq!(release.state().as_str(), "promoted");
+    assert!((release.share() - 1.0).abs() < 1e-12);
+    assert_eq!(run(&mut release, &mut now, 10, Duration::from_mins(1)), None);
+}
+
+#[test]
+fn a_canary_that_turns_bad_goes_back_from_every_step() {
+    for steps in 0..3 {
+        let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+        for _ in 0..steps {
+            run(&mut release, &mut now, 0, Duration::from_hours(1));
+        }
+        assert_eq!(run(&mut release, &mut now, 0, Duration::from_secs(30)), None);
+        let began = now;
+        let effect = run(&mut release, &mut now, 10, Duration::from_secs(10));
+        assert_eq!(effect, Some(Effect::RolledBack), "step {steps}");
+        assert!(now.since(began) < Duration::from_secs(2), "{:?}", now.since(began));
+        assert!(release.share().abs() < 1e-12);
+    }
+}
+
+#[test]
+fn a_plan_taken_over_keeps_what_it_can() {
+    let far = || {
+        let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+        run(&mut release, &mut now, 0, Duration::from_hours(1));
+        run(&mut release, &mut now, 0, Duration::from_secs(30));
+        (release, now)
+    };
+    let finer = [0.05, 0.1, 0.2, 0.5].map(|weight| step(weight, Until::PROVEN)).to_vec();
+    let other = vec![Objective::errors(ratio(0.02)).unwrap()];
+    for (next, step, keeps) in [
+        (plan(), 1, true),
+        (Plan { steps: finer, ..plan() }, 2, true),
+        (Plan { requests_min: 7, ..plan() }, 1, true),
+        (Plan { objectives: other, ..plan() }, 0, false),
+        (Plan { steps: Vec::new(), ..plan() }, 0, false),
+    ] {
+        let (mut release, now) = far();
+        let changed = release.replan(&next, 0.5, now);
+        assert_eq!(changed, next != plan());
+        assert_eq!(release.state().step(), Some(step));
+        assert_eq!(release.plan(), &next);
+        let counts = SlotCounts::default();
+        release.close_slot(now.after(SLOT), &counts);
+        let total = release.findings().unwrap().objectives[0].canary.total;
+        assert_eq!(total > 0, keeps, "{total}");
+    }
+}
+
+#[test]
+fn what_ended_stays_ended_under_another_form_of_its_plan() {
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    run(&mut release, &mut now, 10, Duration::from_mins(1));
+    assert_eq!(release.state().as_str(), "rolled_back");
+    release.replan(&Plan { steps: Vec::new(), ..plan() }, 0.5, now);
+    assert_eq!(release.state().as_str(), "rolled_back");
+}
+
+/// What may happen to a rollout, beside time.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Slots(u64, u16),
+    Told(Word),
+    Restart,
+    Reload,
+}
+
+fn anything() -> impl Strategy<Value = Vec<Happens>> {
+    let words = [Word::Promote, Word::Pause, Word::Resume, Word::Abort, Word::Reset];
+    prop::collection::vec(
+        prop_oneof![
+            8 => (0..2_u64, 1..600_u16).prop_map(|(bad, slots)| Happens::Slots(bad * 10, slots)),
+            6 => (1..600_u16).prop_map(|slots| Happens::Slots(0, slots)),
+            4 => prop::sample::select(words.to_vec()).prop_map(Happens::Told),
+            2 => Just(Happens::Restart),
+            1 => Just(Happens::Reload),
+        ],
+        1..30,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Restarts and reloads in between change nothing that a person could see.
+    #[test]
+    fn a_rollout_that_was_interrupted_comes_to_the_same_end(events in anything()) {
+        let (mut whole, mut cut) =
+            (Release::new(plan(), 0.0, Tick::ZERO), Release::new(plan(), 0.0, Tick::ZERO));
+        let mut now = Tick::ZERO;
+        for event in events {
+            match event {
+                Happens::Slots(bad, slots) => {
+                    for _ in 0..slots {
+                        now = now.after(SLOT);
+                        let counts = slot(&whole, bad);
+                        whole.close_slot(now, &counts);
+                        cut.close_slot(now, &counts);
+                    }
+                }
+                Happens::Told(word) => {
+                    prop_assert_eq!(whole.told(now, word), cut.told(now, word));
+                }
+                Happens::Restart => {
+                    if let Some(saved) = cut.save() {
+                        let text = serde_json::to_string(&saved).unwrap();
+                        let saved = serde_json::from_str(&text).unwrap();
+                        let (restored, is_same) = Release::restore(plan(), 0.0, now, &saved);
+                        prop_assert!(is_same);
+                        cut = restored;
+                    }
+                }
+                Happens::Reload => {
+                    cut.replan(&Plan { requests_min: 101, ..plan() }, 0.0, now);
+                    cut.replan(&plan(), 0.0, now);
+                }
+            }
+            prop_assert_eq!(whole.state().as_str(), cut.state().as_str());
+            prop_assert_eq!(whole.state().step(), cut.state().step());
+            prop_assert!((whole.share() - cut.share()).abs() < 1e-12);
+        }
+    }
+}
