@@ -33,6 +33,8 @@ pub struct Source {
     /// Something that was sent is not in `kept`.
     lost: Cell<bool>,
     state: Cell<SourceState>,
+    /// The response has begun: time limits are its own from here on.
+    answered: Cell<bool>,
     copies: RefCell<Vec<Copy>>,
 }
 
@@ -73,6 +75,7 @@ impl Source {
 
     /// The response has begun: nothing is sent again. What copies need is still kept.
     pub fn will_not_replay(&self) {
+        self.answered.set(true);
         if self.copies.borrow().is_empty() {
             self.keep_bytes_max.set(0);
             self.kept.borrow_mut().clear();
@@ -123,7 +126,9 @@ impl Source {
     }
 
     fn end(&self) {
-        self.state.set(SourceState::Ended);
+        if self.state.replace(SourceState::Ended) == SourceState::Ended {
+            return;
+        }
         self.incoming.replace(None);
         for copy in self.copies.take() {
             copy.start(self.kept.borrow().clone());
@@ -146,6 +151,9 @@ impl Source {
                 self.state.set(SourceState::Open);
                 if let Some(data) = frame.data_ref() {
                     self.take_in(data);
+                }
+                if frame.is_trailers() {
+                    self.lost.set(true);
                 }
                 if ended || frame.is_trailers() {
                     self.end();
@@ -196,12 +204,26 @@ impl RequestBody {
         idle: Duration,
         first_byte: Duration,
     ) -> Self {
-        if source.is_ended() {
-            wait.set(Timeout::FirstByte, first_byte);
-        } else {
-            wait.set(Timeout::Idle, idle);
+        let body = Self { source, sent: 0, wait, idle, first_byte };
+        body.mind_the_time();
+        body
+    }
+
+    /// All that was announced is sent: whatever may follow is no part of the message.
+    pub fn finish(&self) {
+        self.source.end();
+        self.mind_the_time();
+    }
+
+    fn mind_the_time(&self) {
+        if self.source.answered.get() {
+            return;
         }
-        Self { source, sent: 0, wait, idle, first_byte }
+        if self.source.is_ended() {
+            self.wait.set(Timeout::FirstByte, self.first_byte);
+        } else {
+            self.wait.set(Timeout::Idle, self.idle);
+        }
     }
 }
 
@@ -222,11 +244,7 @@ impl Body for RequestBody {
         if polled.is_ready() {
             let sent = self.source.kept.borrow().len();
             self.sent = sent;
-            if self.source.is_ended() {
-                self.wait.set(Timeout::FirstByte, self.first_byte);
-            } else {
-                self.wait.set(Timeout::Idle, self.idle);
-            }
+            self.mind_the_time();
         }
         polled
     }
@@ -270,6 +288,8 @@ pub struct Relayed {
 pub struct Attempt {
     /// Settled when the body ends.
     pub sample: Sample,
+    /// Of the request, which may still be on its way.
+    pub source: Rc<Source>,
     /// Set while the endpoint is waited for.
     pub wait: Rc<Deadline>,
     /// Longest wait between two pieces.
@@ -298,13 +318,14 @@ impl Relayed {
     pub fn ride(
         response: http::Response<AnswerBody>,
         sample: Sample,
-        wait: Rc<Deadline>,
+        (source, wait): (Rc<Source>, Rc<Deadline>),
         idle: Duration,
     ) -> http::Response<Self> {
         wait.clear();
         sample.first_byte(response.status().as_u16());
         let attempt = Attempt {
             sample,
+            source,
             wait,
             idle,
             status: response.status(),
@@ -355,7 +376,11 @@ impl Relayed {
             }
             Poll::Pending => {
                 let Some(attempt) = &self.attempt else { return Poll::Pending };
+                let waits_for_client = attempt.source.waits_for_client();
                 match attempt.wait.poll_idle(cx, attempt.idle) {
+                    Poll::Ready(which) if waits_for_client => {
+                        self.fail(Error::ClientStalled(which))
+                    }
                     Poll::Ready(which) => self.fail(Error::Timeout(which)),
                     Poll::Pending => Poll::Pending,
                 }

@@ -59,15 +59,21 @@ impl Deadlines {
         }
     }
 
-    /// A new exchange, which may take `total`.
-    pub fn open(self: &Rc<Self>, total: Option<Duration>) -> Deadline {
+    /// A new exchange, which began at `started` and may take `total`.
+    pub fn open(self: &Rc<Self>, started: Tick, total: Option<Duration>) -> Deadline {
+        // The last look may be long ago, after a sleep or a stall.
+        self.now.set(self.now.get().max(started));
         if self.asleep.replace(false) {
-            self.now.set(self.clock.now());
             self.woken.notify_one();
         }
         let total = total.map(|span| self.end_of(span));
         let key = self.entries.borrow_mut().insert(Entry { total, ..Entry::default() });
         Deadline { all: Rc::clone(self), key }
+    }
+
+    /// The process's time, exact.
+    pub fn now(&self) -> Tick {
+        self.clock.now()
     }
 
     /// Looks through the list, and for attempts that have become slow, until dropped.
@@ -105,16 +111,25 @@ impl Deadlines {
     }
 }
 
+impl Entry {
+    /// The phase before is over, also when its limit passed just as it ended; the limit of
+    /// the whole exchange stays passed.
+    fn enter(&mut self, phase: Option<(Tick, Timeout)>) {
+        self.phase = phase;
+        self.passed = self.passed.filter(|which| *which == Timeout::Request);
+    }
+}
+
 impl Deadline {
     /// From here on the phase `which` may take `span`.
     pub fn set(&self, which: Timeout, span: Duration) {
         let end = self.all.end_of(span);
-        self.all.entries.borrow_mut()[self.key].phase = Some((end, which));
+        self.all.entries.borrow_mut()[self.key].enter(Some((end, which)));
     }
 
     /// No phase is under way; the limit of the whole exchange stays.
     pub fn clear(&self) {
-        self.all.entries.borrow_mut()[self.key].phase = None;
+        self.all.entries.borrow_mut()[self.key].enter(None);
     }
 
     /// Whether a limit has passed; wakes the task when one does.
@@ -178,7 +193,7 @@ mod tests {
     fn an_idle_phase_begins_with_its_first_poll() {
         in_virtual_time(|deadlines| async move {
             let began = deadlines.clock.now();
-            let deadline = deadlines.open(None);
+            let deadline = deadlines.open(deadlines.clock.now(), None);
             let span = Duration::from_millis(500);
             let passed = poll_fn(|cx| deadline.poll_idle(cx, span)).await;
             assert_eq!(passed, Timeout::Idle);
@@ -195,7 +210,7 @@ mod tests {
                 // From sleep, and after a pause in which nobody looked.
                 tokio::time::sleep(Duration::from_secs(7)).await;
                 let began = clock.now();
-                let deadline = deadlines.open(None);
+                let deadline = deadlines.open(deadlines.clock.now(), None);
                 deadline.set(Timeout::FirstByte, span);
                 let passed = deadline.within(std::future::pending::<()>()).await;
                 let took = clock.now().since(began);
@@ -208,7 +223,7 @@ mod tests {
     #[test]
     fn the_whole_exchange_has_its_own_limit() {
         in_virtual_time(|deadlines| async move {
-            let deadline = deadlines.open(Some(Duration::from_secs(2)));
+            let deadline = deadlines.open(deadlines.clock.now(), Some(Duration::from_secs(2)));
             deadline.set(Timeout::Idle, Duration::from_mins(1));
             let passed = deadline.within(std::future::pending::<()>()).await;
             assert_eq!(passed, Err(Timeout::Request));
@@ -216,9 +231,21 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_passed_as_its_phase_ended_is_not_held_against_the_next() {
+        in_virtual_time(|deadlines| async move {
+            let deadline = deadlines.open(deadlines.clock.now(), None);
+            deadline.set(Timeout::FirstByte, Duration::from_millis(100));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            deadline.clear();
+            let slept = deadline.within(tokio::time::sleep(Duration::from_secs(1))).await;
+            assert_eq!(slept, Ok(()));
+        });
+    }
+
+    #[test]
     fn what_is_in_time_or_has_no_limit_is_left_alone() {
         in_virtual_time(|deadlines| async move {
-            let deadline = deadlines.open(None);
+            let deadline = deadlines.open(deadlines.clock.now(), None);
             deadline.set(Timeout::Idle, Duration::from_secs(1));
             let slept = deadline.within(tokio::time::sleep(Duration::from_millis(900))).await;
             assert_eq!(slept, Ok(()));

@@ -53,9 +53,10 @@ impl Exchange {
     /// cuts the connection: there is nobody to answer.
     pub async fn answer(self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
         let grpc = is_grpc(request.headers());
+        let method = request.method().clone();
         match self.run(request).await {
             Ok(response) => Ok(response),
-            Err(error) => reply::of(&error, grpc).ok_or(error),
+            Err(error) => reply::of(&error, &method, grpc).ok_or(error),
         }
     }
 
@@ -74,7 +75,7 @@ impl Exchange {
 
         let sample = self.open_sample(counters, &draws, started);
         let timeouts = rule.rule.timeouts;
-        let wait = Rc::new(self.worker.deadlines.open(timeouts.request));
+        let wait = Rc::new(self.worker.deadlines.open(started, timeouts.request));
         let outbound = Outbound { source, wait, timeouts };
         let answered = match view.endpoint(target.backend, draws.balance) {
             Some(endpoint) => endpoint.send(&head, &outbound).await,
@@ -85,7 +86,8 @@ impl Exchange {
                 outbound.source.will_not_replay();
                 to_client(&mut response, &view, rule.rule, target);
                 // Settles when the body ends.
-                let response = Relayed::ride(response, sample, outbound.wait, timeouts.idle);
+                let Outbound { source, wait, .. } = outbound;
+                let response = Relayed::ride(response, sample, (source, wait), timeouts.idle);
                 Ok(response.map(ResponseBody::Relayed))
             }
             Err(error) => {

@@ -25,6 +25,9 @@ use crate::traffic::retry::Timeouts;
 /// A copy that has not ended by then is given up: it holds a place of the budget.
 pub const COPY_TIME_MAX: Duration = Duration::from_mins(1);
 
+/// More of a shadow's answer is not read: it would be read on the users' thread.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// A place in a mirror's budget; free again when dropped.
 #[derive(Debug)]
 pub struct Place(Arc<AtomicU32>);
@@ -112,7 +115,7 @@ impl Order {
     async fn carry_out(self, body: Vec<Bytes>, leg: Rc<WorkerLeg>) {
         let Self { head, endpoint, deadlines, timeouts, place } = self;
         let total = timeouts.request.map_or(COPY_TIME_MAX, |request| request.min(COPY_TIME_MAX));
-        let wait = Rc::new(deadlines.open(Some(total)));
+        let wait = Rc::new(deadlines.open(deadlines.now(), Some(total)));
         let source = Source::of_kept(body);
         let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts };
         let result = match endpoint.send(&head, &outbound).await {
@@ -133,8 +136,12 @@ impl Order {
 
 async fn read_out(body: AnswerBody) -> Result<(), Error> {
     let mut body = pin!(body);
+    let mut bytes = 0;
     while let Some(frame) = body.frame().await {
-        frame?;
+        bytes += frame?.data_ref().map_or(0, Bytes::len);
+        if bytes > ANSWER_BYTES_MAX {
+            break;
+        }
     }
     Ok(())
 }

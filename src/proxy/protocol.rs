@@ -50,7 +50,9 @@ where
         .await;
     } else {
         let mut builder = http1::Builder::new();
-        builder.pipeline_flush(true).writev(false);
+        // Never `pipeline_flush`: with it, hyper takes in all of an answer that its client
+        // does not read.
+        builder.writev(false);
         let mut connection = pin!(builder.serve_connection(io, service));
         until_drained(&worker, &visit, |cx, drain| {
             if drain {

@@ -5,14 +5,15 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, SERVER};
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use http::{Method, Response, StatusCode};
 
 use crate::proxy::body::ResponseBody;
 use crate::proxy::error::Error;
 
-/// What the client gets for `error`; `None` when there is no client left.
-pub fn of(error: &Error, grpc: bool) -> Option<Response<ResponseBody>> {
+/// What the client of a request by `method` gets for `error`; `None` when there is no
+/// client left.
+pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<ResponseBody>> {
     let status = error.status()?;
     let mut response = if grpc {
         let mut response = Response::new(ResponseBody::Own(None));
@@ -31,7 +32,11 @@ pub fn of(error: &Error, grpc: bool) -> Option<Response<ResponseBody>> {
             "detail": error.to_string(),
         });
         let body = Bytes::from(problem.to_string());
-        let mut response = Response::new(ResponseBody::Own(Some(body)));
+        let length = HeaderValue::from(body.len());
+        // HTTP/2 would send what HTTP/1.1 leaves out.
+        let body = (*method != Method::HEAD).then_some(body);
+        let mut response = Response::new(ResponseBody::Own(body));
+        response.headers_mut().insert(CONTENT_LENGTH, length);
         *response.status_mut() = status;
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -70,14 +75,14 @@ mod tests {
 
     #[test]
     fn a_problem_says_what_and_a_grpc_client_gets_a_status() {
-        let response = of(&Error::NoRoute, false).unwrap();
+        let response = of(&Error::NoRoute, &Method::GET, false).unwrap();
         assert_eq!(response.status(), 404);
         assert_eq!(response.headers()["server"], "serin");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
-        let response = of(&Error::NoRoute, true).unwrap();
+        let response = of(&Error::NoRoute, &Method::POST, true).unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "12");
-        assert!(of(&Error::ClientGone, false).is_none());
+        assert!(of(&Error::ClientGone, &Method::GET, false).is_none());
     }
 
     #[test]

@@ -311,6 +311,7 @@ impl Upload {
         }
         if self.framing == UploadFraming::Length(0) {
             self.framing = UploadFraming::Ended;
+            self.body.finish();
         }
         Ok(())
     }
@@ -369,6 +370,10 @@ impl Body {
         {
             self.upload = None;
             self.keep_alive &= sent.is_ok();
+            if let Err(Fault::ClientGone) = sent {
+                self.framing = Framing::Ended;
+                return Poll::Ready(Some(Err(Fault::ClientGone)));
+            }
         }
         let polled = ready!(self.poll_piece(cx));
         if !matches!(polled, Some(Ok(_))) {

@@ -24,7 +24,8 @@ fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
         let connection = Connection::connect(address).await.unwrap();
         let request = Request::builder().method(method).uri("/").header("host", "h");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let wait = Rc::new(Rc::new(Deadlines::new(Clock::start())).open(None));
+        let deadlines = Rc::new(Deadlines::new(Clock::start()));
+        let wait = Rc::new(deadlines.open(deadlines.now(), None));
         let body =
             RequestBody::new(Source::of_kept(Vec::new()), wait, Duration::MAX, Duration::MAX);
         let response = connection.send(&head, body).await.map_err(|one| one.fault.to_string())?;
