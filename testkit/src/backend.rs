@@ -363,8 +363,10 @@ impl Shared {
                 return;
             }
             let mut body = Body::of_request(&head);
+            let mut came = Vec::new();
             if !matches!(script.act, Act::Early(_)) {
                 let (data, end) = wire.body(&mut body).await;
+                came.clone_from(&data);
                 let seen = Seen { head: head.clone(), body: data, end, connection };
                 let mut all = self.seen();
                 if all.len() < SEEN_MAX {
@@ -375,6 +377,13 @@ impl Shared {
                     self.gone.fetch_add(1, SeqCst);
                     return;
                 }
+            }
+            if matches!(script.act, Act::Echo) {
+                let target = ("x-target".to_owned(), head.word(1).to_owned());
+                if !self.say(&mut wire, answer(200, &[target], &came, head.word(0))).await {
+                    return;
+                }
+                continue;
             }
             if !self.perform(&mut wire, &script, &head, served).await {
                 if matches!(script.act, Act::RawThenReset(_)) {
@@ -403,6 +412,7 @@ impl Shared {
                 self.say(wire, bytes).await;
                 false
             }
+            Act::RawThenStay(bytes) => self.say(wire, bytes).await,
             Act::Early(status) => {
                 self.say(wire, answer(*status, &script.fields, self.name.as_bytes(), method)).await;
                 wire.close_writing().await;
@@ -428,7 +438,7 @@ impl Shared {
                 }
                 true
             }
-            Act::ByHand => unreachable!("handed over before"),
+            Act::ByHand | Act::Echo => unreachable!("done by the caller"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A request that the test itself answers, step by step.
 
-use crate::time::within;
+use crate::time::{ms, within};
 use crate::wire::{Body, Broken, Head, Wire};
 
 /// A request at a scripted model server, in the hands of the test. Dropping it closes its
@@ -37,6 +37,12 @@ impl Call {
     /// Sends `bytes` as they are.
     pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.wire.send(bytes).await.expect("the proxy listens");
+    }
+
+    /// Whether `bytes` can be sent without waiting for long.
+    pub async fn can_say(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        let said = tokio::time::timeout(ms(500), self.wire.send(bytes)).await;
+        said.inspect(|said| assert!(said.is_ok(), "the proxy has left")).is_ok()
     }
 
     /// Begins an event stream, chunked.

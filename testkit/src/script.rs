@@ -22,6 +22,10 @@ pub(crate) enum Act {
     Chunks(Vec<Vec<u8>>, Vec<(String, String)>),
     /// These bytes, then the connection is closed.
     Raw(Vec<u8>),
+    /// These bytes, and the connection stays open.
+    RawThenStay(Vec<u8>),
+    /// 200 with the request's body, and its target in `x-target`.
+    Echo,
     /// These bytes, then the connection is reset.
     RawThenReset(Vec<u8>),
     Hang,
@@ -92,6 +96,16 @@ impl Script {
     /// Sends `bytes` as they are, and closes.
     pub fn says(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Act::Raw(bytes.into()))
+    }
+
+    /// Sends `bytes` as they are, and waits for the next request.
+    pub fn says_and_stays(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::of(Act::RawThenStay(bytes.into()))
+    }
+
+    /// Answers with the request's body, and with its target in `x-target`.
+    pub fn echoes() -> Self {
+        Self::of(Act::Echo)
     }
 
     /// Answers well, one byte a second.

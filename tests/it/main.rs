@@ -11,3 +11,4 @@ mod request_path;
 mod rollback;
 mod routing;
 mod split;
+mod strange_endpoints;
