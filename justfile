@@ -51,16 +51,20 @@ configs:
 k8s:
     #!/usr/bin/env bash
     set -euo pipefail
-    if ! kubectl kustomize --help >/dev/null 2>&1 || ! command -v kubernetes-validate >/dev/null; then
-        echo "SKIPPED k8s: needs kubectl and kubernetes-validate. The manifests were NOT checked." >&2
+    if ! command -v kubernetes-validate >/dev/null; then
+        echo "SKIPPED k8s: needs kubernetes-validate. The manifests were NOT checked." >&2
+        exit 0
+    fi
+    for manifest in k8s/base/*.yaml; do
+        [[ $manifest == */kustomization.yaml ]] || kubernetes-validate --strict "$manifest"
+    done
+    if ! kubectl kustomize k8s/base >/dev/null 2>&1; then
+        echo "SKIPPED kustomize: there is no kubectl that builds k8s/base." >&2
         exit 0
     fi
     mkdir -p "{{ target }}/k8s"
-    for kustomization in k8s/base $(ls -d k8s/overlays/* 2>/dev/null || true); do
-        built="{{ target }}/k8s/$(basename "$kustomization").yaml"
-        kubectl kustomize "$kustomization" > "$built"
-        kubernetes-validate --strict "$built"
-    done
+    kubectl kustomize k8s/base > "{{ target }}/k8s/base.yaml"
+    kubernetes-validate --strict "{{ target }}/k8s/base.yaml"
 
 # Licences, bans and sources; advisories too where their database can be reached.
 deny:

@@ -47,7 +47,6 @@ pub struct App {
     commands: mpsc::Sender<Command>,
     watch: Watch,
     readiness: Arc<Readiness>,
-    drain_timeout: Duration,
     stop: Stop,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
@@ -110,11 +109,12 @@ impl App {
         let clock = Clock::start();
         let config = loaded.config.clone();
         let workers = config.workers.map_or_else(cores, NonZeroUsize::get);
-        let ledger = Ledger::open(config.state_file.clone())?;
         let token = read_token(&config)?;
         let (sockets, listeners) = bind_listeners(&config, workers)?;
         let (admin_socket, admin) = bind(config.admin.address, "admin")?;
         let metrics = config.metrics.map(|address| bind(address, "metrics")).transpose()?;
+        // After the sockets: a second Serin started by mistake must not touch the first one's.
+        let ledger = Ledger::open(config.state_file.clone())?;
         let (metrics_socket, metrics) = metrics.unzip();
 
         let registry = Arc::new(Registry::new(workers));
@@ -148,7 +148,6 @@ impl App {
         };
         let control = control.start().map_err(StartError::Thread)?;
         readiness.set_listening();
-        let drain_timeout = config.drain_timeout;
         Ok(Self {
             listeners,
             admin,
@@ -157,7 +156,6 @@ impl App {
             commands,
             watch,
             readiness,
-            drain_timeout,
             stop,
             workers,
             control,
@@ -175,13 +173,19 @@ impl App {
         self.watch.clone()
     }
 
+    /// Whether a worker has ended that was not told to: there is one less to serve.
+    pub fn has_lost_a_worker(&self) -> bool {
+        self.workers.iter().any(JoinHandle::is_finished)
+    }
+
     /// Fails readiness, stops accepting and finishes what is under way, for as long as the
     /// config says or until `hurry` is cancelled; then stops.
     pub fn drain(self, hurry: &CancellationToken) -> Drained {
         self.readiness.set_draining();
         self.stop.drain.cancel();
         let clock = Clock::start();
-        let late = || clock.now().since_start() >= self.drain_timeout || hurry.is_cancelled();
+        let drain_timeout = self.watch.drain_timeout();
+        let late = || clock.now().since_start() >= drain_timeout || hurry.is_cancelled();
         while !self.workers.iter().all(JoinHandle::is_finished) && !late() {
             thread::sleep(DRAIN_LOOK);
         }

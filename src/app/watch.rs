@@ -3,6 +3,7 @@
 //! Never changes anything, and is never waited for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -33,6 +34,11 @@ pub struct Counts {
 impl Watch {
     pub(super) const fn new(status: watch::Receiver<Arc<Status>>, registry: Arc<Registry>) -> Self {
         Self { status, registry }
+    }
+
+    /// Of the config in force.
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.status.borrow().config.drain_timeout
     }
 
     /// Waits until the control plane has looked at the counts again: at least every slot.

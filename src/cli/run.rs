@@ -5,8 +5,9 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -61,38 +62,83 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         tracing::info!(%address, "metrics");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(until_ended(&app))?;
-    tracing::info!("draining");
-    let hurry = CancellationToken::new();
-    let again = hurry.clone();
-    runtime.block_on(async move {
-        let drained = tokio::task::spawn_blocking(move || app.drain(&hurry));
-        let cancel = async {
-            let _ = ended().await;
-            again.cancel();
+    runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        if until_ended(&app, &mut signals).await == End::LostWorker {
+            tracing::error!("a worker has died; ending, so that whoever watches starts anew");
+            app.stop();
+            return Ok(ExitCode::FAILURE);
+        }
+        tracing::info!("draining");
+        let hurry = CancellationToken::new();
+        let drained = {
+            let hurry = hurry.clone();
+            tokio::task::spawn_blocking(move || app.drain(&hurry))
+        };
+        let again = async {
+            signals.ended().await;
+            hurry.cancel();
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = cancel => unreachable!("it waits for ever"),
-            drained = drained => match drained {
-                Ok(Drained::Whole) => tracing::info!("drained"),
-                Ok(Drained::Cut) => tracing::warn!("drained; requests under way were cut"),
-                Err(error) => tracing::error!(%error, "the drain failed"),
+            () = again => unreachable!("it waits for ever"),
+            drained = drained => match drained? {
+                Drained::Whole => tracing::info!("drained"),
+                Drained::Cut => tracing::warn!("drained; requests under way were cut"),
             },
         }
-    });
-    Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Why a proxy is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Somebody said so.
+    Asked,
+    /// There is less of it than there should be.
+    LostWorker,
+}
+
+/// The signals that are heard, from here to the end: one that comes while another is
+/// handled waits for its turn.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Passes SIGHUP on until the proxy is to end.
-async fn until_ended(app: &App) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn until_ended(app: &App, signals: &mut Signals) -> End {
     let commands = app.commands();
+    let mut looks = tokio::time::interval(WORKER_LOOK);
     loop {
         tokio::select! {
-            ended = ended() => return ended,
-            () = app.quit.cancelled() => return Ok(()),
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => return End::Asked,
+            _ = signals.interrupt.recv() => return End::Asked,
+            () = app.quit.cancelled() => return End::Asked,
+            _ = looks.tick() => if app.has_lost_a_worker() {
+                return End::LostWorker;
+            },
+            _ = signals.hangup.recv() => {
                 let (reply, done) = oneshot::channel();
                 // The controller tells what came of it.
                 if commands.send(Command::Reload(reply)).await.is_ok() {
@@ -103,16 +149,8 @@ async fn until_ended(app: &App) -> std::io::Result<()> {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn ended() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
+/// How often the workers are looked at.
+const WORKER_LOOK: Duration = Duration::from_secs(1);
 
 fn start_log(args: &RunArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log)

@@ -143,6 +143,8 @@ impl Controller {
                 () = stop.cancelled() => break,
             }
         }
+        // What came since the last slot's end may be what decides.
+        self.close_slot();
         self.save_all();
     }
 
@@ -271,6 +273,8 @@ impl Controller {
             }
             Ok(Some(loaded)) => match self.needs_restart(&loaded.config) {
                 None => {
+                    // Under the old plan and the old chances.
+                    self.close_slot();
                     self.take_over(loaded);
                     ReloadResult::Reloaded
                 }
@@ -333,6 +337,13 @@ impl Controller {
                 Running::new(plan, &config, remembered, now, counting)
             };
             self.rollouts.push(rollout);
+        }
+        for gone in before.iter().filter(|rollout| rollout.is_out()) {
+            tracing::warn!(
+                rollout = %gone.plan().name, version = %gone.plan().version,
+                "a rollout that took its canary out is gone from the config: its rule has the \
+                 weights of the file again"
+            );
         }
         self.config = config;
         self.hash = loaded.hash;

@@ -3,7 +3,7 @@
 //! Never trusts a file that is not whole: it is replaced in one rename, after it and
 //! before its folder is on disk.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,8 @@ pub struct Ledger {
     /// `None` is memory only.
     path: Option<PathBuf>,
     entries: Vec<Entry>,
+    /// Held for as long as the process lives: two of them would undo each other's rollbacks.
+    lock_held: Option<File>,
 }
 
 /// One rollout at one version.
@@ -77,6 +79,16 @@ pub enum LedgerError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another process uses the file.
+    #[error(
+        "state file {} belongs to another Serin that runs: two would undo each other's \
+         rollbacks; give this one a file of its own, or stop the other first",
+        path.display()
+    )]
+    Locked {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The file is not one of Serin's.
     #[error(
         "state file {} is not readable: {what}; it remembers what was rolled back, so it is not \
@@ -94,8 +106,9 @@ pub enum LedgerError {
 impl Ledger {
     /// Reads the file, which need not exist yet but must be writable; `None` is memory only.
     pub fn open(path: Option<PathBuf>) -> Result<Self, LedgerError> {
-        let mut ledger = Self { path, entries: Vec::new() };
+        let mut ledger = Self { path, entries: Vec::new(), lock_held: None };
         let Some(path) = ledger.path.clone() else { return Ok(ledger) };
+        ledger.lock_held = Some(lock(&path)?);
         let damaged = |what: String| LedgerError::Damaged { path: path.clone(), what };
         match fs::metadata(&path) {
             Ok(meta) if meta.len() > FILE_BYTES_MAX => {
@@ -159,6 +172,19 @@ impl Entry {
     }
 }
 
+/// Takes the lock beside the file, which the system lets go of when the process ends.
+fn lock(path: &Path) -> Result<File, LedgerError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let io = |source| LedgerError::Io { path: path.to_owned(), source };
+    let file = File::create(Path::new(&name)).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LedgerError::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -194,10 +220,12 @@ mod tests {
         let mut ledger = Ledger::open(Some(path.clone())).unwrap();
         ledger.remember(entry("chat", "1"));
         ledger.save().unwrap();
+        drop(ledger);
         let ledger = Ledger::open(Some(path)).unwrap();
         assert!(ledger.find(&"chat".into(), &"1".into()).is_some());
         assert!(ledger.find(&"chat".into(), &"2".into()).is_none());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // The file and its lock, nothing half written.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -210,6 +238,17 @@ mod tests {
             assert!(error.contains("move it away"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
+    }
+
+    #[test]
+    fn two_processes_do_not_share_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let first = Ledger::open(Some(path.clone())).unwrap();
+        let error = Ledger::open(Some(path.clone())).unwrap_err();
+        assert!(matches!(error, LedgerError::Locked { .. }), "{error}");
+        drop(first);
+        assert!(Ledger::open(Some(path)).is_ok());
     }
 
     #[test]

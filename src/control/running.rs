@@ -65,6 +65,14 @@ pub struct Counting<'a> {
     pub registry: &'a Registry,
 }
 
+/// One reading of all counters. What is judged and what is taken as judged must be the
+/// same numbers: workers go on counting between two readings.
+struct Reading {
+    /// Of each epoch, what is new and what it adds up to.
+    epochs: Vec<([ArmCounts; 2], [ArmCounts; 2])>,
+    copies: Tally,
+}
+
 /// Attempts assigned under the same weights.
 #[derive(Debug)]
 struct Epoch {
@@ -117,7 +125,8 @@ impl Running {
             ready: Ready::of(config, plan),
             configured,
             by_chance: is_dealt_by_chance(config, plan),
-            rolled_back: Vec::new(),
+            // From zero, or a rate would miss the first.
+            rolled_back: plan.objectives.iter().map(|one| (one.name(), 0)).collect(),
         };
         running.new_epoch(counting);
         running
@@ -131,6 +140,11 @@ impl Running {
     /// Where it stands.
     pub fn state(&self) -> &State {
         self.release.state()
+    }
+
+    /// Whether its canary was taken out for good.
+    pub fn is_out(&self) -> bool {
+        matches!(self.state(), State::RolledBack { .. } | State::Aborted { .. })
     }
 
     /// Takes over another config's view of the same rollout: what happened stays, but new
@@ -202,26 +216,38 @@ impl Running {
         Tally { bad, total: good + bad }
     }
 
+    fn read(&self) -> Reading {
+        let epochs = self.epochs.iter().map(Epoch::news).collect();
+        Reading { epochs, copies: self.copies() }
+    }
+
     /// Judges the slot that ends `now`, unless the plan's slots are longer. What it leads to is
     /// for the caller to do.
     pub fn close_slot(&mut self, now: Tick) -> Option<(SlotCounts, Option<Effect>)> {
         // A timer is never early, but the slot before may have been late.
         let due = self.closed.after(self.plan().burst.saturating_sub(SLOT / 2));
-        if self.state().has_ended() || (self.plan().burst > SLOT && now < due) {
+        if self.plan().burst > SLOT && now < due {
             return None;
         }
         self.closed = now;
-        let counts = self.slot_counts();
-        self.copies_taken = self.copies();
-        for epoch in &mut self.epochs {
-            epoch.taken = epoch.news().1;
+        // Before it is read: whoever may still count there holds it.
+        let is_held = |epoch: &Epoch| Arc::strong_count(&epoch.evidence) > 1;
+        let held: Vec<_> = self.epochs.iter().map(is_held).collect();
+        let reading = self.read();
+        let counts = self.slot_counts(&reading);
+        self.copies_taken = reading.copies;
+        for (epoch, (_, taken)) in self.epochs.iter_mut().zip(reading.epochs) {
+            epoch.taken = taken;
         }
         let present = self.epochs.len().saturating_sub(1);
         let mut index = 0;
-        self.epochs.retain(|epoch| {
+        self.epochs.retain(|_| {
             index += 1;
-            index > present || Arc::strong_count(&epoch.evidence) > 1
+            index > present || held[index - 1]
         });
+        if self.state().has_ended() {
+            return None;
+        }
         let effect = self.release.close_slot(now, &counts);
         self.count(effect);
         Some((counts, effect))
@@ -232,7 +258,7 @@ impl Running {
         if self.state().has_ended() {
             return None;
         }
-        let counts = self.slot_counts();
+        let counts = self.slot_counts(&self.read());
         let effect = self.release.look(now, &counts);
         self.count(effect);
         effect.map(|effect| (counts, Some(effect)))
@@ -258,19 +284,18 @@ impl Running {
 
     /// What has come since the last slot, of all epochs. Of older ones nothing is compared:
     /// their attempts were assigned with another chance.
-    fn slot_counts(&self) -> SlotCounts {
+    fn slot_counts(&self, reading: &Reading) -> SlotCounts {
         let mut counts = SlotCounts {
             objectives: vec![SlotTally::default(); self.plan().objectives.len()],
             canary_missing: !self.ready.canary,
             stable_missing: !self.ready.stable,
             copies: Tally {
-                bad: self.copies().bad.saturating_sub(self.copies_taken.bad),
-                total: self.copies().total.saturating_sub(self.copies_taken.total),
+                bad: reading.copies.bad.saturating_sub(self.copies_taken.bad),
+                total: reading.copies.total.saturating_sub(self.copies_taken.total),
             },
             ..SlotCounts::default()
         };
-        for (index, epoch) in self.epochs.iter().enumerate() {
-            let ([stable, canary], _) = epoch.news();
+        for (index, ([stable, canary], _)) in reading.epochs.iter().enumerate() {
             let is_present = index + 1 == self.epochs.len();
             counts.canary_attempts += canary.good + canary.bad;
             counts.stable_attempts += stable.good + stable.bad;
@@ -281,14 +306,14 @@ impl Running {
                 let tally = &mut counts.objectives[index];
                 let (of_canary, of_stable, bad) = match objective.signal() {
                     Signal::Errors => (
-                        errors(&canary),
-                        errors(&stable),
+                        errors(canary),
+                        errors(stable),
                         Pair { canary: canary.bad_once, stable: stable.bad_once },
                     ),
                     Signal::Latency { .. } => (
-                        slowness(&canary, index),
-                        slowness(&stable, index),
-                        Pair { canary: canary.slow[index], stable: stable.slow[index] },
+                        slowness(canary, index),
+                        slowness(stable, index),
+                        Pair { canary: canary.slow_once[index], stable: stable.slow_once[index] },
                     ),
                 };
                 tally.canary += of_canary;

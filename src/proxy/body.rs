@@ -93,11 +93,6 @@ impl Source {
         self.state.get() == SourceState::WaitsForClient
     }
 
-    /// Whether the client broke off.
-    pub fn is_client_gone(&self) -> bool {
-        self.state.get() == SourceState::ClientGone
-    }
-
     /// Starts `copy` when the body has ended, or now if it has.
     pub fn copy_to(&self, copy: Copy) {
         if self.state.get() == SourceState::Ended {

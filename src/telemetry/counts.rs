@@ -227,6 +227,8 @@ pub struct ArmCounters {
     pub fast: [Counter; OBJECTIVES_MAX],
     /// Of each objective, attempts over its threshold.
     pub slow: [Counter; OBJECTIVES_MAX],
+    /// The same, at most one per sticky key and slot.
+    pub slow_once: [Counter; OBJECTIVES_MAX],
 }
 
 /// [`ArmCounters`] of all workers, added up.
@@ -244,6 +246,8 @@ pub struct ArmCounts {
     pub fast: [u64; OBJECTIVES_MAX],
     /// Of each objective, slow attempts.
     pub slow: [u64; OBJECTIVES_MAX],
+    /// Of each objective, slow attempts, at most one per sticky key and slot.
+    pub slow_once: [u64; OBJECTIVES_MAX],
 }
 
 impl ArmCounts {
@@ -260,6 +264,7 @@ impl ArmCounts {
             bad_once: self.bad_once.wrapping_sub(earlier.bad_once),
             fast: each(&self.fast, &earlier.fast),
             slow: each(&self.slow, &earlier.slow),
+            slow_once: each(&self.slow_once, &earlier.slow_once),
         }
     }
 }
@@ -299,6 +304,7 @@ impl Evidence {
             for index in 0..OBJECTIVES_MAX {
                 sum.fast[index] += counters.fast[index].get();
                 sum.slow[index] += counters.slow[index].get();
+                sum.slow_once[index] += counters.slow_once[index].get();
             }
         }
         sum

@@ -11,15 +11,13 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::clock::Clock;
+use crate::rollout::judge::SLOT;
 use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
 
 /// Code of a request whose client went away before there was an answer.
 pub const CLIENT_GONE: u16 = 499;
-
-/// In which bad attempts of one sticky key count as one; as long as the judge's slot.
-const SLOT: Duration = Duration::from_millis(250);
 
 /// A leg's counters as one worker writes them.
 #[derive(Clone, Debug)]
@@ -59,12 +57,23 @@ impl WorkerArm {
     }
 
     /// Counts every objective in `slow` but not in `counted`, both as bits.
-    fn count_slow(&self, slow: u8, counted: u8) {
+    fn count_slow(&self, (slow, counted): (u8, u8), sticky: Option<u64>, now: Tick) {
         for index in 0..self.evidence.thresholds.len() {
             if slow & !counted & (1 << index) != 0 {
                 self.counters().slow[index].add(1);
+                // Apart from the same key's errors and its other objectives.
+                let key = sticky.map(|key| key.rotate_left(index as u32 + 1));
+                if !self.is_repeated(key, now) {
+                    self.counters().slow_once[index].add(1);
+                }
             }
         }
+    }
+
+    /// Whether the sticky `key` had such an attempt before in the slot of `now`.
+    fn is_repeated(&self, key: Option<u64>, now: Tick) -> bool {
+        let slot = (now.since_start().as_millis() / SLOT.as_millis()) as u64;
+        key.is_some_and(|key| self.evidence.is_repeated(key, slot))
     }
 
     /// The objectives, as bits, over whose threshold `taken` is.
@@ -88,6 +97,8 @@ struct OpenAttempt {
     arm: Rc<WorkerArm>,
     started: Tick,
     counted: u8,
+    /// The draw of its sticky key.
+    sticky: Option<u64>,
 }
 
 impl OpenAttempts {
@@ -95,13 +106,13 @@ impl OpenAttempts {
     pub fn sweep(&self, now: Tick) {
         for (_, attempt) in self.open.borrow_mut().iter_mut() {
             let slow = attempt.arm.slow_after(now.since(attempt.started));
-            attempt.arm.count_slow(slow, attempt.counted);
+            attempt.arm.count_slow((slow, attempt.counted), attempt.sticky, now);
             attempt.counted |= slow;
         }
     }
 
-    fn open(&self, arm: Rc<WorkerArm>, started: Tick) -> usize {
-        self.open.borrow_mut().insert(OpenAttempt { arm, started, counted: 0 })
+    fn open(&self, arm: Rc<WorkerArm>, started: Tick, sticky: Option<u64>) -> usize {
+        self.open.borrow_mut().insert(OpenAttempt { arm, started, counted: 0, sticky })
     }
 
     fn close(&self, key: usize) -> OpenAttempt {
@@ -114,7 +125,6 @@ impl OpenAttempts {
 struct Witness {
     open: Rc<OpenAttempts>,
     key: usize,
-    sticky: Option<u64>,
 }
 
 /// An attempt that is being measured.
@@ -145,8 +155,8 @@ impl Sample {
         sticky: Option<u64>,
     ) -> Self {
         arm.counters().begun.add(1);
-        let key = open.open(Rc::clone(arm), self.started);
-        self.witness = Some(Witness { open: Rc::clone(open), key, sticky });
+        let key = open.open(Rc::clone(arm), self.started, sticky);
+        self.witness = Some(Witness { open: Rc::clone(open), key });
         self
     }
 
@@ -176,8 +186,7 @@ impl Sample {
         }
         if self.outcome == Outcome::Bad {
             counters.bad.add(1);
-            let slot = (now.since_start().as_millis() / SLOT.as_millis()) as u64;
-            if !witness.sticky.is_some_and(|key| arm.evidence.is_repeated(key, slot)) {
+            if !arm.is_repeated(attempt.sticky, now) {
                 counters.bad_once.add(1);
             }
             if arm.arm == Arm::Canary {
@@ -188,7 +197,7 @@ impl Sample {
         }
         counters.good.add(1);
         let slow = arm.slow_after(taken);
-        arm.count_slow(slow, attempt.counted);
+        arm.count_slow((slow, attempt.counted), attempt.sticky, now);
         let judged_by_latency = arm.evidence.thresholds.iter().enumerate();
         for (index, _) in judged_by_latency.filter(|(_, threshold)| threshold.is_some()) {
             if (slow | attempt.counted) & (1 << index) == 0 {
