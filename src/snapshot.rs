@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicU32;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::names::{BackendName, RolloutName, RuleId};
-use crate::telemetry::counts::{Arm, Evidence, Leg};
+use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::mirror::Mirror;
-use crate::traffic::retry::Timeouts;
+use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::route::Table;
 use crate::traffic::split::Split;
 
@@ -51,8 +51,21 @@ pub struct Rule {
     pub mirrors: Vec<Shadow>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
+    /// What is tried again, and what is being tried again now.
+    pub retry: Option<(Retry, Arc<RetryBudget>)>,
+    /// Who answers what the canary fails.
+    pub failover: Option<Failover>,
     /// The rollout that watches the rule.
     pub rollout: Option<Rollout>,
+}
+
+/// Who answers for whom: indices into a rule's targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// Whose failed attempts go to stable.
+    pub canary: usize,
+    /// Who answers them.
+    pub stable: usize,
 }
 
 /// A backend as a rule uses it.

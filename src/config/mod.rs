@@ -26,7 +26,7 @@ use crate::rollout::plan::Plan;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
-use crate::traffic::retry::Timeouts;
+use crate::traffic::retry::{Retry, Timeouts};
 use crate::units::Weight;
 
 /// A config file as meant: every name resolves, every number is within its limits.
@@ -112,6 +112,10 @@ pub struct Rule {
     pub mirrors: Vec<Mirror>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
+    /// What is tried again at the same backend.
+    pub retry: Option<Retry>,
+    /// Whether stable answers what the canary of a rollout fails.
+    pub failover: bool,
 }
 
 /// The JSON Schema of a config file, for editors.

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::config::quantity::{
     CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag, HoldWord,
     Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter, PathExact,
-    PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RolloutBreach, RuleRef,
-    Size, Span, SpanOrZero, Text, UntilWord, VersionText,
+    PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RetryWord,
+    RolloutBreach, RuleRef, Size, Span, SpanOrZero, Text, UntilWord, VersionText,
 };
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -101,7 +101,7 @@ maps! {
     }
 
     /// What is matched, and the backends that share it.
-    Rule later ["retry" "failover" "limits" "replay_body_max" "on_no_endpoint"] {
+    Rule later ["limits" "replay_body_max" "on_no_endpoint"] {
         /// Unique within its route.
         must name: As<Name>,
         /// One of them must fit. Default: every request.
@@ -114,6 +114,23 @@ maps! {
         may mirrors: Vec<At<Mirror>>,
         /// How long each phase may take.
         may timeouts: Timeouts,
+        /// What is tried again at the same backend. Default: nothing.
+        may retry: Retry,
+        /// Whether a request that a rollout's canary fails is answered by stable.
+        may failover: As<Flag> = false,
+    }
+
+    /// What is tried again at the same backend, while nothing of an answer was sent.
+    Retry later ["backoff"] {
+        /// Further attempts after the first, 1 to 10.
+        may attempts: As<Count<1, 10>> = 1,
+        /// The share of the rule's live requests that may be retries; three a second always may.
+        may budget: As<Percent> = "20%",
+        /// What is tried again: `connect`, `reset`, `first_byte`, `5xx`, or a status.
+        may on: Vec<At<As<RetryWord>>> = (["connect", "reset"]),
+        /// Methods that may be sent twice. Default: those that are idempotent.
+        may methods: Vec<At<As<MethodName>>> =
+            (["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]),
     }
 
     /// Conditions that must all hold.

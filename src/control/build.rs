@@ -10,7 +10,7 @@ use crate::config::{self, Config};
 use crate::names::{BackendName, RuleId};
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Copies;
-use crate::snapshot::{Backend, Rollout, Rule, Shadow, Snapshot, Target};
+use crate::snapshot::{Backend, Failover, Rollout, Rule, Shadow, Snapshot, Target};
 use crate::telemetry::counts::{Arm, Evidence, LegKey};
 use crate::telemetry::registry::Registry;
 use crate::traffic::draw::Salt;
@@ -28,6 +28,8 @@ pub struct Standing<'a> {
     pub share: Option<Ratio>,
     /// Copies for the canary, in a mirror step.
     pub copies: Option<&'a Copies>,
+    /// Whether it has ended: there is no canary any more, even if it gets traffic.
+    pub ended: bool,
     /// Where attempts under these weights count.
     pub evidence: Arc<Evidence>,
 }
@@ -188,6 +190,11 @@ impl Builder<'_> {
             },
             mirrors,
             timeouts: rule.timeouts,
+            retry: rule.retry.clone().map(|retry| (retry, Arc::default())),
+            // The canary comes first, stable second.
+            failover: rollout
+                .filter(|standing| rule.failover && !standing.ended)
+                .map(|_| Failover { canary: 0, stable: 1 }),
             rollout: rollout.map(|standing| Rollout {
                 name: standing.plan.name.clone(),
                 evidence: Arc::clone(&standing.evidence),

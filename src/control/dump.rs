@@ -15,7 +15,7 @@ use crate::rollout::step::{Step, Until};
 use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
-use crate::traffic::retry::Timeouts;
+use crate::traffic::retry::{Condition, Retry, Timeouts};
 use crate::units::{Weight, duration_text};
 
 /// What stands for a secret.
@@ -101,6 +101,8 @@ fn rule(rule: &Rule) -> Value {
         ("sticky", rule.sticky.as_ref().map_or(Value::Null, sticky)),
         ("mirrors", list(&rule.mirrors, mirror)),
         ("timeouts", timeouts(&rule.timeouts)),
+        ("retry", rule.retry.as_ref().map_or(Value::Null, retry)),
+        ("failover", if rule.failover { true.into() } else { Value::Null }),
     ])
 }
 
@@ -177,6 +179,25 @@ fn timeouts(timeouts: &Timeouts) -> Value {
         ("idle", duration_text(timeouts.idle).into()),
         ("request", json!(timeouts.request.map(duration_text))),
     ])
+}
+
+fn retry(retry: &Retry) -> Value {
+    map([
+        ("attempts", retry.attempts.into()),
+        ("budget", retry.budget.to_string().into()),
+        ("on", retry.on.iter().map(|one| condition_word(*one)).collect()),
+        ("methods", list(&retry.methods, |method| method.as_str().into())),
+    ])
+}
+
+fn condition_word(condition: Condition) -> Value {
+    match condition {
+        Condition::Connect => "connect".into(),
+        Condition::Reset => "reset".into(),
+        Condition::FirstByte => "first_byte".into(),
+        Condition::ServerError => "5xx".into(),
+        Condition::Status(status) => status.as_str().into(),
+    }
 }
 
 fn rollout(plan: &Plan) -> Value {
@@ -310,6 +331,8 @@ routes:
             max_body: 1500
             headers: { remove: [cookie], set: { authorization: "Bearer hunter2", x-shadow: "1" } }
         timeouts: { connect: 1s, request: 90s }
+        retry: { attempts: 2, budget: 10%, on: [reset, 5xx, "429"], methods: [GET, POST] }
+        failover: true
       - name: rest
         backends: [{ name: a }]
 rollouts:

@@ -193,7 +193,13 @@ impl Running {
     /// What a snapshot needs of it.
     pub fn standing(&self) -> Option<Standing<'_>> {
         let evidence = Arc::clone(&self.epochs.last()?.evidence);
-        Some(Standing { plan: self.plan(), share: self.share(), copies: self.copied(), evidence })
+        Some(Standing {
+            plan: self.plan(),
+            share: self.share(),
+            copies: self.copied(),
+            ended: self.state().has_ended(),
+            evidence,
+        })
     }
 
     /// `None` is by the rule's own weights.

@@ -19,6 +19,7 @@ use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::mirror::Copy;
 use crate::proxy::upstream::AnswerBody;
+use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 
@@ -295,6 +296,8 @@ pub struct Attempt {
     pub grpc_status: Option<u32>,
     /// The response must say `grpc-status` before it ends.
     pub grpc: bool,
+    /// Held by a retry until it ends.
+    pub permit: Option<RetryPermit>,
 }
 
 impl Attempt {
@@ -312,7 +315,7 @@ impl Relayed {
     /// Lets `attempt` ride on the body of `response`.
     pub fn ride(
         response: http::Response<AnswerBody>,
-        sample: Sample,
+        (sample, permit): (Sample, Option<RetryPermit>),
         (source, wait): (Rc<Source>, Rc<Deadline>),
         idle: Duration,
     ) -> http::Response<Self> {
@@ -326,6 +329,7 @@ impl Relayed {
             status: response.status(),
             grpc_status: grpc_status(response.headers()),
             grpc: is_grpc(response.headers()),
+            permit,
         };
         response.map(|answer| {
             let mut body = Self { answer, attempt: Some(attempt) };

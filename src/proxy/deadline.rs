@@ -243,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn another_attempt_has_phases_of_its_own_but_no_other_whole() {
+        in_virtual_time(|deadlines| async move {
+            let deadline = deadlines.open(deadlines.clock.now(), Some(Duration::from_secs(2)));
+            let never = || deadline.within(std::future::pending::<()>());
+            for _ in 0..2 {
+                deadline.set(Timeout::FirstByte, Duration::from_millis(100));
+                assert_eq!(never().await, Err(Timeout::FirstByte));
+                deadline.clear();
+            }
+            assert_eq!(never().await, Err(Timeout::Request));
+            deadline.clear();
+            assert_eq!(never().await, Err(Timeout::Request));
+        });
+    }
+
+    #[test]
     fn what_is_in_time_or_has_no_limit_is_left_alone() {
         in_virtual_time(|deadlines| async move {
             let deadline = deadlines.open(deadlines.clock.now(), None);

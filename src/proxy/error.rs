@@ -8,6 +8,7 @@ use http::StatusCode;
 use crate::names::{BackendName, RuleId};
 use crate::proxy::upstream::fault::Fault;
 use crate::traffic::outcome::Outcome;
+use crate::traffic::retry::Failure;
 
 /// Who is to blame. Only `Upstream` counts against a backend's objectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,24 @@ impl Error {
             Self::NoEndpoint { .. } => Side::Proxy,
             Self::Unreachable { source, .. } if is_local(source) => Side::Proxy,
             Self::Unreachable { .. } | Self::Broken(_) | Self::Timeout(_) => Side::Upstream,
+        }
+    }
+
+    /// What it is to whoever may try again; `None` is nothing to try again.
+    pub const fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Unreachable { .. }
+            | Self::NoEndpoint { .. }
+            | Self::Timeout(Timeout::Connect) => Some(Failure::Connect),
+            Self::Broken(_) => Some(Failure::Reset),
+            // The endpoint that does not read the request does not answer it either.
+            Self::Timeout(Timeout::FirstByte | Timeout::Idle) => Some(Failure::FirstByte),
+            Self::Timeout(Timeout::Request)
+            | Self::BadRequest(_)
+            | Self::Connect
+            | Self::NoRoute
+            | Self::ClientStalled(_)
+            | Self::ClientGone => None,
         }
     }
 

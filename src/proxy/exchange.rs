@@ -15,7 +15,8 @@ use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Peer};
 use crate::proxy::mirror::{Copy, Place};
 use crate::proxy::reply;
-use crate::proxy::upstream::Outbound;
+use crate::proxy::tries::Tries;
+use crate::proxy::upstream::{AnswerBody, Outbound};
 use crate::proxy::view::{RuleRef, TargetView, View};
 use crate::proxy::worker::Worker;
 use crate::snapshot;
@@ -24,7 +25,7 @@ use crate::telemetry::sample::{CLIENT_GONE, Sample};
 use crate::traffic::draw::StickyKey;
 use crate::traffic::headers::strip_hop_by_hop;
 use crate::traffic::matching::{cookies, query_value};
-use crate::traffic::outcome::is_grpc;
+use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::units::Tick;
 
 /// Serves the requests of one connection.
@@ -68,32 +69,44 @@ impl Exchange {
 
         let rule = self.route(&view, &mut head, started)?;
         let draws = Draws::for_rule(rule.rule, &head);
-        let (target, counters) = rule.split(draws.split);
         let source = Source::new(body);
         forward::to_endpoint(&mut head, &self.peer, !source.is_ended());
         self.mirror(&view, rule, &head, &source);
 
-        let sample = self.open_sample(counters, &draws, started);
         let timeouts = rule.rule.timeouts;
         let wait = Rc::new(self.worker.deadlines.open(started, timeouts.request));
         let outbound = Outbound { source, wait, timeouts };
-        let answered = match view.endpoint(target.backend, draws.balance) {
-            Some(endpoint) => endpoint.send(&head, &outbound).await,
-            None => Err(no_endpoint(&view, rule.rule, target)),
-        };
-        match answered {
-            Ok(mut response) => {
-                outbound.source.will_not_replay();
-                to_client(&mut response, &view, rule.rule, target);
-                // Settles when the body ends.
-                let Outbound { source, wait, .. } = outbound;
-                let response = Relayed::ride(response, sample, (source, wait), timeouts.idle);
-                Ok(response.map(ResponseBody::Relayed))
+        let mut tries = Tries::first(rule, rule.split(draws.split));
+        tries.prepare(&outbound.source);
+        loop {
+            let (target, counters) = tries.target();
+            let sample = self.open_sample(&tries, counters, &draws, started);
+            let answered = match view.endpoint(target.backend, draws.balance, tries.avoid()) {
+                Some(endpoint) => {
+                    tries.went_to(endpoint.address());
+                    endpoint.send(&head, &outbound).await
+                }
+                None => Err(no_endpoint(&view, rule.rule, target)),
+            };
+            if tries.go_on(&answered, &head.method, &outbound, self.worker.clock.now()) {
+                give_up(answered, sample);
+                continue;
             }
-            Err(error) => {
-                sample.set_code(error.status().map_or(CLIENT_GONE, |status| status.as_u16()));
-                sample.settle(error.outcome());
-                Err(error)
+            match answered {
+                Ok(mut response) => {
+                    outbound.source.will_not_replay();
+                    to_client(&mut response, &view, rule.rule, target);
+                    // Settles when the body ends.
+                    let measured = (sample, tries.into_permit());
+                    let Outbound { source, wait, .. } = outbound;
+                    let response = Relayed::ride(response, measured, (source, wait), timeouts.idle);
+                    return Ok(response.map(ResponseBody::Relayed));
+                }
+                Err(error) => {
+                    sample.set_code(code_of(&error));
+                    sample.settle(error.outcome());
+                    return Err(error);
+                }
             }
         }
     }
@@ -109,7 +122,7 @@ impl Exchange {
             .and_then(|()| view.find(&forward::view(head)).ok_or(Error::NoRoute));
         found.inspect_err(|error| {
             let sample = Sample::open(Rc::clone(&view.unrouted), self.worker.clock, started);
-            sample.set_code(error.status().map_or(CLIENT_GONE, |status| status.as_u16()));
+            sample.set_code(code_of(error));
             sample.settle(error.outcome());
         })
     }
@@ -128,7 +141,7 @@ impl Exchange {
                 continue;
             }
             let place = Place::take(&shadow.in_flight, mirror.in_flight_max);
-            let endpoint = view.endpoint(shadow.backend, fastrand::u64(..));
+            let endpoint = view.endpoint(shadow.backend, fastrand::u64(..), None);
             let Some((place, endpoint)) = place.zip(endpoint) else {
                 leg.counters().mirrored(MirrorResult::Dropped).add(1);
                 continue;
@@ -143,13 +156,46 @@ impl Exchange {
         }
     }
 
-    fn open_sample(&self, counters: &TargetView, draws: &Draws, started: Tick) -> Sample {
-        let sample = Sample::open(Rc::clone(&counters.leg), self.worker.clock, started);
+    /// Attempts are judged, not requests; but only those at the backend that the weights
+    /// chose.
+    fn open_sample(
+        &self,
+        tries: &Tries<'_>,
+        counters: &TargetView,
+        draws: &Draws,
+        started: Tick,
+    ) -> Sample {
+        let clock = self.worker.clock;
+        let sample = Sample::open(Rc::clone(&counters.leg), clock, started);
         match &counters.arm {
-            Some(arm) => sample.judged(arm, &self.worker.open_attempts, draws.sticky),
-            None => sample,
+            Some(arm) if !tries.has_failed_over() => {
+                let again = (!tries.is_first()).then(|| clock.now());
+                sample.judged(arm, &self.worker.open_attempts, again, draws.sticky)
+            }
+            Some(_) | None => sample,
         }
     }
+}
+
+/// Settles an attempt whose request is tried again.
+fn give_up(answered: Result<Response<AnswerBody>, Error>, sample: Sample) {
+    match answered {
+        Ok(response) => {
+            sample.set_code(response.status().as_u16());
+            let status = grpc_status(response.headers());
+            sample.settle_unanswered(Outcome::of(response.status(), status));
+            response.into_body().discard();
+        }
+        Err(error) => {
+            sample.set_code(code_of(&error));
+            sample.settle_unanswered(error.outcome());
+        }
+    }
+}
+
+/// The code under which a failure is counted.
+fn code_of(error: &Error) -> u16 {
+    error.status().map_or(CLIENT_GONE, |status| status.as_u16())
 }
 
 impl Draws {

@@ -12,6 +12,7 @@ pub mod listener;
 pub mod mirror;
 pub mod protocol;
 pub mod reply;
+pub mod tries;
 pub mod upstream;
 pub mod view;
 pub mod worker;

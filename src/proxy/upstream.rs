@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -206,6 +206,13 @@ impl AnswerBody {
             body.give_back_if_ended();
             body
         })
+    }
+
+    /// Drops it. What has come already is read, so that the connection of a short answer
+    /// can be used again.
+    pub fn discard(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut self).poll_frame(&mut cx) {}
     }
 
     fn give_back_if_ended(&mut self) {

@@ -93,18 +93,31 @@ impl View {
         Some(RuleRef { rule: &self.snapshot.rules[found.rule], view: &self.rules[found.rule] })
     }
 
-    /// An endpoint of the snapshot's `backend`; `None` when it has none.
-    pub fn endpoint(&self, backend: usize, draw: u64) -> Option<&Rc<Endpoint>> {
+    /// An endpoint of the snapshot's `backend`, `avoid` only if it is drawn alone; `None`
+    /// when it has none.
+    pub fn endpoint(
+        &self,
+        backend: usize,
+        draw: u64,
+        avoid: Option<SocketAddr>,
+    ) -> Option<&Rc<Endpoint>> {
         let endpoints = &self.endpoints[backend];
-        let index = choose(endpoints.len(), draw, |index| endpoints[index].in_flight())?;
-        Some(&endpoints[index])
+        let load = |index: usize| {
+            let endpoint = &endpoints[index];
+            if avoid == Some(endpoint.address()) { u32::MAX } else { endpoint.in_flight() }
+        };
+        choose(endpoints.len(), draw, load).map(|index| &endpoints[index])
     }
 }
 
 impl<'a> RuleRef<'a> {
-    /// The backend that `draw` chooses.
-    pub fn split(&self, draw: u64) -> (&'a snapshot::Target, &'a TargetView) {
-        let index = *self.rule.split.pick(draw);
+    /// The target that `draw` chooses, as an index.
+    pub fn split(&self, draw: u64) -> usize {
+        *self.rule.split.pick(draw)
+    }
+
+    /// A target with what the worker adds to it.
+    pub fn target(&self, index: usize) -> (&'a snapshot::Target, &'a TargetView) {
         (&self.rule.targets[index], &self.view.targets[index])
     }
 

@@ -4,7 +4,7 @@
 //! load and store is enough, and a reader sees some recent value.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::names::{BackendName, RouteName, RuleName};
 use crate::rollout::plan::OBJECTIVES_MAX;
 use crate::traffic::outcome::Outcome;
+use crate::units::Tick;
 
 /// A counter that one thread writes and others read.
 #[derive(Debug, Default)]
@@ -124,6 +125,12 @@ pub struct LegCounters {
     pub in_flight: Counter,
     /// Copies to this backend, by result; used by legs of mirrors only.
     mirrored: [Counter; MirrorResult::ALL.len()],
+    /// Further attempts at this backend after a failed one.
+    pub retries: Counter,
+    /// Failed attempts at this backend that were not tried again, by reason.
+    refused: [Counter; RetryRefused::ALL.len()],
+    /// Failed attempts at this backend after which stable was asked.
+    pub failovers: Counter,
 }
 
 impl Leg {
@@ -157,6 +164,33 @@ impl LegCounters {
     pub fn mirrored(&self, result: MirrorResult) -> &Counter {
         &self.mirrored[result as usize]
     }
+
+    /// Failed attempts that were to be tried again, and were not for `reason`.
+    pub fn refused(&self, reason: RetryRefused) -> &Counter {
+        &self.refused[reason as usize]
+    }
+}
+
+/// Why an attempt was not tried again although the rule says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryRefused {
+    /// Too many others were being tried again.
+    Budget,
+    /// The request's body was too large to be kept.
+    Body,
+}
+
+impl RetryRefused {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Budget, Self::Body];
+
+    /// As in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Body => "body",
+        }
+    }
 }
 
 /// What became of a copy.
@@ -184,6 +218,44 @@ impl MirrorResult {
             Self::Dropped => "dropped",
             Self::TooLarge => "too_large",
         }
+    }
+}
+
+/// Retries of one rule, over all workers. Asked after failures only.
+#[derive(Debug, Default)]
+pub struct RetryBudget {
+    live: AtomicU32,
+    /// The second since the process's start, times 2^32, plus retries started in it.
+    second: AtomicU64,
+}
+
+/// One retry under way; over when dropped.
+#[derive(Debug)]
+pub struct RetryPermit(std::sync::Arc<RetryBudget>);
+
+impl RetryBudget {
+    /// One more retry, if `affords` says so of (live ones, those started in this second).
+    pub fn take(
+        self: &std::sync::Arc<Self>,
+        now: Tick,
+        affords: impl Fn(u32, u32) -> bool,
+    ) -> Option<RetryPermit> {
+        let second = now.since_start().as_secs() << 32;
+        let started = |word: u64| if word >> 32 == second >> 32 { word as u32 } else { 0 };
+        let count = |word| {
+            let started = started(word);
+            let more = u64::from(started.saturating_add(1));
+            affords(self.live.load(Relaxed), started).then_some(second | more)
+        };
+        self.second.fetch_update(Relaxed, Relaxed, count).ok()?;
+        self.live.fetch_add(1, Relaxed);
+        Some(RetryPermit(std::sync::Arc::clone(self)))
+    }
+}
+
+impl Drop for RetryPermit {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Relaxed);
     }
 }
 
@@ -364,6 +436,20 @@ mod tests {
         let (counts, sum) = histogram.read();
         assert_eq!((counts[0], counts[1], counts[7], counts[18]), (1, 1, 1, 1));
         assert!((sum - 700.203).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_retry_is_live_until_it_is_dropped_and_counted_in_its_second() {
+        let budget = std::sync::Arc::new(RetryBudget::default());
+        let at = |millis| Tick::new(Duration::from_millis(millis));
+        let one = budget.take(at(10), |live, started| (live, started) == (0, 0)).unwrap();
+        let two = budget.take(at(900), |live, started| (live, started) == (1, 1)).unwrap();
+        assert!(budget.take(at(900), |_, started| started < 2).is_none());
+        drop(one);
+        let three = budget.take(at(1000), |live, started| (live, started) == (1, 0));
+        assert!(three.is_some());
+        drop((two, three));
+        assert!(budget.take(at(1001), |live, started| (live, started) == (0, 1)).is_some());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 
 use crate::rollout::machine::State;
-use crate::telemetry::counts::{BUCKETS, Codes, Histogram, Leg, LegCounters, MirrorResult};
+use crate::telemetry::counts::{
+    BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, MirrorResult, RetryRefused,
+};
 use crate::telemetry::registry::Registry;
 use crate::traffic::outcome::Outcome;
 
@@ -40,6 +42,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     let (legs, mirrors) = (registry.legs(), registry.mirrors());
     let mut text = Text::default();
     requests(&mut text, &legs);
+    tries(&mut text, &legs);
     histograms(&mut text, &legs);
     in_flight(&mut text, &legs, &mirrors);
     copies(&mut text, &mirrors);
@@ -67,6 +70,35 @@ fn requests(text: &mut Text, legs: &Legs) {
             for (code, count) in codes(leg, |worker| worker.attempts(outcome)) {
                 let labels = [("code", &code as &dyn Display), ("outcome", &outcome.as_str())];
                 text.sample("serin_attempts_total", &of_leg(leg, &labels), count);
+            }
+        }
+    }
+}
+
+/// What was tried again; nothing of a leg where nothing was.
+fn tries(text: &mut Text, legs: &Legs) {
+    let sum = |leg: &Leg, of: fn(&LegCounters) -> &Counter| -> u64 {
+        leg.workers().map(|worker| of(worker).get()).sum()
+    };
+    let mut family = |name: &str, help: &str, of: fn(&LegCounters) -> &Counter| {
+        text.family(name, COUNTER, help);
+        for (leg, count) in legs.iter().map(|leg| (leg, sum(leg, of))) {
+            if count > 0 {
+                text.sample(name, &of_leg(leg, &[]), count);
+            }
+        }
+    };
+    let help = "Further attempts at a backend after a failed one.";
+    family("serin_retries_total", help, |worker| &worker.retries);
+    let help = "Attempts that the canary failed and stable was asked for instead.";
+    family("serin_failovers_total", help, |worker| &worker.failovers);
+    let name = "serin_retries_refused_total";
+    text.family(name, COUNTER, "Failed attempts that could not be tried again, by reason.");
+    for leg in legs {
+        for reason in RetryRefused::ALL {
+            let count: u64 = leg.workers().map(|worker| worker.refused(reason).get()).sum();
+            if count > 0 {
+                text.sample(name, &of_leg(leg, &[("reason", &reason.as_str())]), count);
             }
         }
     }

@@ -136,26 +136,34 @@ pub struct Sample {
     started: Tick,
     code: Cell<u16>,
     outcome: Outcome,
+    /// Whether the client got what it answered.
+    answers: bool,
 }
 
 impl Sample {
-    /// Starts measuring. It is a cancelled one until it is settled.
+    /// Starts measuring an attempt for the request that came at `started`. It is a
+    /// cancelled one until it is settled.
     pub fn open(leg: Rc<WorkerLeg>, clock: Clock, started: Tick) -> Self {
         leg.counters().in_flight.add(1);
         let code = Cell::new(CLIENT_GONE);
-        Self { leg, witness: None, clock, started, code, outcome: Outcome::Neutral }
+        let outcome = Outcome::Neutral;
+        Self { leg, witness: None, clock, started, code, outcome, answers: true }
     }
 
-    /// Lets the attempt count as evidence; `sticky` is the draw of its key.
+    /// Lets the attempt count as evidence; `again` is when it began if it is not the one
+    /// that the split dealt out, `sticky` the draw of its key.
     #[must_use]
     pub fn judged(
         mut self,
         arm: &Rc<WorkerArm>,
         open: &Rc<OpenAttempts>,
+        again: Option<Tick>,
         sticky: Option<u64>,
     ) -> Self {
-        arm.counters().begun.add(1);
-        let key = open.open(Rc::clone(arm), self.started, sticky);
+        if again.is_none() {
+            arm.counters().begun.add(1);
+        }
+        let key = open.open(Rc::clone(arm), again.unwrap_or(self.started), sticky);
         self.witness = Some(Witness { open: Rc::clone(open), key });
         self
     }
@@ -177,8 +185,15 @@ impl Sample {
         self.outcome = outcome;
     }
 
-    fn testify(&self, witness: &Witness, taken: Duration, now: Tick) {
+    /// The attempt ended with `outcome`, and another one answers the client.
+    pub fn settle_unanswered(mut self, outcome: Outcome) {
+        self.answers = false;
+        self.outcome = outcome;
+    }
+
+    fn testify(&self, witness: &Witness, now: Tick) {
         let attempt = witness.open.close(witness.key);
+        let taken = now.since(attempt.started);
         let arm = &attempt.arm;
         let counters = arm.counters();
         if self.outcome == Outcome::Neutral {
@@ -214,11 +229,13 @@ impl Drop for Sample {
         let taken = now.since(self.started);
         let counters = self.leg.counters();
         counters.in_flight.sub(1);
-        counters.requests.count(self.code.get());
         counters.attempts(self.outcome).count(self.code.get());
-        counters.duration.record(taken);
+        if self.answers {
+            counters.requests.count(self.code.get());
+            counters.duration.record(taken);
+        }
         if let Some(witness) = self.witness.take() {
-            self.testify(&witness, taken, now);
+            self.testify(&witness, now);
         }
     }
 }
@@ -252,7 +269,7 @@ mod tests {
     impl World {
         fn attempt(&self, sticky: Option<u64>) -> Sample {
             let sample = Sample::open(Rc::clone(&self.leg), self.clock, self.clock.now());
-            sample.judged(&self.arm, &self.open, sticky)
+            sample.judged(&self.arm, &self.open, None, sticky)
         }
 
         fn counts(&self) -> ArmCounts {
@@ -299,6 +316,19 @@ mod tests {
         world.attempt(None).settle(Outcome::Bad);
         let counts = world.counts();
         assert_eq!((counts.bad, counts.bad_once, counts.fast[1]), (1, 1, 0));
+    }
+
+    #[test]
+    fn an_attempt_that_another_one_answers_for_is_evidence_and_no_request() {
+        let world = world();
+        let sample = world.attempt(None);
+        sample.set_code(503);
+        sample.settle_unanswered(Outcome::Bad);
+        assert_eq!(world.counts().bad, 1);
+        let counters = world.leg.counters();
+        assert_eq!(counters.requests.iter().count(), 0);
+        assert_eq!(counters.attempts(Outcome::Bad).iter().collect::<Vec<_>>(), [(503, 1)]);
+        assert_eq!(counters.duration.read().0.iter().sum::<u64>(), 0);
     }
 
     #[test]

@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+use http::{Method, StatusCode};
+
+use crate::units::Ratio;
+
 /// How long each phase of an exchange may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -31,6 +35,100 @@ impl Default for Timeouts {
 /// A request body up to this size is kept until the response's head arrives, so
 /// that it can be sent again. A larger one is sent once.
 pub const REPLAY_BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How an attempt failed while nothing of a response had gone to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection to an endpoint.
+    Connect,
+    /// Reset, closed before a head, or what came was not HTTP.
+    Reset,
+    /// No head in time.
+    FirstByte,
+    /// A response with this status.
+    Status(StatusCode),
+}
+
+/// Failures that a rule tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// [`Failure::Connect`].
+    Connect,
+    /// [`Failure::Reset`].
+    Reset,
+    /// [`Failure::FirstByte`].
+    FirstByte,
+    /// Every status from 500 to 599.
+    ServerError,
+    /// This status.
+    Status(StatusCode),
+}
+
+impl Condition {
+    /// Whether `failure` is one of them.
+    pub fn includes(self, failure: Failure) -> bool {
+        match self {
+            Self::Connect => failure == Failure::Connect,
+            Self::Reset => failure == Failure::Reset,
+            Self::FirstByte => failure == Failure::FirstByte,
+            Self::ServerError => {
+                matches!(failure, Failure::Status(status) if status.is_server_error())
+            }
+            Self::Status(status) => failure == Failure::Status(status),
+        }
+    }
+}
+
+/// What a rule tries again at the same backend, and how often.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Further attempts after the first.
+    pub attempts: u32,
+    /// Of the rule's live requests, the share that may be retries.
+    pub budget: Ratio,
+    /// Failures that are tried again.
+    pub on: Vec<Condition>,
+    /// Methods that may be sent twice.
+    pub methods: Vec<Method>,
+}
+
+/// Retries that a rule may start in a second whatever its budget: a share of little is none.
+pub const RETRIES_PER_SECOND_MIN: u32 = 3;
+
+impl Retry {
+    /// Where the config does not say.
+    pub const ATTEMPTS: u32 = 1;
+
+    /// 20 %, where the config does not say.
+    pub fn default_budget() -> Ratio {
+        Ratio::new(0.2).unwrap_or(Ratio::ZERO)
+    }
+
+    /// Connect and reset, where the config does not say.
+    pub fn default_conditions() -> Vec<Condition> {
+        vec![Condition::Connect, Condition::Reset]
+    }
+
+    /// The idempotent methods (RFC 9110, section 9.2.2), where the config does not say.
+    pub fn default_methods() -> Vec<Method> {
+        use Method as M;
+        vec![M::GET, M::HEAD, M::OPTIONS, M::TRACE, M::PUT, M::DELETE]
+    }
+
+    /// Whether `failure` of a request with `method`, tried again `retries` times so far, is
+    /// one to try again. The budget is not asked.
+    pub fn wants(&self, failure: Failure, method: &Method, retries: u32) -> bool {
+        let named = self.on.iter().any(|condition| condition.includes(failure));
+        named && retries < self.attempts && self.methods.contains(method)
+    }
+
+    /// Whether one more retry is within the budget: with `live` retries among `requests`
+    /// under way, and `started` ones in this second.
+    pub fn affords(&self, live: u32, requests: u64, started: u32) -> bool {
+        started < RETRIES_PER_SECOND_MIN
+            || f64::from(live) + 1.0 <= self.budget.get() * requests as f64
+    }
+}
 
 /// What is known of an attempt that failed before any byte of a response.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +158,59 @@ impl Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn retry() -> Retry {
+        Retry {
+            attempts: 2,
+            budget: Retry::default_budget(),
+            on: Retry::default_conditions(),
+            methods: Retry::default_methods(),
+        }
+    }
+
+    #[test]
+    fn only_named_failures_of_named_methods_are_tried_again_and_only_so_often() {
+        let unavailable = Failure::Status(StatusCode::SERVICE_UNAVAILABLE);
+        let on = |condition| Retry { on: vec![condition], ..retry() };
+        let named = on(Condition::Status(StatusCode::SERVICE_UNAVAILABLE));
+        let five = on(Condition::ServerError);
+        let post = Retry { methods: vec![Method::POST], ..retry() };
+        for (retry, failure, method, retries, wanted) in [
+            (&retry(), Failure::Connect, Method::GET, 0, true),
+            (&retry(), Failure::Reset, Method::PUT, 1, true),
+            (&retry(), Failure::Reset, Method::GET, 2, false),
+            (&retry(), Failure::FirstByte, Method::GET, 0, false),
+            (&retry(), unavailable, Method::GET, 0, false),
+            // Never a method that is not idempotent, unless it is named.
+            (&retry(), Failure::Connect, Method::POST, 0, false),
+            (&post, Failure::Connect, Method::POST, 0, true),
+            (&post, Failure::Connect, Method::GET, 0, false),
+            (&named, unavailable, Method::GET, 0, true),
+            (&named, Failure::Status(StatusCode::BAD_GATEWAY), Method::GET, 0, false),
+            (&five, Failure::Status(StatusCode::BAD_GATEWAY), Method::GET, 0, true),
+            (&five, Failure::Status(StatusCode::TOO_MANY_REQUESTS), Method::GET, 0, false),
+        ] {
+            assert_eq!(retry.wants(failure, &method, retries), wanted, "{failure:?} {method}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_a_share_of_live_requests_and_never_below_three_a_second() {
+        for (live, requests, started, affords) in [
+            (0, 1, 0, true),
+            (9, 1, 2, true),
+            (0, 1, 3, false),
+            (0, 5, 3, true),
+            (1, 5, 99, false),
+            (19, 100, 99, true),
+            (20, 100, 99, false),
+        ] {
+            let affordable = retry().affords(live, requests, started);
+            assert_eq!(affordable, affords, "{live} of {requests}, {started} started");
+        }
+        let none = Retry { budget: Ratio::ZERO, ..retry() };
+        assert!(!none.affords(0, 1_000_000, 3) && none.affords(0, 0, 2));
+    }
 
     #[test]
     fn only_the_first_failure_on_a_reused_connection_is_tried_again() {

@@ -13,7 +13,7 @@ use crate::config::{Backend, Route, Rule};
 use crate::names::{BackendName, RouteName, RuleName};
 use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::Match;
-use crate::traffic::retry::Timeouts;
+use crate::traffic::retry::{Retry, Timeouts};
 use crate::units::Weight;
 
 impl Checker<'_> {
@@ -71,6 +71,8 @@ impl Checker<'_> {
                 sticky: raw.sticky.found().and_then(|(id, raw)| self.sticky(id, raw)),
                 mirrors: self.mirrors(raw, backends),
                 timeouts: raw.timeouts.get().map_or_else(Timeouts::default, |t| self.timeouts(t)),
+                retry: raw.retry.get().map(|retry| self.retry(retry)),
+                failover: self.value(&raw.failover).unwrap_or(false),
             };
             self.not_empty(&raw.matches, "a match, or leave the key out for every request");
             rules.push((at.id, rule));
@@ -129,6 +131,22 @@ impl Checker<'_> {
         let cookie = self.value(&raw.cookie).map(StickyKey::Cookie);
         let query = self.value(&raw.query).map(StickyKey::Query);
         self.exactly_one(id, &there, raw.faulty).then(|| header.or(cookie).or(query))?
+    }
+
+    fn retry(&mut self, raw: &raw::Retry) -> Retry {
+        let attempts = self.value(&raw.attempts).unwrap_or(Retry::ATTEMPTS);
+        let budget = self.value(&raw.budget).unwrap_or_else(Retry::default_budget);
+        let on: Vec<_> = raw.on.items().iter().filter_map(|one| self.value(one)).collect();
+        self.not_empty(&raw.on, "what is tried again, or leave the key out");
+        let methods: Vec<_> =
+            raw.methods.items().iter().filter_map(|one| self.value(one)).collect();
+        self.not_empty(&raw.methods, "a method, or leave the key out");
+        Retry {
+            attempts,
+            budget,
+            on: if raw.on.is_there() { on } else { Retry::default_conditions() },
+            methods: if raw.methods.is_there() { methods } else { Retry::default_methods() },
+        }
     }
 
     fn timeouts(&mut self, raw: &raw::Timeouts) -> Timeouts {

@@ -2,6 +2,7 @@
 //!
 //! Never looks a name up: whether something has it is for the check of the whole file.
 
+use http::StatusCode;
 use schemars::{Schema, json_schema};
 
 use crate::config::defect::Code;
@@ -11,6 +12,7 @@ use crate::config::tree::Scalar;
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
 use crate::rollout::plan::Breach;
+use crate::traffic::retry::Condition;
 use crate::units::Ratio;
 
 /// The longest name, so that a metric's labels and a `route/rule` stay readable.
@@ -148,6 +150,40 @@ impl Quantity for Protocol {
 
     fn schema() -> Schema {
         json_schema!({ "enum": ["http1", "auto"] })
+    }
+}
+
+/// What of an attempt is tried again.
+pub struct RetryWord;
+
+impl Quantity for RetryWord {
+    type Value = Condition;
+
+    fn parse(scalar: &Scalar) -> Result<Condition, Fault> {
+        let text = scalar.text.as_str();
+        // What is answered below 400 is an answer.
+        let status = text.parse().ok().filter(|code| (400..600).contains(code));
+        if let Some(status) = status.and_then(|code| StatusCode::from_u16(code).ok()) {
+            return Ok(Condition::Status(status));
+        }
+        let words = [
+            ("connect", Condition::Connect),
+            ("reset", Condition::Reset),
+            ("first_byte", Condition::FirstByte),
+            ("5xx", Condition::ServerError),
+        ];
+        choose(scalar, &words, &[]).map_err(|mut fault| {
+            fault.help.push_str(", or a status from 400 to 599");
+            fault
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [
+            { "enum": ["connect", "reset", "first_byte", "5xx"] },
+            { "type": ["string", "integer"], "pattern": "^[45][0-9][0-9]$",
+              "minimum": 400, "maximum": 599 },
+        ] })
     }
 }
 

@@ -19,6 +19,10 @@ fn counted() -> Registry {
         counters.in_flight.add(1);
     }
     registry.leg(key("sentiment", "main", "v1")).of(0).in_flight.add(7);
+    let tried = registry.leg(key("sentiment", "main", "v2"));
+    tried.of(0).retries.add(2);
+    tried.of(0).refused(RetryRefused::Body).add(1);
+    tried.of(1).failovers.add(4);
     registry.leg(key("", "", "")).of(0).requests.count(404);
     let shadow = registry.leg(key("sentiment", "main", "shadow"));
     shadow.of(1).mirrored(MirrorResult::Dropped).add(3);

@@ -1,0 +1,169 @@
+//! Which backend a request is sent to next, when an attempt has failed: the same one again
+//! (`retry`), or stable for the canary (`failover`).
+//!
+//! Never sends anything, and never once a byte of a response has gone to the client: the
+//! loop that sends is in `exchange`.
+
+use std::net::SocketAddr;
+
+use http::{Method, Response};
+
+use crate::proxy::body::Source;
+use crate::proxy::error::Error;
+use crate::proxy::upstream::{AnswerBody, Outbound};
+use crate::proxy::view::{RuleRef, TargetView};
+use crate::snapshot;
+use crate::telemetry::counts::{RetryPermit, RetryRefused};
+use crate::traffic::outcome::{Outcome, grpc_status};
+use crate::traffic::retry::{Failure, REPLAY_BODY_BYTES_MAX};
+use crate::units::Tick;
+
+/// What was tried for one request, and where it goes now.
+#[derive(Debug)]
+pub struct Tries<'v> {
+    rule: RuleRef<'v>,
+    /// Index into the rule's targets.
+    target: usize,
+    retries: u32,
+    failed_over: bool,
+    last: Option<SocketAddr>,
+    permit: Option<RetryPermit>,
+}
+
+impl<'v> Tries<'v> {
+    /// Nothing yet; the split chose `target`.
+    pub fn first(rule: RuleRef<'v>, target: usize) -> Self {
+        Self { rule, target, retries: 0, failed_over: false, last: None, permit: None }
+    }
+
+    /// Has the body kept, where it may be sent again.
+    pub fn prepare(&self, source: &Source) {
+        if self.rule.rule.retry.is_some() || self.has_failover() {
+            source.keep(REPLAY_BODY_BYTES_MAX);
+        }
+    }
+
+    /// Where the next attempt goes.
+    pub fn target(&self) -> (&'v snapshot::Target, &'v TargetView) {
+        self.rule.target(self.target)
+    }
+
+    /// The endpoint that failed last; another one is better.
+    pub fn avoid(&self) -> Option<SocketAddr> {
+        self.last
+    }
+
+    /// The attempt goes to `endpoint`.
+    pub fn went_to(&mut self, endpoint: SocketAddr) {
+        self.last = Some(endpoint);
+    }
+
+    /// Whether this is the attempt that the request came with.
+    pub fn is_first(&self) -> bool {
+        self.retries == 0 && !self.failed_over
+    }
+
+    /// Whether stable stands in for the canary.
+    pub fn has_failed_over(&self) -> bool {
+        self.failed_over
+    }
+
+    /// What a retry holds until it ends.
+    pub fn into_permit(self) -> Option<RetryPermit> {
+        self.permit
+    }
+
+    /// Whether what was `answered` is not passed on and another attempt is made.
+    ///
+    /// The canary is not tried twice where stable can answer: the user waits less, and a
+    /// version that fails is not given more to do.
+    pub fn go_on(
+        &mut self,
+        answered: &Result<Response<AnswerBody>, Error>,
+        method: &Method,
+        outbound: &Outbound,
+        now: Tick,
+    ) -> bool {
+        let Some(failure) = failure_of(answered) else { return false };
+        let goes_on = if self.has_failover() && is_fault(answered) {
+            self.fail_over(&outbound.source)
+        } else {
+            self.try_again(failure, method, &outbound.source, now)
+        };
+        if goes_on {
+            // What passed in a phase of the failed attempt is not held against the next.
+            outbound.wait.clear();
+        }
+        goes_on
+    }
+
+    fn has_failover(&self) -> bool {
+        self.rule.rule.failover.is_some_and(|failover| failover.canary == self.target)
+    }
+
+    fn fail_over(&mut self, source: &Source) -> bool {
+        let counters = self.target().1.leg.counters();
+        if !source.is_replayable() {
+            counters.refused(RetryRefused::Body).add(1);
+            return false;
+        }
+        counters.failovers.add(1);
+        if let Some(failover) = self.rule.rule.failover {
+            self.target = failover.stable;
+        }
+        self.failed_over = true;
+        self.last = None;
+        true
+    }
+
+    fn try_again(&mut self, failure: Failure, method: &Method, body: &Source, now: Tick) -> bool {
+        let Some((retry, budget)) = &self.rule.rule.retry else { return false };
+        if !retry.wants(failure, method, self.retries) {
+            return false;
+        }
+        let counters = self.target().1.leg.counters();
+        if !body.is_replayable() {
+            counters.refused(RetryRefused::Body).add(1);
+            return false;
+        }
+        // One permit for all retries of a request: only one is live at a time.
+        self.permit = None;
+        let requests = self.live_requests();
+        let affords = |live, started| retry.affords(live, requests, started);
+        self.permit = budget.take(now, affords);
+        if self.permit.is_none() {
+            counters.refused(RetryRefused::Budget).add(1);
+            return false;
+        }
+        counters.retries.add(1);
+        self.retries += 1;
+        true
+    }
+
+    /// Requests of the rule under way, over all workers.
+    fn live_requests(&self) -> u64 {
+        let legs = self.rule.rule.targets.iter().flat_map(|target| target.leg.workers());
+        legs.map(|worker| worker.in_flight.get()).sum()
+    }
+}
+
+/// How an attempt failed, if it did and another one may do better. A status below 500 that
+/// a rule retries on is a failure too.
+fn failure_of(answered: &Result<Response<AnswerBody>, Error>) -> Option<Failure> {
+    match answered {
+        Ok(response) if response.status().is_success() && !is_fault(answered) => None,
+        Ok(response) => Some(Failure::Status(response.status())),
+        Err(error) => error.failure(),
+    }
+}
+
+/// Whether the canary failed, as the judge sees it, or could not be reached at all.
+fn is_fault(answered: &Result<Response<AnswerBody>, Error>) -> bool {
+    match answered {
+        Ok(response) => {
+            let status = grpc_status(response.headers());
+            Outcome::of(response.status(), status) == Outcome::Bad
+        }
+        Err(error) => error.failure().is_some(),
+    }
+}
