@@ -359,6 +359,22 @@ fn outages_of_both_versions_are_not_blamed() {
     assert_eq!(blamed, 0);
 }
 
+/// At low rates the evidence of an outage lasts for many minutes after its end.
+#[test]
+fn an_outage_of_both_that_is_over_is_not_blamed_later() {
+    for rps in [1.0, 2.0, 5.0, 20.0] {
+        let blamed = blamed(&format!("a minute without both at {rps} rps"), 20, |chance| {
+            let mut rollout = Rollout::start();
+            rollout.run(chance, rps, HEALTHY, Duration::from_mins(5));
+            let down = [errors(1.0), errors(1.0)];
+            rollout.run_both(chance, rps, down, Duration::from_mins(1));
+            rollout.run(chance, rps, HEALTHY, Duration::from_mins(30));
+            rollout
+        });
+        assert_eq!(blamed, 0, "{rps} rps");
+    }
+}
+
 /// Both versions fail and go on failing: held with its reason, and only rolled back when it
 /// has lasted, the rollout being the only thing that changed.
 #[test]

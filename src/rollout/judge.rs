@@ -128,6 +128,8 @@ struct Judged {
     over_limit: Evidence,
     worse_than_stable: Evidence,
     stable_over_limit: Evidence,
+    /// When either version was last bad; `None` is never.
+    bad_seen: [Option<Tick>; 2],
 }
 
 /// A judge's evidence, to be written down so that a restart can go on with it.
@@ -204,7 +206,7 @@ impl Judge {
         self.mismatch[1].bet(drip, stable, canary);
         for (index, judged) in self.objectives.iter_mut().enumerate() {
             let tally = counts.objectives.get(index).copied().unwrap_or_default();
-            judged.take_in(drip, &tally);
+            judged.take_in(now, drip, &tally);
         }
         self.findings(now, counts)
     }
@@ -274,7 +276,11 @@ impl Judge {
         };
         let finding = |judged: &Judged| judged.finding(control, self.threshold);
         let objectives: Vec<_> = self.objectives.iter().map(finding).collect();
+        let mut judged = self.objectives.iter().zip(&objectives);
+        let lasts =
+            judged.any(|(one, found)| found.standing == Standing::Shared && one.both_fail(now));
         Findings {
+            shared_lasts: lasts,
             decision: self.decide(now, &objectives, counts.canary_missing),
             objectives,
             stable_missing: counts.stable_missing,
@@ -408,10 +414,21 @@ impl Judged {
             over_limit: Evidence::new(limit, threshold),
             worse_than_stable: Evidence::new(relative_null(objective, share), threshold),
             stable_over_limit: Evidence::new(limit, threshold),
+            bad_seen: [None; 2],
         }
     }
 
-    fn take_in(&mut self, drip: f64, slot: &SlotTally) {
+    /// Whether both versions were bad of late: evidence outlasts what it is evidence of.
+    fn both_fail(&self, now: Tick) -> bool {
+        self.bad_seen.iter().all(|seen| seen.is_some_and(|seen| now.since(seen) <= IDLE_MAX))
+    }
+
+    fn take_in(&mut self, now: Tick, drip: f64, slot: &SlotTally) {
+        for (seen, tally) in self.bad_seen.iter_mut().zip([slot.stable, slot.canary]) {
+            if tally.bad > 0 {
+                *seen = Some(now);
+            }
+        }
         self.step += slot.canary;
         self.canary += slot.canary;
         self.stable += slot.stable;

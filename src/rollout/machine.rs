@@ -341,6 +341,10 @@ impl Plan {
         if findings.stable_missing || now.since(hold.since) < most {
             return None;
         }
+        // An outage that is over is no reason, however long its evidence lasts.
+        if hold.reason == HoldReason::SharedCause && !findings.shared_lasts {
+            return None;
+        }
         let reason = hold.reason;
         if let Some(shared) = findings.first(Standing::Shared) {
             let how = format!("{reason} for {}: ", duration_text(most));

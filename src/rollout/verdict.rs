@@ -276,6 +276,8 @@ pub struct Findings {
     pub objectives: Vec<Finding>,
     /// Stable has nothing that could answer in the canary's place.
     pub stable_missing: bool,
+    /// A breach that both versions share goes on: each was bad within the last minute.
+    pub shared_lasts: bool,
 }
 
 impl Findings {

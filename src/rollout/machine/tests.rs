@@ -66,7 +66,12 @@ fn findings(standing: Standing, decide: impl Fn(Finding) -> Decision) -> Finding
         threshold: 200.0,
         standing,
     };
-    Findings { decision: decide(finding), objectives: vec![finding], stable_missing: false }
+    Findings {
+        decision: decide(finding),
+        objectives: vec![finding],
+        stable_missing: false,
+        shared_lasts: true,
+    }
 }
 
 fn breached() -> Findings {
