@@ -33,8 +33,8 @@ use crate::units::Tick;
 /// back is closed: reuse is from the top, so those below are hardly used.
 pub const IDLE_CONNECTIONS_MAX: usize = 256;
 
-/// An idle connection older than this is closed instead of used: most servers have
-/// closed it by then.
+/// A connection that has been idle for longer is closed at the next sweep: most servers
+/// have closed it by then.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// One address of a backend, as one worker sees it.
