@@ -4,7 +4,6 @@
 //! Never waits a fixed time: what a test is about is looked for until it is so.
 
 mod command_line;
-mod failover;
 mod failures;
 mod mirrors;
 mod reload;

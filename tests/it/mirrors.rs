@@ -210,3 +210,27 @@ async fn a_shadow_goes_on_when_the_model_fails() {
     counted(&proxy, "ok", 1).await;
     assert_eq!(v8.last().body, b"body");
 }
+
+#[tokio::test]
+async fn half_a_request_is_not_copied() {
+    let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").start());
+    let proxy = mirrored(&v7, &v8).start();
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nhalf");
+    let client = proxy.client().begin(head).await;
+    eventually("it is under way", async || (v7.requests() == 1).then_some(())).await;
+    drop(client);
+    counted(&proxy, "dropped", 1).await;
+    assert_eq!(v8.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_copy_outlives_the_client_that_was_answered() {
+    let v7 = Backend::named("v7").start();
+    let v8 = Backend::named("v8").does(Script::by_hand()).start();
+    let proxy = mirrored(&v7, &v8).start();
+    proxy.client().post(PATH, "body").await.expect(200);
+    let mut call = v8.next_call().await;
+    assert_eq!(call.piece().await.as_deref(), Some("body"));
+    call.say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    counted(&proxy, "ok", 1).await;
+}

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use serde_json::Value;
 use serin_testkit::{
-    Backend, Body, Call, End, Proxy, ProxyBuilder, Request, Script, Wire, eventually, within,
+    Backend, Body, Call, End, Proxy, ProxyBuilder, Request, Script, Streamed, Wire, eventually,
+    within,
 };
 
 fn versions() -> (Backend, Backend) {
@@ -275,6 +276,28 @@ async fn a_drain_ends_what_is_under_way_and_takes_nothing_new() {
     .await;
     stream.flows("data: to the end\n\n").await;
     stream.ends().await;
+    let drained = tokio::task::spawn_blocking(move || drained.join().unwrap()).await.unwrap();
+    assert_eq!(drained, serin::app::Drained::Whole);
+}
+
+#[tokio::test]
+async fn a_drain_lets_http2_streams_end() {
+    let model = Backend::named("model").on("/stream", Script::by_hand()).start();
+    let mut proxy = Proxy::to(&model, "").start();
+    let mut client = proxy.http2().await;
+    let mut idle = proxy.http2().await;
+    let request = |target| http::Request::get(target).body(Streamed::of("")).unwrap();
+    let asked = tokio::spawn(async move { client.exchange(request("http://a/stream")).await });
+    let mut call = model.next_call().await;
+    call.begin_stream().await;
+    call.chunk("before").await;
+    let drained = proxy.drain();
+    // The idle one is told to go elsewhere.
+    eventually("it goes", async || idle.send(request("http://a/")).await.is_err().then_some(()))
+        .await;
+    call.chunk(", after").await;
+    call.end_stream().await;
+    assert_eq!(asked.await.unwrap().body(), "before, after");
     let drained = tokio::task::spawn_blocking(move || drained.join().unwrap()).await.unwrap();
     assert_eq!(drained, serin::app::Drained::Whole);
 }

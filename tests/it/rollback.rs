@@ -366,6 +366,37 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_gone_keeps_no_bad_version_in() {
+    let (v1, v2) = versions();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let file = state.join("state.json");
+    let lines = format!("state: {{ file: {} }}", file.display());
+    let builder = canary(&v1, &v2).with(&lines);
+    let proxy = builder.start();
+    // In one step: it may be written to just now.
+    std::fs::rename(&state, folder.path().join("gone")).unwrap();
+    v2.now(Script::answers(500));
+    let load = load(&proxy, 300.0, seed());
+    proxy.rollout(ROLLOUT).expect_rolled_back(ERRORS).await;
+    load.stop();
+    quiet(&proxy).await;
+    assert_eq!(ask(&proxy, ENOUGH).await, HashSet::from(["v1".to_owned()]));
+    // What cannot be remembered is not done.
+    proxy.rollout(ROLLOUT).ask("reset").await.expect(500);
+    assert_eq!(proxy.rollout(ROLLOUT).state().await, "rolled_back");
+    assert_eq!(ask(&proxy, ENOUGH).await, HashSet::from(["v1".to_owned()]));
+    // Once it is back, so is the memory.
+    std::fs::create_dir(&state).unwrap();
+    eventually("it is written down", async || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.contains("rolled_back").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn users_kept_on_a_canary_are_freed_by_its_rollback() {
     let (v1, v2) = versions();
     let rule = "            weight: 10\n";

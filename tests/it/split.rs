@@ -133,3 +133,20 @@ async fn endpoints_of_a_backend_share_its_requests_and_busy_ones_get_less() {
     assert!(one.requests() > 20 && two.requests() > 20);
     assert_eq!(slow.requests(), before, "of two choices the idle one is taken");
 }
+
+#[tokio::test]
+async fn an_answer_says_what_served_it_where_the_config_wants_that() {
+    let (v1, v2) = versions();
+    let proxy = Proxy::with_config("canary.yaml").backends([&v1, &v2]);
+    let quiet = proxy.clone().start();
+    let answer = quiet.client().post(PATH, "{}").await.expect(200);
+    assert_eq!((answer.header("x-serin-backend"), answer.header("x-serin-rollout")), (None, None));
+    let telling = proxy.with("response_headers: true").start();
+    let mut client = telling.client();
+    for _ in 0..100 {
+        let answer = client.post(PATH, "{}").await.expect(200);
+        let backend = format!("sentiment-{}", answer.text());
+        assert_eq!(answer.header("x-serin-backend"), Some(backend));
+        assert_eq!(answer.header("x-serin-rollout").as_deref(), Some("sentiment-v2"));
+    }
+}
