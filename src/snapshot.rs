@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use crate::names::{BackendName, RolloutName, RuleId};
 use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
+use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Retry, Timeouts};
@@ -108,6 +109,8 @@ pub struct Backend {
     pub name: BackendName,
     /// Its addresses; may be empty.
     pub endpoints: Vec<SocketAddr>,
+    /// How they share requests.
+    pub balance: Balance,
 }
 
 /// Publishes snapshots. Not `Clone`: there is one writer, and the type says so.

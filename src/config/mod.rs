@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use crate::names::{BackendName, ListenerName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
+use crate::traffic::balance::Balance;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
@@ -84,6 +85,8 @@ pub struct Backend {
     pub name: BackendName,
     /// May be empty: then the backend answers 503.
     pub endpoints: Vec<SocketAddr>,
+    /// How they share requests.
+    pub balance: Balance,
 }
 
 /// Hostnames and the rules for them.

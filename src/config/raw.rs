@@ -7,9 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::config::quantity::{
-    CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag, HoldWord,
-    Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter, PathExact,
-    PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RetryWord,
+    BalanceWord, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag,
+    HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter,
+    PathExact, PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RetryWord,
     RolloutBreach, RuleRef, Size, Span, SpanOrZero, Text, UntilWord, VersionText,
 };
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
@@ -88,6 +88,8 @@ maps! {
         may endpoints: Vec<At<As<Endpoint>>>,
         /// How Serin speaks to the endpoints; both words mean HTTP/1.1 for now.
         may protocol: As<Protocol> = "http1",
+        /// How the endpoints share requests: `least_request`, `peak_ewma` or `round_robin`.
+        may balance: As<BalanceWord> = "least_request",
     }
 
     /// Hostnames and the rules for them.

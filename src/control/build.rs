@@ -131,7 +131,11 @@ pub fn snapshot(
         backends: config
             .backends
             .iter()
-            .map(|b| Backend { name: b.name.clone(), endpoints: b.endpoints.clone() })
+            .map(|b| Backend {
+                name: b.name.clone(),
+                endpoints: b.endpoints.clone(),
+                balance: b.balance,
+            })
             .collect(),
         unrouted,
         response_headers: config.response_headers,

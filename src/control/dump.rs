@@ -82,7 +82,8 @@ fn listener(listener: &Listener) -> Value {
 }
 
 fn backend(backend: &Backend) -> Value {
-    json!({ "name": backend.name.as_str(), "endpoints": backend.endpoints })
+    let balance = backend.balance.as_str();
+    json!({ "name": backend.name.as_str(), "endpoints": backend.endpoints, "balance": balance })
 }
 
 fn route(route: &Route) -> Value {
@@ -307,7 +308,7 @@ workers: 2
 response_headers: true
 backends:
   - { name: a, endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"] }
-  - { name: b, endpoints: ["127.0.0.1:9003"] }
+  - { name: b, endpoints: ["127.0.0.1:9003"], balance: peak_ewma }
   - { name: shadow, endpoints: ["127.0.0.1:9004"] }
 routes:
   - name: models

@@ -26,6 +26,7 @@ use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http1::Connection;
+use crate::traffic::balance::{FAILED, Latency};
 use crate::traffic::retry::{Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
 use crate::units::Tick;
 
@@ -45,6 +46,7 @@ pub struct Endpoint {
     /// Last in, first out: the warmest connection is used, the others age and go.
     idle: RefCell<Vec<Idle>>,
     in_flight: Cell<u32>,
+    latency: Cell<Latency>,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,26 @@ impl Drop for Busy {
 impl Endpoint {
     /// Not connected yet.
     pub fn new(address: SocketAddr, clock: Clock) -> Self {
-        Self { address, clock, idle: RefCell::default(), in_flight: Cell::new(0) }
+        let (in_flight, latency) = (Cell::new(0), Cell::default());
+        Self { address, clock, idle: RefCell::default(), in_flight, latency }
+    }
+
+    /// What one more request would cost, by its latency and its requests in flight.
+    pub fn cost(&self) -> f64 {
+        self.latency.get().cost(self.in_flight.get(), self.clock.now())
+    }
+
+    fn observe<T>(&self, began: Tick, answered: &Result<Response<T>, Error>) {
+        let now = self.clock.now();
+        let failed = match answered {
+            Ok(response) => response.status().is_server_error(),
+            // Nothing is known of an endpoint whose client went away.
+            Err(error) if error.failure().is_none() => return,
+            Err(_) => true,
+        };
+        let taken = now.since(began);
+        let taken = if failed { taken.max(FAILED) } else { taken };
+        self.latency.set(self.latency.get().observe(taken, now));
     }
 
     /// Where it is.
@@ -118,6 +139,17 @@ impl Endpoint {
     /// What fails on a reused connection before a byte of the response is tried once more
     /// on a fresh one, if its body can be sent again.
     pub async fn send(
+        self: &Rc<Self>,
+        head: &Parts,
+        outbound: &Outbound,
+    ) -> Result<Response<AnswerBody>, Error> {
+        let began = self.clock.now();
+        let answered = self.send_unmeasured(head, outbound).await;
+        self.observe(began, &answered);
+        answered
+    }
+
+    async fn send_unmeasured(
         self: &Rc<Self>,
         head: &Parts,
         outbound: &Outbound,

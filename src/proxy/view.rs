@@ -2,6 +2,7 @@
 //!
 //! Never shared between threads, so nothing in it needs an atomic.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::clock::Clock;
 use crate::proxy::upstream::Endpoint;
 use crate::snapshot::{self, Snapshot};
 use crate::telemetry::sample::{WorkerArm, WorkerLeg};
-use crate::traffic::balance::choose;
+use crate::traffic::balance::{Balance, choose, in_turn};
 use crate::traffic::matching::RequestView;
 
 /// A snapshot as one worker sees it.
@@ -22,6 +23,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// Beside the snapshot's backends.
     endpoints: Vec<Vec<Rc<Endpoint>>>,
+    /// Beside the snapshot's backends: whose turn it is.
+    turns: Vec<Cell<usize>>,
     /// Beside the snapshot's rules.
     rules: Vec<RuleView>,
     /// Counts requests that no rule fits.
@@ -84,7 +87,15 @@ impl View {
             shadows: rule.mirrors.iter().map(|shadow| leg(&shadow.leg)).collect(),
         });
         let rules = rules.collect();
-        Self { endpoints, rules, unrouted: leg(&snapshot.unrouted), snapshot: Arc::clone(snapshot) }
+        // Not all workers begin with the first.
+        let turns = snapshot.backends.iter().map(|_| Cell::new(worker)).collect();
+        Self {
+            endpoints,
+            turns,
+            rules,
+            unrouted: leg(&snapshot.unrouted),
+            snapshot: Arc::clone(snapshot),
+        }
     }
 
     /// The rule for `request`.
@@ -102,11 +113,22 @@ impl View {
         avoid: Option<SocketAddr>,
     ) -> Option<&Rc<Endpoint>> {
         let endpoints = &self.endpoints[backend];
-        let load = |index: usize| {
-            let endpoint = &endpoints[index];
-            if avoid == Some(endpoint.address()) { u32::MAX } else { endpoint.in_flight() }
+        let count = endpoints.len();
+        let is_avoided = |index: usize| avoid == Some(endpoints[index].address());
+        let index = match self.snapshot.backends[backend].balance {
+            Balance::LeastRequest => {
+                choose(count, draw, |index| (is_avoided(index), endpoints[index].in_flight()))
+            }
+            Balance::PeakEwma => {
+                choose(count, draw, |index| (is_avoided(index), endpoints[index].cost()))
+            }
+            Balance::RoundRobin => {
+                let turn = self.turns[backend].get();
+                self.turns[backend].set(turn.wrapping_add(1));
+                in_turn(count, turn)
+            }
         };
-        choose(endpoints.len(), draw, load).map(|index| &endpoints[index])
+        index.map(|index| &endpoints[index])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serin_testkit::{Backend, Proxy, ProxyBuilder, Request, Script, eventually};
+use serin_testkit::{Backend, Proxy, ProxyBuilder, Request, Script, eventually, ms};
 
 const PATH: &str = "/v2/models/sentiment/infer";
 
@@ -148,5 +148,22 @@ async fn an_answer_says_what_served_it_where_the_config_wants_that() {
         let backend = format!("sentiment-{}", answer.text());
         assert_eq!(answer.header("x-serin-backend"), Some(backend));
         assert_eq!(answer.header("x-serin-rollout").as_deref(), Some("sentiment-v2"));
+    }
+}
+
+#[tokio::test]
+async fn each_way_of_balancing_does_what_it_is_named_for() {
+    for (balance, slow_share) in [("round_robin", 0.4..0.6), ("peak_ewma", 0.0..0.25)] {
+        let fast = Backend::named("fast").start();
+        let slow = Backend::named("slow").after(ms(20)).start();
+        let both = format!("[{}, {}], balance: {balance}", fast.address, slow.address);
+        let proxy = Proxy::to(&fast, "").replace(&format!("[{}]", fast.address), &both);
+        let proxy = proxy.with("workers: 1").start();
+        let mut client = proxy.client();
+        for _ in 0..100 {
+            client.get("/").await.expect(200);
+        }
+        let share = slow.requests() as f64 / 100.0;
+        assert!(slow_share.contains(&share), "{balance}: {share}");
     }
 }

@@ -27,10 +27,11 @@ impl Checker<'_> {
             let name = self.own_name(&raw.name, &mut seen);
             self.value(&raw.protocol);
             let endpoints = self.endpoints(at.id, raw);
+            let balance = self.value(&raw.balance).unwrap_or_default();
             // A bad name is still a name to whoever refers to it.
             let written = raw.name.get().map(|name| name.scalar.text.clone());
             if let Some(name) = name.or(written) {
-                backends.push(Backend { name: BackendName::new(name), endpoints });
+                backends.push(Backend { name: BackendName::new(name), endpoints, balance });
             }
         }
         backends

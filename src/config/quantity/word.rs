@@ -12,6 +12,7 @@ use crate::config::tree::Scalar;
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
 use crate::rollout::plan::Breach;
+use crate::traffic::balance::Balance;
 use crate::traffic::retry::Condition;
 use crate::units::Ratio;
 
@@ -150,6 +151,22 @@ impl Quantity for Protocol {
 
     fn schema() -> Schema {
         json_schema!({ "enum": ["http1", "auto"] })
+    }
+}
+
+/// How endpoints share requests.
+pub struct BalanceWord;
+
+impl Quantity for BalanceWord {
+    type Value = Balance;
+
+    fn parse(scalar: &Scalar) -> Result<Balance, Fault> {
+        let all = [Balance::LeastRequest, Balance::PeakEwma, Balance::RoundRobin];
+        choose(scalar, &all.map(|one| (one.as_str(), one)), &["hash"])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["least_request", "peak_ewma", "round_robin"] })
     }
 }
 
