@@ -142,7 +142,7 @@ fn record_an_attempt(c: &mut Criterion) {
     let clock = Clock::start();
     let record = |outcome| {
         let sample = Sample::open(Rc::clone(&leg), clock, clock.now());
-        let sample = sample.judged(&arm, &open, None);
+        let sample = sample.judged(&arm, &open, None, None);
         sample.first_byte(200);
         sample.settle(black_box(outcome));
     };
