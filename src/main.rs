@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use serin::cli::{check, demo, healthcheck, replay, run, schema, status, verbs};
+use serin::cli::{check, demo, healthcheck, replay, run, schema, status, verbs, why};
 use serin::config::load;
 
 /// A traffic proxy that puts a new version of a model in front of users safely: it splits
@@ -29,6 +29,8 @@ enum Command {
     Schema,
     /// Show the rollouts of a running proxy
     Status(status::StatusArgs),
+    /// Explain what became of a rollout, with the numbers
+    Why(why::WhyArgs),
     /// Go on to the next step of a rollout, without waiting for evidence
     Promote(verbs::PromoteArgs),
     /// Keep a rollout in its step
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema => schema::run(),
         Command::Status(args) => status::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Promote(args) => verbs::promote(&args),
         Command::Pause(args) => verbs::pause(&args),
         Command::Resume(args) => verbs::resume(&args),

@@ -11,3 +11,4 @@ pub mod run;
 pub mod schema;
 pub mod status;
 pub mod verbs;
+pub mod why;

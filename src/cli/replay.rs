@@ -2,6 +2,8 @@
 //!
 //! Never talks to a running proxy: the same counts give the same verdicts, here and there.
 
+mod journal;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -73,9 +75,19 @@ pub enum Output {
 /// Runs the command. `plan` is the policy's; `None` judges `errors: 1%` and 1 % slow with
 /// T = 200.
 pub fn run(args: &ReplayArgs, plan: Option<Plan>) -> Result<ExitCode> {
-    let Some(path) = &args.counts else {
-        bail!("replaying a journal is not supported yet: give slot counts with --counts FILE.csv");
-    };
+    if let Some(path) = &args.journal {
+        let outcome = match &plan {
+            Some(policy) => journal::reconsider(path, policy)?,
+            None => journal::recompute(path)?,
+        };
+        let text = match args.output {
+            Output::Text => outcome.text,
+            Output::Json => format!("{:#}\n", outcome.json),
+        };
+        print(text.as_bytes())?;
+        return Ok(ExitCode::from(u8::from(!outcome.is_same)));
+    }
+    let path = args.counts.as_ref().context("give a journal, or --counts FILE.csv")?;
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let policy = plan.map_or_else(Policy::default, |plan| Policy { plan, named: true });
     let ends = replay(&policy, args.weight, BufReader::new(file))
@@ -85,12 +97,16 @@ pub fn run(args: &ReplayArgs, plan: Option<Plan>) -> Result<ExitCode> {
         Output::Text => print_text(&mut out, &policy, &ends)?,
         Output::Json => print_json(&mut out, &policy, &ends)?,
     }
-    match io::stdout().write_all(&out) {
-        // Whoever reads has seen enough, as `head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
+    print(&out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(out: &[u8]) -> io::Result<()> {
+    match io::stdout().write_all(out) {
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// What to judge by.

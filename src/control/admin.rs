@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::render;
-use crate::control::api::{Problem, RolloutView, RolloutsView};
+use crate::control::api::{ChangesView, Problem, RolloutView, RolloutsView};
 use crate::control::dump::config_dump;
 use crate::control::{Command, NotDone, ReloadResult, Status};
 use crate::names::RolloutName;
@@ -138,6 +138,7 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/api/rollouts", get(rollouts))
         .route("/api/rollouts/{name}", get(rollout))
         .route("/api/rollouts/{name}/{word}", post(operate))
+        .route("/api/rollouts/{name}/changes", get(changes))
         .route("/reload", post(reload))
         .route("/quitquitquit", post(quit));
     let guarded = with_fallbacks(router).layer(from_fn_with_state(state.clone(), guard));
@@ -352,6 +353,14 @@ fn find(state: &AdminState, name: Name) -> Result<RolloutView, Denied> {
         };
         Denied::new(StatusCode::NOT_FOUND, format!("there is no rollout `{name}`; {known}"))
     })
+}
+
+/// What became of a rollout and why, oldest first.
+async fn changes(State(state): Shared, name: Name) -> Result<axum::Json<ChangesView>, Denied> {
+    let rollout = find(&state, name)?;
+    let told = Arc::clone(&state.now().told);
+    let mine = told.iter().filter(|one| one.rollout == rollout.name).cloned();
+    Ok(axum::Json(ChangesView { changes: mine.collect(), rollout }))
 }
 
 /// The verbs of `/api/rollouts/{name}/{verb}`; `promote?full=true` goes to the end.

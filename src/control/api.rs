@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::record::Record;
 use crate::rollout::step::Step;
 use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
@@ -47,6 +48,15 @@ pub struct RolloutView {
     pub hold_reason: Option<String>,
     /// In the config's order. Of an ended rollout, as they were when it was decided.
     pub objectives: Vec<ObjectiveView>,
+}
+
+/// `GET /api/rollouts/{name}/changes`: what became of a rollout and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChangesView {
+    /// How it stands now.
+    pub rollout: RolloutView,
+    /// The last ones, oldest first, of every version.
+    pub changes: Vec<Record>,
 }
 
 /// One step of a rollout's plan.

@@ -16,12 +16,14 @@ use crate::config::Config;
 use crate::config::defect::{Code, Defect, Defects, Place};
 use crate::config::load::{Loaded, Options, Source};
 use crate::control::api::RolloutView;
+use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
-use crate::control::running::{Counting, Running};
+use crate::control::running::{Counting, Reconfigured, Running};
 use crate::control::{Command, NotDone, ReloadResult, Status, build};
 use crate::names::RolloutName;
 use crate::rollout::judge::SLOT;
 use crate::rollout::machine::{Effect, Word};
+use crate::rollout::record::{Change, Packed, Record, What};
 use crate::snapshot::{Publisher, Reader};
 use crate::telemetry::counts::Alarm;
 use crate::telemetry::metrics::Gauges;
@@ -49,6 +51,7 @@ pub struct Controller {
     publisher: Publisher,
     status: watch::Sender<Arc<Status>>,
     ledger: Ledger,
+    journal: Journal,
     /// Something ended that is not on disk yet.
     unsaved: bool,
     alarm: Arc<Alarm>,
@@ -84,8 +87,10 @@ impl Controller {
             loaded_at: now.1.clone(),
             last_error: Vec::new(),
             rollouts: Vec::new(),
+            told: Arc::default(),
             gauges: Gauges::default(),
         };
+        let journal = Journal::open(config.state_file.as_deref());
         let mut controller = Self {
             clock,
             path,
@@ -98,6 +103,7 @@ impl Controller {
             publisher,
             status: watch::channel(Arc::new(status)).0,
             ledger,
+            journal,
             unsaved: false,
             alarm,
             rollouts,
@@ -110,6 +116,7 @@ impl Controller {
                  starts it afresh"
             );
         }
+        controller.begin_all();
         controller.tell();
         controller
     }
@@ -148,12 +155,54 @@ impl Controller {
         self.save_all();
     }
 
+    /// What a record of `rollout` is, `now`.
+    fn record(&self, index: usize, now: Tick, what: What) -> Record {
+        let plan = self.rollouts[index].plan();
+        Record {
+            at: rfc3339(self.clock),
+            tick: u64::try_from(now.since_start().as_millis()).unwrap_or(u64::MAX),
+            rollout: plan.name.to_string(),
+            version: plan.version.to_string(),
+            what,
+        }
+    }
+
+    fn write(&mut self, index: usize, now: Tick, what: What) {
+        let record = self.record(index, now, what);
+        self.journal.write(record);
+    }
+
+    /// What has to be known of a rollout if nothing before is.
+    fn begin(&mut self, index: usize, now: Tick) {
+        let release = self.rollouts[index].release();
+        let what = What::Begins {
+            plan: Box::new(release.plan().clone()),
+            configured: release.configured(),
+            config: self.hash.clone(),
+            state: release.state().to_string(),
+            saved: release.save(),
+        };
+        self.write(index, now, what);
+    }
+
+    fn begin_all(&mut self) {
+        let now = self.now();
+        for index in 0..self.rollouts.len() {
+            self.begin(index, now);
+        }
+    }
+
     fn close_slot(&mut self) {
         let now = self.now();
         for index in 0..self.rollouts.len() {
-            if let Some((_, effect)) = self.rollouts[index].close_slot(now) {
-                self.act(index, effect);
+            let before = self.rollouts[index].state().as_str();
+            let Some((counts, effect)) = self.rollouts[index].close_slot(now) else { continue };
+            let head = self.record(index, now, What::Slots { slots: Vec::new() });
+            self.journal.slot(head, Packed::new(now, &counts));
+            if effect.is_none() && self.rollouts[index].state().as_str() != before {
+                self.note(index, now);
             }
+            self.act(index, now, effect);
         }
         if self.unsaved {
             self.save();
@@ -165,8 +214,9 @@ impl Controller {
     fn look(&mut self) {
         let now = self.now();
         for index in 0..self.rollouts.len() {
-            if let Some((_, effect)) = self.rollouts[index].look(now) {
-                self.act(index, effect);
+            if let Some((counts, effect)) = self.rollouts[index].look(now) {
+                self.write(index, now, What::Looked { slot: Packed::new(now, &counts) });
+                self.act(index, now, effect);
                 self.tell();
             }
         }
@@ -204,13 +254,16 @@ impl Controller {
         if let Some(Effect::Refused(refusal)) = effect {
             return Err(NotDone::Refused(refusal.to_string()));
         }
-        self.act(index, effect);
+        if effect.is_some() {
+            self.write(index, now, What::Told { word });
+        }
+        self.act(index, now, effect);
         self.tell();
         Ok(self.rollouts[index].view(&self.config))
     }
 
     /// Weights first, then the ledger, then words.
-    fn act(&mut self, index: usize, effect: Option<Effect>) {
+    fn act(&mut self, index: usize, now: Tick, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
         let counting = Counting { alarm: &self.alarm, registry: &self.registry };
         let rollout = &mut self.rollouts[index];
@@ -227,7 +280,17 @@ impl Controller {
         self.ledger.remember(self.rollouts[index].entry());
         self.unsaved = true;
         self.save();
+        if effect == Effect::Restarted {
+            self.begin(index, now);
+        }
+        self.note(index, now);
         self.report(index, effect);
+    }
+
+    /// Writes down how a rollout stands.
+    fn note(&mut self, index: usize, now: Tick) {
+        let change = Change::of(self.rollouts[index].release());
+        self.write(index, now, What::Changed(change));
     }
 
     fn report(&self, index: usize, effect: Effect) {
@@ -324,16 +387,18 @@ impl Controller {
         let config = Arc::new(loaded.config);
         let counting = Counting { alarm: &self.alarm, registry: &self.registry };
         let mut before = std::mem::take(&mut self.rollouts);
+        let mut changes = Vec::new();
         for plan in &config.rollouts {
             let same = before.iter().position(|rollout| {
                 rollout.plan().name == plan.name && rollout.plan().version == plan.version
             });
             let rollout = if let Some(index) = same {
                 let mut rollout = before.swap_remove(index);
-                rollout.reconfigure(plan, &config, now, counting);
+                changes.push(rollout.reconfigure(plan, &config, now, counting).map(Some));
                 rollout
             } else {
                 let remembered = self.ledger.find(&plan.name, &plan.version);
+                changes.push(Some(None));
                 Running::new(plan, &config, remembered, now, counting)
             };
             self.rollouts.push(rollout);
@@ -351,13 +416,39 @@ impl Controller {
         now.1.clone_into(&mut self.loaded_at);
         self.last_error.clear();
         self.publish();
+        let tick = now.0;
+        for (index, change) in changes.into_iter().enumerate() {
+            match change {
+                Some(None) => self.begin(index, tick),
+                Some(Some(change)) => self.note_reload(index, tick, change),
+                None => {}
+            }
+        }
         tracing::info!(generation = self.generation, hash = %self.hash, "config reloaded");
         for warning in &loaded.warnings {
             tracing::warn!(line = warning.place.line, "{}", warning.message);
         }
     }
 
+    fn note_reload(&mut self, index: usize, now: Tick, change: Reconfigured) {
+        let release = self.rollouts[index].release();
+        let configured = release.configured();
+        let what = match change {
+            Reconfigured::Share => What::Shared { configured },
+            Reconfigured::Plan => What::Replanned {
+                plan: Box::new(release.plan().clone()),
+                configured,
+                config: self.hash.clone(),
+            },
+        };
+        self.write(index, now, what);
+    }
+
     fn save_all(&mut self) {
+        self.journal.flush();
+        if self.journal.rotate() {
+            self.begin_all();
+        }
         if self.rollouts.is_empty() {
             return;
         }
@@ -389,6 +480,7 @@ impl Controller {
             loaded_at: self.loaded_at.clone(),
             last_error: self.last_error.clone(),
             rollouts: views,
+            told: self.journal.told(),
             gauges: Gauges {
                 reload_successful: self.last_error.is_empty(),
                 generation: self.generation,

@@ -7,10 +7,12 @@ pub mod api;
 pub mod build;
 pub mod controller;
 pub mod dump;
+pub mod journal;
 pub mod ledger;
 pub mod reload;
 pub mod running;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -19,6 +21,7 @@ use crate::config::Config;
 use crate::control::api::RolloutView;
 use crate::names::RolloutName;
 use crate::rollout::machine::Word;
+use crate::rollout::record::Record;
 use crate::telemetry::metrics::Gauges;
 
 /// Commands that wait for the controller. When full, whoever asks waits: only the admin
@@ -83,6 +86,8 @@ pub struct Status {
     pub last_error: Vec<crate::config::defect::Defect>,
     /// In the config's order.
     pub rollouts: Vec<RolloutView>,
+    /// Changes and words of all rollouts, oldest first.
+    pub told: Arc<VecDeque<Record>>,
     /// For the metrics.
     pub gauges: Gauges,
 }

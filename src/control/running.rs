@@ -56,6 +56,15 @@ impl Ready {
     }
 }
 
+/// What a reload has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconfigured {
+    /// The plan.
+    Plan,
+    /// Weights or endpoints only.
+    Share,
+}
+
 /// Where attempts are counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Counting<'a> {
@@ -147,30 +156,37 @@ impl Running {
         matches!(self.state(), State::RolledBack { .. } | State::Aborted { .. })
     }
 
+    /// The rollout without what surrounds it.
+    pub fn release(&self) -> &Release {
+        &self.release
+    }
+
     /// Takes over another config's view of the same rollout: what happened stays, but new
-    /// objectives are judged afresh.
+    /// objectives are judged afresh. What has changed, if anything.
     pub fn reconfigure(
         &mut self,
         plan: &Plan,
         config: &Config,
         (tick, wall): (Tick, &str),
         counting: Counting<'_>,
-    ) {
+    ) -> Option<Reconfigured> {
         let before = (self.configured, self.ready);
         (self.configured, self.ready) = (shares(config, plan, None).1, Ready::of(config, plan));
         self.by_chance = is_dealt_by_chance(config, plan);
         self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
         let step = self.state().step();
-        if self.release.replan(plan, self.configured, tick) {
+        let replanned = self.release.replan(plan, self.configured, tick);
+        if replanned {
             if self.state().step() != step {
                 wall.clone_into(&mut self.since);
             }
             self.epochs.clear();
         } else if before == (self.configured, self.ready) {
-            return;
+            return None;
         }
         self.release.set_configured(self.configured);
         self.new_epoch(counting);
+        Some(if replanned { Reconfigured::Plan } else { Reconfigured::Share })
     }
 
     /// From here on attempts are assigned with another chance, or count afresh.

@@ -212,6 +212,15 @@ impl State {
         }
     }
 
+    /// The breach, or the reason that lasted too long, that ended or stopped it.
+    pub const fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::RolledBack { cause, .. }
+            | Self::Progressing { pause: Some(Pause::Breach(cause)), .. } => Some(cause),
+            Self::Progressing { .. } | Self::Promoted { .. } | Self::Aborted { .. } => None,
+        }
+    }
+
     /// Whether it has ended: nothing is judged any more.
     pub const fn has_ended(&self) -> bool {
         self.step().is_none()

@@ -10,6 +10,7 @@ pub mod judge;
 pub mod machine;
 pub mod objective;
 pub mod plan;
+pub mod record;
 pub mod release;
 pub mod step;
 pub mod verdict;

@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{Ratio, duration_text};
 
 /// The r of an absolute objective: how much worse than stable before the canary is blamed.
@@ -22,7 +24,7 @@ const SUSPICIOUS_MIN: f64 = 10.0;
 ///
 /// Its null hypothesis: at every time the canary's bad rate is at most `limit`, **or** at
 /// every time it is at most `ratio` times stable's at that time.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
     signal: Signal,
     bound: Bound,
@@ -32,7 +34,7 @@ pub struct Objective {
 }
 
 /// What makes an attempt bad in the eyes of an objective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Signal {
     /// A bad outcome.
     Errors,
@@ -46,7 +48,7 @@ pub enum Signal {
 }
 
 /// What the canary is held to; both kinds have a limit and a ratio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Bound {
     /// The limit is a promise to users: `errors <= 1%`.
     Limit,
@@ -55,7 +57,7 @@ pub enum Bound {
 }
 
 /// What a proven breach leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnBreach {
     /// The canary is taken out.
     Rollback,
@@ -89,7 +91,7 @@ pub struct Evidences {
 }
 
 /// A quantile of latency, p50 to p99.9.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Quantile {
     per_mille: u16,
 }

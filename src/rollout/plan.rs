@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::names::{BackendName, RolloutName, RuleId, Version};
 use crate::rollout::judge::SLOT;
 use crate::rollout::objective::{Objective, OnBreach};
@@ -28,7 +30,7 @@ pub const NO_ENDPOINT_DEFAULT: Duration = Duration::from_mins(1);
 /// Moving one rule from stable to canary.
 ///
 /// Without steps it keeps the rule's weights and only watches: it can roll back, never promote.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// What people call it, and with `version` the key under which its end is remembered.
     pub name: RolloutName,
@@ -62,7 +64,7 @@ pub struct Plan {
 }
 
 /// What becomes of a breach that is proven to be the canary's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Breach {
     /// The canary is taken out.
     #[default]
@@ -74,7 +76,7 @@ pub enum Breach {
 }
 
 /// How long a reason to hold may last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deadline {
     /// Rolls back when it has lasted this long.
     RollbackAfter(Duration),

@@ -89,6 +89,11 @@ impl Release {
         &self.state
     }
 
+    /// The canary's share by the rule's own weights.
+    pub fn configured(&self) -> f64 {
+        self.configured
+    }
+
     /// What the last look came to.
     pub fn findings(&self) -> Option<&Findings> {
         self.findings.as_ref()

@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use http::Method;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::units::{Ratio, duration_text};
 
@@ -12,7 +14,7 @@ use crate::units::{Ratio, duration_text};
 pub const SOAK_MIN: Duration = Duration::from_mins(1);
 
 /// One step of a plan.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The canary's share of what goes to it or to stable.
     pub weight: Ratio,
@@ -23,16 +25,17 @@ pub struct Step {
 }
 
 /// What a mirror step copies.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Copies {
     /// The share of the rule's requests that is copied.
     pub share: Ratio,
     /// Only these are copied: a copy of another method may have side effects.
+    #[serde(serialize_with = "write_methods", deserialize_with = "read_methods")]
     pub methods: Vec<Method>,
 }
 
 /// When the next step may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Until {
     /// As soon as it begins: the step is the plan's end.
     AtOnce,
@@ -82,4 +85,13 @@ impl std::fmt::Display for Until {
             Self::Proven { .. } => f.write_str("until proven"),
         }
     }
+}
+
+fn write_methods<S: Serializer>(methods: &[Method], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(methods.iter().map(Method::as_str))
+}
+
+fn read_methods<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Method>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    names.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
 }

@@ -12,4 +12,5 @@ mod request_path;
 mod rollback;
 mod routing;
 mod split;
+mod steps;
 mod strange_endpoints;

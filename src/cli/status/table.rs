@@ -39,9 +39,7 @@ fn tree(out: &mut String, rollout: &RolloutView, colours: bool) -> std::fmt::Res
     writeln!(out, "   stable   {stable}")?;
     let share = percent(rollout.weight);
     writeln!(out, "   canary   {canary}, version {version}, gets {share} of requests")?;
-    if let Some(step) = rollout.step {
-        writeln!(out, "   step     {step}")?;
-    }
+    steps(out, rollout)?;
     match (&rollout.reason, &rollout.hold_reason) {
         (Some(reason), _) => writeln!(out, "   reason   {reason}")?,
         (None, Some(hold)) => writeln!(out, "   verdict  {}: {hold}", rollout.verdict)?,
@@ -65,6 +63,27 @@ fn tree(out: &mut String, rollout: &RolloutView, colours: bool) -> std::fmt::Res
         let breached = index > 0 && rollout.objectives[index - 1].verdict == Verdict::Rollback;
         let tone = if breached { Tone::Bad } else { Tone::Plain };
         writeln!(out, "{}", painted(line.trim_end(), tone, colours))?;
+    }
+    Ok(())
+}
+
+/// The plan with what is behind, what is now and what is to come.
+fn steps(out: &mut String, rollout: &RolloutView) -> std::fmt::Result {
+    let is_promoted = rollout.state == "promoted";
+    for (index, step) in rollout.steps.iter().enumerate() {
+        let now = rollout.step.map_or(0, |step| step as usize);
+        let mark = match (is_promoted, rollout.step.is_some()) {
+            (true, _) => '✔',
+            (false, true) if index < now => '✔',
+            (false, true) if index == now => '●',
+            (false, _) => '○',
+        };
+        let head = if index == 0 { "steps" } else { "" };
+        let what = match step.mirror {
+            Some(share) => format!("mirror {}", percent(share)),
+            None => format!("weight {}", percent(step.weight)),
+        };
+        writeln!(out, "   {head:8} {mark} {what} {}", step.until)?;
     }
     Ok(())
 }
@@ -237,6 +256,32 @@ mod tests {
              latency p99 <= 200ms: canary 4.08% of 147, stable 0.15% of 1310, \
              evidence 0.02 and -, proof at 200"
         );
+    }
+
+    #[test]
+    fn steps_show_what_is_behind_now_and_to_come() {
+        let step = |weight, mirror, until: &str| crate::control::api::StepView {
+            weight,
+            mirror,
+            until: until.to_owned(),
+        };
+        let steps = vec![
+            step(0.0, Some(0.1), "for 2m"),
+            step(0.05, None, "until proven"),
+            step(1.0, None, "for 10m"),
+        ];
+        for (state, now, marks) in
+            [("progressing", Some(1), "✔●○"), ("promoted", None, "✔✔✔"), ("aborted", None, "○○○")]
+        {
+            let (state, steps) = (state.to_owned(), steps.clone());
+            let view = RolloutView { state, steps, step: now, ..rolled_back() };
+            let mut out = String::new();
+            super::steps(&mut out, &view).unwrap();
+            let found: String = out.chars().filter(|c| "✔●○".contains(*c)).collect();
+            assert_eq!(found, marks, "{out}");
+            assert!(out.starts_with("   steps    "), "{out}");
+            assert!(out.contains("mirror 10% for 2m\n") && out.contains("weight 5% until proven"));
+        }
     }
 
     #[test]

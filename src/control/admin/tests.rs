@@ -69,6 +69,7 @@ impl Port {
             loaded_at: "2026-11-21T10:00:00Z".to_owned(),
             last_error: vec![defect()],
             rollouts: vec![view("progressing")],
+            told: Arc::default(),
             gauges: Gauges::default(),
         }));
         let (commands, mut asked) = mpsc::channel(4);

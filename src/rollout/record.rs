@@ -1,0 +1,285 @@
+//! What is written down of a rollout, and how it is lived through again.
+//!
+//! Never writes or reads a file: records come and go as values. Everything that moves a
+//! rollout is a record, so the same records lead to the same states, at any time later.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::judge::{Pair, SlotCounts, SlotTally};
+use crate::rollout::machine::{State, Word};
+use crate::rollout::plan::Plan;
+use crate::rollout::release::{Release, Saved};
+use crate::rollout::verdict::Tally;
+use crate::rollout::view::ObjectiveView;
+use crate::units::Tick;
+
+/// One line of a journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Wall time for people, RFC 3339.
+    pub at: String,
+    /// Milliseconds since the process started; begins anew with [`What::Begins`].
+    pub tick: u64,
+    /// The rollout's name.
+    pub rollout: String,
+    /// Its version.
+    pub version: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened to a rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    /// From here on nothing before has to be known: a start, a reset, or a new file.
+    Begins {
+        /// What was planned.
+        plan: Box<Plan>,
+        /// The canary's share by the rule's own weights.
+        configured: f64,
+        /// Hash of the config file.
+        config: String,
+        /// The state's name.
+        state: String,
+        /// Step and evidence; `None` of a rollout that has ended.
+        saved: Option<Saved>,
+    },
+    /// Another form of the plan was taken over.
+    Replanned {
+        /// What is planned now.
+        plan: Box<Plan>,
+        /// The canary's share by the rule's own weights.
+        configured: f64,
+        /// Hash of the config file.
+        config: String,
+    },
+    /// The rule's own weights, or the endpoints, have changed.
+    Shared {
+        /// The canary's share by the rule's own weights.
+        configured: f64,
+    },
+    /// Slots were judged.
+    Slots {
+        /// In order.
+        slots: Vec<Packed>,
+    },
+    /// A slot was looked at before its end, and that was enough.
+    Looked {
+        /// As far as it went.
+        slot: Packed,
+    },
+    /// A person said something that was followed.
+    Told {
+        /// What.
+        word: Word,
+    },
+    /// The state is another one.
+    Changed(Change),
+}
+
+/// How a rollout stands after a change, with the numbers that it came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The state's name.
+    pub state: String,
+    /// From 0; `None` of a rollout that has ended.
+    pub step: Option<usize>,
+    /// The canary's share of what goes to it or to stable.
+    pub share: f64,
+    /// Why it may not go on.
+    pub hold_reason: Option<String>,
+    /// Why it ended or stopped.
+    pub reason: Option<String>,
+    /// In the order of the plan, as they were.
+    pub objectives: Vec<ObjectiveView>,
+}
+
+impl Change {
+    /// How `release` stands.
+    pub fn of(release: &Release) -> Self {
+        let state = release.state();
+        let cause = state.cause();
+        let found = release.findings().map(Into::into).unwrap_or_default();
+        Self {
+            state: state.as_str().to_owned(),
+            step: state.step(),
+            share: release.share(),
+            hold_reason: state.hold().map(|hold| hold.reason.to_string()),
+            reason: cause.map(|cause| cause.text.clone()),
+            objectives: cause.map_or(found, |cause| cause.objectives.clone()),
+        }
+    }
+
+    /// Whether `other` came to the same, whatever the last digits of its numbers are.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.state, self.step, &self.hold_reason, &self.reason)
+            == (&other.state, other.step, &other.hold_reason, &other.reason)
+    }
+}
+
+/// A slot's counts in few bytes: the tick of its end in milliseconds, then the counts, without
+/// the zeros at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Packed(Vec<u64>);
+
+/// Numbers before those of the objectives, and of each objective.
+const HEAD: usize = 8;
+const EACH: usize = 6;
+
+impl Packed {
+    /// The slot that ended `now`.
+    pub fn new(now: Tick, counts: &SlotCounts) -> Self {
+        let SlotCounts { dealt, copies, .. } = counts;
+        let flags = u64::from(counts.canary_missing) + 2 * u64::from(counts.stable_missing);
+        let mut numbers = vec![
+            now.since_start().as_millis() as u64,
+            counts.canary_attempts,
+            counts.stable_attempts,
+            dealt.canary,
+            dealt.stable,
+            copies.bad,
+            copies.total,
+            flags,
+        ];
+        for SlotTally { canary, stable, relative_bad: bad } in &counts.objectives {
+            let (of_canary, of_stable) = ([canary.bad, canary.total], [stable.bad, stable.total]);
+            numbers.extend(of_canary.into_iter().chain(of_stable));
+            numbers.extend([bad.canary, bad.stable]);
+        }
+        let len = numbers.iter().rposition(|number| *number > 0).map_or(0, |last| last + 1);
+        numbers.truncate(len);
+        Self(numbers)
+    }
+
+    /// Its end, and what it brought to `objectives` objectives.
+    pub fn open(&self, objectives: usize) -> (Tick, SlotCounts) {
+        let number = |index: usize| self.0.get(index).copied().unwrap_or_default();
+        let tally = |index| Tally { bad: number(index), total: number(index + 1) };
+        let pair = |index| Pair { canary: number(index), stable: number(index + 1) };
+        let objective = |index: usize| {
+            let start = HEAD + EACH * index;
+            let (canary, stable) = (tally(start), tally(start + 2));
+            SlotTally { canary, stable, relative_bad: pair(start + 4) }
+        };
+        let counts = SlotCounts {
+            canary_attempts: number(1),
+            stable_attempts: number(2),
+            objectives: (0..objectives).map(objective).collect(),
+            dealt: pair(3),
+            copies: tally(5),
+            canary_missing: number(7) & 1 == 1,
+            stable_missing: number(7) & 2 == 2,
+        };
+        (Tick::new(Duration::from_millis(number(0))), counts)
+    }
+}
+
+/// The whole records of a journal, and how many lines are none: a crash cuts the last one.
+pub fn parse(journal: &[u8]) -> (Vec<Record>, usize) {
+    let lines = journal.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let (mut records, mut broken) = (Vec::new(), 0);
+    for line in lines {
+        match serde_json::from_slice(line) {
+            Ok(record) => records.push(record),
+            Err(_) => broken += 1,
+        }
+    }
+    (records, broken)
+}
+
+/// Rollouts that live through their records again.
+#[derive(Debug, Default)]
+pub struct Replay {
+    releases: BTreeMap<(String, String), Release>,
+}
+
+/// What a recorded change is by the present judge.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Compared {
+    /// It comes to the same.
+    Same,
+    /// It comes to this instead.
+    Different(Box<Change>),
+    /// The records before it are gone.
+    Unknown,
+}
+
+impl Replay {
+    /// Lives through one record; of a change, what it is now.
+    pub fn take(&mut self, record: &Record) -> Option<Compared> {
+        let key = (record.rollout.clone(), record.version.clone());
+        let now = Tick::new(Duration::from_millis(record.tick));
+        if let What::Begins { plan, configured, saved, .. } = &record.what {
+            self.begin(key, plan, *configured, now, saved.as_ref());
+            return None;
+        }
+        let Some(release) = self.releases.get_mut(&key) else {
+            return matches!(record.what, What::Changed(_)).then_some(Compared::Unknown);
+        };
+        match &record.what {
+            What::Begins { .. } => {}
+            What::Replanned { plan, configured, .. } => {
+                release.replan(plan, *configured, now);
+                release.set_configured(*configured);
+            }
+            What::Shared { configured } => release.set_configured(*configured),
+            What::Slots { slots } => {
+                for slot in slots {
+                    let (end, counts) = slot.open(release.plan().objectives.len());
+                    release.close_slot(end, &counts);
+                }
+            }
+            What::Looked { slot } => {
+                let (end, counts) = slot.open(release.plan().objectives.len());
+                release.look(end, &counts);
+            }
+            What::Told { word } => drop(release.told(now, *word)),
+            What::Changed(recorded) => {
+                let found = Change::of(release);
+                return Some(if found.is_like(recorded) {
+                    Compared::Same
+                } else {
+                    Compared::Different(Box::new(found))
+                });
+            }
+        }
+        None
+    }
+
+    /// The rollout at a version, as far as its records went.
+    pub fn release(&self, rollout: &str, version: &str) -> Option<&Release> {
+        self.releases.get(&(rollout.to_owned(), version.to_owned()))
+    }
+
+    fn begin(
+        &mut self,
+        key: (String, String),
+        plan: &Plan,
+        configured: f64,
+        now: Tick,
+        saved: Option<&Saved>,
+    ) {
+        let release = match saved {
+            Some(saved) => Some(Release::restore(plan.clone(), configured, now, saved).0),
+            // It has ended, and what comes next, if anything, is another beginning. One that
+            // was lived through up to here knows better how it ended.
+            None if self.releases.get(&key).is_some_and(|one| one.state().has_ended()) => None,
+            None => {
+                let state = State::Aborted { since: now };
+                Some(Release::new(plan.clone(), configured, now).ended(state))
+            }
+        };
+        if let Some(release) = release {
+            self.releases.insert(key, release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::names::{RouteName, RuleId, RuleName, Version};
+use crate::rollout::judge::SLOT;
+use crate::rollout::machine::Effect;
+use crate::rollout::objective::{Objective, Quantile};
+use crate::rollout::step::{Copies, Step, Until};
+use crate::units::Ratio;
+
+fn ratio(value: f64) -> Ratio {
+    Ratio::new(value).unwrap()
+}
+
+fn plan() -> Plan {
+    let step = |weight, until| Step { weight: ratio(weight), mirror: None, until };
+    let minute = Until::soaked(Duration::from_mins(1));
+    let copies = Copies { share: ratio(0.1), methods: vec![http::Method::POST] };
+    let shadowed = Step { mirror: Some(copies), ..step(0.05, minute) };
+    let plan = Plan::watching(
+        "v2".into(),
+        RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
+        ("stable".into(), "canary".into()),
+        Version::new("1"),
+        vec![
+            Objective::errors(ratio(0.01)).unwrap(),
+            Objective::latency(Quantile::P99, Duration::from_millis(200)),
+        ],
+    );
+    Plan { steps: vec![step(0.05, minute), shadowed, step(0.5, Until::PROVEN)], ..plan }
+}
+
+/// Writes down what it does.
+struct Recorder {
+    release: Release,
+    now: Tick,
+    records: Vec<Record>,
+}
+
+impl Recorder {
+    fn start() -> Self {
+        let release = Release::new(plan(), 0.1, Tick::ZERO);
+        let mut recorder = Self { release, now: Tick::ZERO, records: Vec::new() };
+        recorder.begin();
+        recorder
+    }
+
+    fn write(&mut self, what: What) {
+        self.records.push(Record {
+            at: "2026-11-21T10:00:00Z".to_owned(),
+            tick: self.now.since_start().as_millis() as u64,
+            rollout: "v2".to_owned(),
+            version: "1".to_owned(),
+            what,
+        });
+    }
+
+    fn begin(&mut self) {
+        self.write(What::Begins {
+            plan: Box::new(self.release.plan().clone()),
+            configured: 0.1,
+            config: "hash".to_owned(),
+            state: self.release.state().to_string(),
+            saved: self.release.save(),
+        });
+    }
+
+    fn change(&mut self) {
+        self.write(What::Changed(Change::of(&self.release)));
+    }
+
+    fn slot(&mut self, bad: u64) {
+        self.now = self.now.after(SLOT);
+        let (canary, stable) = (Tally { bad, total: 5 }, Tally { bad: 0, total: 90 });
+        let tally = SlotTally { canary, stable, relative_bad: Pair { canary: bad, stable: 0 } };
+        let counts = SlotCounts {
+            canary_attempts: 5,
+            stable_attempts: 90,
+            objectives: vec![tally; 2],
+            dealt: Pair { canary: 5, stable: 90 },
+            copies: Tally { bad: 0, total: 1 },
+            ..SlotCounts::default()
+        };
+        let before = self.release.state().as_str();
+        let effect = self.release.close_slot(self.now, &counts);
+        self.write(What::Slots { slots: vec![Packed::new(self.now, &counts)] });
+        if effect.is_some() || before != self.release.state().as_str() {
+            self.change();
+        }
+    }
+
+    fn told(&mut self, word: Word) {
+        let effect = self.release.told(self.now, word);
+        if matches!(effect, None | Some(Effect::Refused(_))) {
+            return;
+        }
+        self.write(What::Told { word });
+        if effect == Some(Effect::Restarted) {
+            self.begin();
+        }
+        self.change();
+    }
+}
+
+fn lines(records: &[Record]) -> String {
+    records.iter().map(|record| serde_json::to_string(record).unwrap() + "\n").collect()
+}
+
+#[test]
+fn a_slot_is_packed_without_loss() {
+    let tally = |bad, total| Tally { bad, total };
+    let objective = SlotTally {
+        canary: tally(1, 5),
+        stable: tally(2, 90),
+        relative_bad: Pair { canary: 1, stable: 2 },
+    };
+    let full = SlotCounts {
+        canary_attempts: 5,
+        stable_attempts: 90,
+        objectives: vec![SlotTally::default(), objective],
+        dealt: Pair { canary: 6, stable: 91 },
+        copies: tally(3, 4),
+        canary_missing: true,
+        stable_missing: true,
+    };
+    let now = Tick::new(Duration::from_millis(1250));
+    let empty = SlotCounts { objectives: vec![SlotTally::default(); 2], ..SlotCounts::default() };
+    for (counts, text) in
+        [(&full, "[1250,5,90,6,91,3,4,3,0,0,0,0,0,0,1,5,2,90,1,2]"), (&empty, "[1250]")]
+    {
+        let packed = Packed::new(now, counts);
+        assert_eq!(serde_json::to_string(&packed).unwrap(), text);
+        assert_eq!(packed.open(2), (now, counts.clone()));
+    }
+}
+
+#[test]
+fn every_kind_of_record_survives_being_written() {
+    let mut recorder = Recorder::start();
+    for _ in 0..250 {
+        recorder.slot(0);
+    }
+    recorder.told(Word::Pause);
+    recorder.write(What::Shared { configured: 0.2 });
+    let (plan, config) = (Box::new(plan()), "other".to_owned());
+    recorder.write(What::Replanned { plan, configured: 0.2, config });
+    (0..9).for_each(|_| recorder.slot(5));
+    assert_eq!(recorder.release.state().as_str(), "rolled_back");
+    let (parsed, broken) = parse(lines(&recorder.records).as_bytes());
+    assert_eq!(broken, 0);
+    assert_eq!(parsed.len(), recorder.records.len());
+    for (parsed, record) in parsed.iter().zip(&recorder.records) {
+        assert_eq!(parsed.tick, record.tick);
+        let kind = |record: &Record| std::mem::discriminant(&record.what);
+        assert_eq!(kind(parsed), kind(record));
+        if let (What::Begins { plan, .. }, What::Begins { plan: was, .. }) =
+            (&parsed.what, &record.what)
+        {
+            assert_eq!(plan, was);
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_was_cut_anywhere_is_readable_up_to_there() {
+    let mut recorder = Recorder::start();
+    (0..3).for_each(|_| recorder.slot(1));
+    recorder.told(Word::Abort);
+    let text = lines(&recorder.records);
+    for cut in 0..=text.len() {
+        let (records, broken) = parse(&text.as_bytes()[..cut]);
+        let whole = text[..cut].matches('\n').count();
+        // A line is whole as soon as its last brace is there.
+        assert!((whole..=whole + 1).contains(&records.len()), "{cut}");
+        assert!(broken <= 1 && records.len() + broken <= whole + 1, "{cut}");
+    }
+}
+
+#[test]
+fn a_change_by_another_judge_is_told_apart() {
+    let mut recorder = Recorder::start();
+    (0..9).for_each(|_| recorder.slot(5));
+    let mut replay = Replay::default();
+    let mut compare = |records: &[Record]| -> Vec<_> {
+        records.iter().filter_map(|record| replay.take(record)).collect()
+    };
+    let same = compare(&recorder.records);
+    assert!(!same.is_empty() && same.iter().all(|one| *one == Compared::Same), "{same:?}");
+    let mut forged = recorder.records.clone();
+    for record in &mut forged {
+        if let What::Changed(change) = &mut record.what {
+            change.reason = Some("errors <= 2%".to_owned());
+        }
+    }
+    assert!(compare(&forged).iter().all(|one| matches!(one, Compared::Different(_))));
+    let mut replay = Replay::default();
+    let orphans = recorder.records[1..].iter().filter_map(|record| replay.take(record));
+    assert!(orphans.into_iter().all(|one| one == Compared::Unknown));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Slots(u64, u16),
+    Told(Word),
+}
+
+fn anything() -> impl Strategy<Value = Vec<Happens>> {
+    use Word::{Abort, Pause, Promote, PromoteFully, Reset, Resume};
+    let words = vec![Promote, PromoteFully, Pause, Resume, Abort, Reset];
+    prop::collection::vec(
+        prop_oneof![
+            (0..4_u64, 1..20_u16).prop_map(|(bad, slots)| Happens::Slots(bad, slots)),
+            (1..400_u16).prop_map(|slots| Happens::Slots(0, slots)),
+            prop::sample::select(words).prop_map(Happens::Told),
+        ],
+        1..25,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_records_of_whatever_happened_lead_to_the_same_state(events in anything()) {
+        let mut recorder = Recorder::start();
+        for event in events {
+            match event {
+                Happens::Slots(bad, slots) => (0..slots).for_each(|_| recorder.slot(bad)),
+                Happens::Told(word) => recorder.told(word),
+            }
+        }
+        let (records, _) = parse(lines(&recorder.records).as_bytes());
+        let mut replay = Replay::default();
+        for record in &records {
+            let compared = replay.take(record);
+            prop_assert!(matches!(compared, None | Some(Compared::Same)), "{compared:?}");
+        }
+        let again = replay.release("v2", "1").unwrap();
+        prop_assert!(Change::of(again).is_like(&Change::of(&recorder.release)));
+    }
+}
