@@ -11,10 +11,9 @@ use clap::{Args, ValueEnum};
 use crate::cli::client::{self, AdminArgs};
 use crate::control::api::ChangesView;
 use crate::rollout::machine::Word;
-use crate::rollout::record::{Change, Record, What};
+use crate::rollout::record::{Record, What};
 use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
-use crate::units::Ratio;
 
 /// What `serin why` is told.
 #[derive(Args, Clone, Debug)]
@@ -100,7 +99,7 @@ fn text(told: &ChangesView) -> String {
 fn sentence(record: &Record) -> String {
     match &record.what {
         What::Told { word } => format!("an operator said {}", said(*word)),
-        What::Changed(change) => changed(change),
+        What::Changed(change) => change.to_string(),
         What::Begins { .. }
         | What::Replanned { .. }
         | What::Shared { .. }
@@ -118,15 +117,6 @@ fn said(word: Word) -> &'static str {
         Word::Abort => "abort",
         Word::Reset => "reset",
     }
-}
-
-fn changed(change: &Change) -> String {
-    let state = change.state.replace('_', " ");
-    let share = Ratio::new(change.share).unwrap_or_default();
-    let step = change.step.map(|step| format!(", step {}", step + 1)).unwrap_or_default();
-    let why = change.reason.as_ref().or(change.hold_reason.as_ref());
-    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-    format!("{state}{step}, canary at {share}{why}")
 }
 
 /// An objective with everything that its verdict came from.
@@ -153,6 +143,7 @@ fn numbers(one: &ObjectiveView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::record::Change;
 
     #[test]
     fn a_change_is_a_sentence() {
@@ -178,7 +169,7 @@ mod tests {
                 "holding, step 2, canary at 5%: suspicious",
             ),
         ] {
-            assert_eq!(changed(&change), text);
+            assert_eq!(change.to_string(), text);
         }
         let record = Record {
             at: String::new(),

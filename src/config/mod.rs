@@ -21,7 +21,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::names::{BackendName, ListenerName, RouteName, RuleName};
+use http::Uri;
+
+use crate::names::{BackendName, ListenerName, RolloutName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::StickyKey;
@@ -53,6 +55,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// In the file's order. At most one per rule.
     pub rollouts: Vec<Plan>,
+    /// Who is told of which rollout's changes; `http` with a host.
+    pub webhooks: Vec<(RolloutName, Vec<Uri>)>,
 }
 
 /// An address and port on which Serin accepts.

@@ -13,7 +13,7 @@ pub(super) use self::http::{
     CookieName, FieldName, FieldValue, Hostname, MethodName, Parameter, PathExact, PathPrefix,
     Pattern,
 };
-pub(super) use self::net::{Endpoint, FilePath, ListenAddress};
+pub(super) use self::net::{Endpoint, FilePath, ListenAddress, WebhookUrl};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, Protocol,

@@ -10,7 +10,7 @@ use crate::config::quantity::{
     BalanceWord, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag,
     HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter,
     PathExact, PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RetryWord,
-    RolloutBreach, RuleRef, Size, Span, SpanOrZero, Text, UntilWord, VersionText,
+    RolloutBreach, RuleRef, Size, Span, SpanOrZero, Text, UntilWord, VersionText, WebhookUrl,
 };
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -251,7 +251,7 @@ maps! {
 
     /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled
     /// back.
-    Rollout later ["streams_on_rollback" "notify" "warm_up" "feedback" "probe" "drift"] {
+    Rollout later ["streams_on_rollback" "warm_up" "feedback" "probe" "drift"] {
         /// Unique among rollouts.
         must name: As<Name>,
         /// The rule whose traffic is split: `route/rule`. One rollout per rule.
@@ -280,6 +280,14 @@ maps! {
         may min_requests: As<Count<1, 1_000_000>> = 100,
         /// How long a slot is: failures within one are one event. 250ms to 10s.
         may burst: As<Span> = "250ms",
+        /// Who is told of every change of its state. Default: nobody.
+        may notify: Vec<At<Notify>>,
+    }
+
+    /// Who is told.
+    Notify later ["secret"] {
+        /// Where a JSON message is posted: `http://host:port/path`.
+        must webhook: As<WebhookUrl>,
     }
 
     /// One step: exactly one of `mirror`, `weight` and `pause`.

@@ -18,8 +18,9 @@ use crate::config::load::{Loaded, Options, Source};
 use crate::control::api::RolloutView;
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
+use crate::control::notify::Notifier;
 use crate::control::running::{Counting, Reconfigured, Running};
-use crate::control::{Command, NotDone, ReloadResult, Status, build};
+use crate::control::{Command, NotDone, ReloadResult, Status, build, report};
 use crate::names::RolloutName;
 use crate::rollout::judge::SLOT;
 use crate::rollout::machine::{Effect, Word};
@@ -52,6 +53,7 @@ pub struct Controller {
     status: watch::Sender<Arc<Status>>,
     ledger: Ledger,
     journal: Journal,
+    notifier: Notifier,
     /// Something ended that is not on disk yet.
     unsaved: bool,
     alarm: Arc<Alarm>,
@@ -104,6 +106,7 @@ impl Controller {
             status: watch::channel(Arc::new(status)).0,
             ledger,
             journal,
+            notifier: Notifier::default(),
             unsaved: false,
             alarm,
             rollouts,
@@ -284,31 +287,18 @@ impl Controller {
             self.begin(index, now);
         }
         self.note(index, now);
-        self.report(index, effect);
+        report::change(&self.rollouts[index].view(&self.config), effect);
     }
 
-    /// Writes down how a rollout stands.
+    /// Writes down how a rollout stands, and tells who wants to know.
     fn note(&mut self, index: usize, now: Tick) {
         let change = Change::of(self.rollouts[index].release());
-        self.write(index, now, What::Changed(change));
-    }
-
-    fn report(&self, index: usize, effect: Effect) {
-        let view = self.rollouts[index].view(&self.config);
-        let reason = match effect {
-            Effect::Restarted => "reset by an operator".to_owned(),
-            Effect::Stepped => {
-                let step = view.step.map_or(0, |step| step + 1);
-                format!("step {step} of {} begins", view.steps.len())
-            }
-            Effect::Resumed => "resumed by an operator".to_owned(),
-            _ => view.reason.clone().unwrap_or_default(),
-        };
-        tracing::warn!(
-            rollout = %view.name, version = %view.version, state = %view.state, rule = %view.rule,
-            stable = %view.stable, canary = %view.canary, weight = view.weight, reason,
-            "rollout changed"
-        );
+        let record = self.record(index, now, What::Changed(change));
+        let rollout = &self.rollouts[index].plan().name;
+        if let Some((_, hooks)) = self.config.webhooks.iter().find(|(name, _)| name == rollout) {
+            self.notifier.tell(hooks, &record);
+        }
+        self.journal.write(record);
     }
 
     /// In whole milliseconds, so that a moment survives being written down.

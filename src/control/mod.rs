@@ -9,7 +9,9 @@ pub mod controller;
 pub mod dump;
 pub mod journal;
 pub mod ledger;
+pub mod notify;
 pub mod reload;
+pub mod report;
 pub mod running;
 
 use std::collections::VecDeque;

@@ -4,6 +4,7 @@
 //! rollout is a record, so the same records lead to the same states, at any time later.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::rollout::plan::Plan;
 use crate::rollout::release::{Release, Saved};
 use crate::rollout::verdict::Tally;
 use crate::rollout::view::ObjectiveView;
-use crate::units::Tick;
+use crate::units::{Ratio, Tick};
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,6 +120,21 @@ impl Change {
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.state, self.step, &self.hold_reason, &self.reason)
             == (&other.state, other.step, &other.hold_reason, &other.reason)
+    }
+}
+
+impl fmt::Display for Change {
+    /// `rolled back, canary at 0%: errors <= 1%: canary 4.08% …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state.replace('_', " "))?;
+        if let Some(step) = self.step {
+            write!(f, ", step {}", step + 1)?;
+        }
+        write!(f, ", canary at {}", Ratio::new(self.share).unwrap_or_default())?;
+        match self.reason.as_ref().or(self.hold_reason.as_ref()) {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -163,3 +163,18 @@ async fn a_failing_shadow_holds_its_step_and_hurts_nobody() {
     load.stop();
     assert_eq!(stats.errors, 0, "{stats:?}");
 }
+
+#[tokio::test]
+async fn a_webhook_is_told_of_each_change_once() {
+    let (v1, v2) = versions();
+    let hook = Backend::named("hook").start();
+    let notify = format!("    notify: [{{ webhook: \"http://{}/serin\" }}]", hook.address);
+    let steps = "- { weight: 10%, until: proven }";
+    let proxy = stepping(&v1, &v2, steps).with(&notify).start();
+    for verb in ["pause", "pause", "resume", "abort", "abort"] {
+        proxy.rollout(ROLLOUT).ask(verb).await.expect(200);
+    }
+    let seen = hook.saw(3).await;
+    assert!(seen.iter().all(|one| one.target() == "/serin"));
+    assert_eq!(hook.requests(), 3);
+}

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use http::Uri;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::check::{Checker, Seen};
@@ -87,6 +88,23 @@ impl Checker<'_> {
             on_no_endpoint: on_no_endpoint.unwrap_or(plan.on_no_endpoint),
             ..plan
         })
+    }
+
+    /// Who is told of which rollout.
+    pub(super) fn webhooks(
+        &mut self,
+        list: &At<Vec<At<raw::Rollout>>>,
+    ) -> Vec<(RolloutName, Vec<Uri>)> {
+        let mut all = Vec::new();
+        for raw in list.items().iter().filter_map(At::get) {
+            let hooks = raw.notify.items().iter().filter_map(At::get);
+            let hooks: Vec<_> = hooks.filter_map(|hook| self.value(&hook.webhook)).collect();
+            // A name that cannot be read was reported.
+            if let Some(name) = raw.name.get().filter(|_| !hooks.is_empty()) {
+                all.push((RolloutName::new(&name.scalar.text), hooks));
+            }
+        }
+        all
     }
 
     fn burst(&mut self, at: &At<As<Span>>) -> Option<Duration> {

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use http::Uri;
 use schemars::{Schema, json_schema};
 
 use crate::config::defect::Code;
@@ -107,5 +108,31 @@ impl Quantity for FilePath {
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "minLength": 1 })
+    }
+}
+
+/// Where a message is posted. It may hold a token, so it is never repeated.
+pub struct WebhookUrl;
+
+impl Quantity for WebhookUrl {
+    type Value = Uri;
+
+    fn parse(scalar: &Scalar) -> Result<Uri, Fault> {
+        let help = "write `http://host:port/path`";
+        let uri = scalar.text.parse::<Uri>().ok().filter(|uri| uri.host().is_some());
+        let uri = uri.ok_or_else(|| Fault::silent(Code::Address, "this is not a URL", help))?;
+        match uri.scheme_str() {
+            Some("http") => Ok(uri),
+            Some("https") => {
+                let message = "a webhook over TLS is not supported yet";
+                let help = "post to a relay beside Serin over `http://`";
+                Err(Fault::silent(Code::NotSupported, message, help))
+            }
+            _ => Err(Fault::silent(Code::Address, "this is not an http URL", help)),
+        }
+    }
+
+    fn schema() -> Schema {
+        text_schema("^http://[^/]+", "http://127.0.0.1:9300/hooks/serin")
     }
 }

@@ -1,0 +1,213 @@
+//! Tells webhooks that a rollout's state has changed.
+//!
+//! Never waited for by anything: each message is a task of its own, tried again for a while,
+//! and given up with a log line. A message that was taken is not sent again; one whose answer
+//! got lost is, under the same `id`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::{Request, Uri};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::rollout::record::{Record, What};
+
+/// Messages under way. When full, the next one is dropped, and that is logged: the journal
+/// has it.
+pub const MESSAGES_MAX: usize = 64;
+
+/// From the connection to the answer's head.
+const TRY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Tries of one message.
+const TRIES_MAX: u32 = 8;
+
+/// After the first try; doubled after each, so that the last comes two minutes later.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Sends messages to webhooks.
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    places: Arc<Semaphore>,
+    pause: Duration,
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(MESSAGES_MAX)), pause: PAUSE }
+    }
+}
+
+impl Notifier {
+    /// Tells `hooks` of a change; other records say nothing. Within a runtime.
+    pub fn tell(&self, hooks: &[Uri], record: &Record) {
+        let Some(message) = message(record) else { return };
+        for hook in hooks {
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                tracing::error!(hook = shown(hook), rollout = %record.rollout, "too many webhooks are waiting");
+                continue;
+            };
+            let (hook, message, pause) = (hook.clone(), message.clone(), self.pause);
+            tokio::spawn(async move {
+                deliver(&hook, message, pause).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// The body of a message; `text` is what Slack and its kin show.
+fn message(record: &Record) -> Option<Bytes> {
+    let What::Changed(change) = &record.what else { return None };
+    let Record { at, tick, rollout, version, .. } = record;
+    let body = json!({
+        "id": format!("{rollout}/{version}/{at}/{tick}"),
+        "at": at,
+        "rollout": rollout,
+        "version": version,
+        "state": change.state,
+        "step": change.step,
+        "weight": change.share,
+        "reason": change.reason,
+        "hold_reason": change.hold_reason,
+        "objectives": change.objectives,
+        "text": format!("{rollout} (version {version}): {change}"),
+    });
+    Some(Bytes::from(body.to_string()))
+}
+
+async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) {
+    for tried in 1..=TRIES_MAX {
+        let sent = timeout(TRY_TIME_MAX, send(hook, message.clone())).await;
+        match sent.unwrap_or_else(|_| Err("no answer in time".into())) {
+            Ok(status) if status.is_success() => return,
+            // It was understood and is not wanted: asking again changes nothing.
+            Ok(status) if status.is_client_error() && status.as_u16() != 429 => {
+                tracing::error!(hook = shown(hook), %status, "the webhook refuses the message");
+                return;
+            }
+            Ok(status) => tracing::warn!(hook = shown(hook), %status, tried, "the webhook failed"),
+            Err(error) => {
+                tracing::warn!(hook = shown(hook), %error, tried, "the webhook cannot be reached");
+            }
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+    tracing::error!(hook = shown(hook), "the webhook was given up; the journal has the message");
+}
+
+/// Without the path, which may hold a token.
+fn shown(hook: &Uri) -> &str {
+    hook.authority().map_or("", |authority| authority.host())
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+async fn send(hook: &Uri, message: Bytes) -> Result<http::StatusCode, Error> {
+    let authority = hook.authority().ok_or("no host")?;
+    let port = authority.port_u16().unwrap_or(80);
+    let host = authority.host().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, port)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with the answer, or with this task.
+    let connection = tokio::spawn(connection);
+    let path = hook.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::post(path)
+        .header(HOST, authority.as_str())
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("serin/", env!("CARGO_PKG_VERSION")))
+        .body(Full::new(message))?;
+    let answer = sender.send_request(request).await;
+    connection.abort();
+    Ok(answer?.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::routing::post;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::rollout::record::Change;
+
+    fn changed() -> Record {
+        Record {
+            at: "2026-11-21T10:00:00Z".to_owned(),
+            tick: 250,
+            rollout: "chat-v2".to_owned(),
+            version: "7".to_owned(),
+            what: What::Changed(Change {
+                state: "rolled_back".to_owned(),
+                step: None,
+                share: 0.0,
+                hold_reason: None,
+                reason: Some("errors <= 1%: canary 4%".to_owned()),
+                objectives: Vec::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_message_has_a_text_for_people_and_a_name_of_its_own() {
+        let body: serde_json::Value =
+            serde_json::from_slice(&message(&changed()).unwrap()).unwrap();
+        assert_eq!(body["id"], "chat-v2/7/2026-11-21T10:00:00Z/250");
+        assert_eq!(
+            body["text"],
+            "chat-v2 (version 7): rolled back, canary at 0%: errors <= 1%: canary 4%"
+        );
+        let quiet = Record { what: What::Shared { configured: 0.1 }, ..changed() };
+        assert_eq!(message(&quiet), None);
+    }
+
+    /// Answers with these statuses in turn; how often a message arrives until it is settled.
+    async fn tries(statuses: &'static [u16]) -> usize {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hook: Uri =
+            format!("http://{}/hook?x=1", listener.local_addr().unwrap()).parse().unwrap();
+        let count = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&count);
+        let router = Router::new().route(
+            "/hook",
+            post(move |body: String| {
+                let index = seen.fetch_add(1, Relaxed);
+                assert!(body.contains("rolled_back"));
+                let status = statuses[index.min(statuses.len() - 1)];
+                async move { StatusCode::from_u16(status).unwrap() }
+            }),
+        );
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        deliver(&hook, message(&changed()).unwrap(), Duration::from_millis(1)).await;
+        server.abort();
+        count.load(Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_message_is_sent_until_it_is_taken_and_not_once_more() {
+        assert_eq!(tries(&[200]).await, 1);
+        assert_eq!(tries(&[503, 500, 429, 204]).await, 4);
+        assert_eq!(tries(&[404]).await, 1);
+        assert_eq!(tries(&[500]).await, TRIES_MAX as usize);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_is_dropped_and_nobody_waits() {
+        let notifier = Notifier { places: Arc::new(Semaphore::new(1)), pause: PAUSE };
+        let nowhere: Uri = "http://127.0.0.1:1/".parse().unwrap();
+        notifier.tell(&[nowhere.clone(), nowhere], &changed());
+        assert_eq!(notifier.places.available_permits(), 0);
+    }
+}
