@@ -414,6 +414,12 @@ impl Running {
 
     fn hold_reason(&self) -> Option<String> {
         match self.state() {
+            // Said at once: the hold is that of the last look, which may be before the pause.
+            State::Progressing { pause: Some(_), hold: Some(hold), .. }
+                if !hold.reason.is_alarm() && hold.reason != HoldReason::NoEndpoint =>
+            {
+                Some(HoldReason::Paused.to_string())
+            }
             State::Progressing { hold: Some(hold), .. } => Some(hold.reason.to_string()),
             State::Progressing { .. } if !self.ready.canary => {
                 Some(HoldReason::NoEndpoint.to_string())
