@@ -30,6 +30,10 @@ lint:
 test *args:
     cargo test --workspace --locked {{ args }}
 
+# Detection and false rollbacks in simulated days, beside models of other tools: minutes.
+sim *args:
+    cargo test --release --locked --test sim -- --include-ignored --nocapture {{ args }}
+
 # The features that are off by default.
 features:
     cargo check --features k8s --locked
