@@ -3,13 +3,15 @@
 //! Never looks into a request, and takes any stream, so that it can be tried without a
 //! socket.
 
+pub mod http2;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -17,12 +19,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::Peer;
 use crate::proxy::worker::{Visit, Worker};
-
-/// How every HTTP/2 connection begins (RFC 9113, section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Requests at once on one HTTP/2 connection; the client waits with more.
-const HTTP2_STREAMS_MAX: u32 = 200;
 
 /// Serves one client until it leaves or the worker drains.
 pub async fn serve_connection<S>(stream: S, visit: Visit, peer: Peer)
@@ -34,34 +30,24 @@ where
         return;
     };
     let exchange = Exchange::new(Rc::clone(&worker), peer);
-    let service = service_fn(move |request| exchange.clone().answer(request));
-    let io = TokioIo::new(stream);
-    // How a connection ends is no news: what went wrong with a request was counted there.
     if http2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder.max_concurrent_streams(HTTP2_STREAMS_MAX);
-        let mut connection = pin!(builder.serve_connection(io, service));
-        until_drained(&worker, &visit, |cx, drain| {
-            if drain {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.as_mut().poll(cx).map(drop)
-        })
-        .await;
-    } else {
-        let mut builder = http1::Builder::new();
-        // Never `pipeline_flush`: with it, hyper takes in all of an answer that its client
-        // does not read.
-        builder.writev(false);
-        let mut connection = pin!(builder.serve_connection(io, service));
-        until_drained(&worker, &visit, |cx, drain| {
-            if drain {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.as_mut().poll(cx).map(drop)
-        })
-        .await;
+        http2::serve(stream, &worker, &visit, exchange).await;
+        return;
     }
+    let service = service_fn(move |request| exchange.clone().answer(request));
+    let mut builder = http1::Builder::new();
+    // Never `pipeline_flush`: with it, hyper takes in all of an answer that its client
+    // does not read.
+    builder.writev(false);
+    // How a connection ends is no news: what went wrong with a request was counted there.
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    until_drained(&worker, &visit, |cx, drain| {
+        if drain {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx).map(drop)
+    })
+    .await;
 }
 
 /// Polls a connection; once the worker drains, the first poll is told so.
@@ -86,10 +72,10 @@ async fn tell_http2<S: AsyncRead + Unpin>(
     worker: &Worker,
     visit: &Visit,
 ) -> io::Result<(Prefixed<S>, bool)> {
-    let mut prefix = Vec::with_capacity(HTTP2_PREFACE.len());
+    let mut prefix = Vec::with_capacity(http2::PREFACE.len());
     loop {
-        let mut byte = [0; HTTP2_PREFACE.len()];
-        let room = HTTP2_PREFACE.len() - prefix.len();
+        let mut byte = [0; http2::PREFACE.len()];
+        let room = http2::PREFACE.len() - prefix.len();
         let read = {
             let mut read = pin!(stream.read(&mut byte[..room]));
             poll_fn(|cx| {
@@ -105,8 +91,8 @@ async fn tell_http2<S: AsyncRead + Unpin>(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         prefix.extend_from_slice(&byte[..read]);
-        let http2 = HTTP2_PREFACE.starts_with(&prefix);
-        if !http2 || prefix.len() == HTTP2_PREFACE.len() {
+        let http2 = http2::PREFACE.starts_with(&prefix);
+        if !http2 || prefix.len() == http2::PREFACE.len() {
             return Ok((Prefixed { prefix, given: 0, stream }, http2));
         }
     }
@@ -151,15 +137,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// Spawns an HTTP/2 connection's streams on the thread of their connection.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move { drop(future.await) });
     }
 }

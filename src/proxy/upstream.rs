@@ -7,6 +7,7 @@ mod chunked;
 pub mod fault;
 mod head;
 mod http1;
+mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http1::Connection;
+use crate::proxy::upstream::transport::Transport;
 use crate::traffic::balance::{FAILED, Latency};
 use crate::traffic::retry::{Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
 use crate::units::Tick;
@@ -183,9 +185,10 @@ impl Endpoint {
 
     async fn connect(&self, outbound: &Outbound) -> Result<Connection, Error> {
         outbound.wait.set(Timeout::Connect, outbound.timeouts.connect);
-        let connected = outbound.wait.within(Connection::connect(self.address)).await;
+        let connected = outbound.wait.within(Transport::connect(self.address)).await;
         let unreachable = |source| Error::Unreachable { endpoint: self.address, source };
-        connected.map_err(Error::Timeout)?.map_err(unreachable)
+        let transport = connected.map_err(Error::Timeout)?.map_err(unreachable)?;
+        Ok(Connection::over(transport))
     }
 
     fn take_back(&self, connection: Connection) {

@@ -5,7 +5,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,7 +14,6 @@ use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::body::RequestBody;
@@ -24,6 +22,7 @@ use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::head::{
     self, HEAD_BYTES_MAX, content_length, decode_head, encode_field, encode_head, response_framing,
 };
+use crate::proxy::upstream::transport::Transport;
 
 /// Interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 16;
@@ -40,7 +39,7 @@ const COPY_BYTES_MAX: usize = 16 << 10;
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     input: BytesMut,
     read_bytes: usize,
     output: BytesMut,
@@ -106,27 +105,21 @@ enum UploadFraming {
 }
 
 impl Connection {
-    /// Dials `address`.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self {
+    /// Over a transport that stands.
+    pub fn over(stream: Transport) -> Self {
+        Self {
             stream,
             input: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             output: BytesMut::new(),
             reused: false,
-        })
+        }
     }
 
     /// Whether an idle connection may still be used: neither closed by the endpoint nor
-    /// with bytes that nobody asked for. Asks the kernel only when it has told of news.
+    /// with bytes that nobody asked for.
     pub fn is_open(&self) -> bool {
-        let mut byte = [0];
-        match self.stream.try_read(&mut byte) {
-            Ok(_) => false,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        }
+        self.stream.is_quiet()
     }
 
     /// Sends a request and waits for the response's head. `head` is in origin form, with

@@ -1,10 +1,11 @@
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::*;
@@ -21,7 +22,7 @@ type Read = Result<(u16, Vec<u8>, String, bool), String>;
 fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
     on_local_runtime(async {
         let address = endpoint(response.to_vec(), step, close).await;
-        let connection = Connection::connect(address).await.unwrap();
+        let connection = Connection::over(Transport::connect(address).await.unwrap());
         let request = Request::builder().method(method).uri("/").header("host", "h");
         let (head, ()) = request.body(()).unwrap().into_parts();
         let deadlines = Rc::new(Deadlines::new(Clock::start()));
