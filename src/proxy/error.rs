@@ -52,6 +52,9 @@ pub enum Error {
     /// The request itself is wrong.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request may be well-formed, but is not served here: with a status of its own.
+    #[error("{1}")]
+    Refused(StatusCode, &'static str),
     /// A method that a proxy must be told to serve.
     #[error("the method CONNECT is not served here")]
     Connect,
@@ -93,6 +96,7 @@ impl Error {
     pub const fn status(&self) -> Option<StatusCode> {
         match self {
             Self::BadRequest(_) => Some(StatusCode::BAD_REQUEST),
+            Self::Refused(status, _) => Some(*status),
             Self::Connect => Some(StatusCode::NOT_IMPLEMENTED),
             Self::NoRoute => Some(StatusCode::NOT_FOUND),
             Self::NoEndpoint { .. } => Some(StatusCode::SERVICE_UNAVAILABLE),
@@ -107,6 +111,7 @@ impl Error {
     pub fn side(&self) -> Side {
         match self {
             Self::BadRequest(_)
+            | Self::Refused(..)
             | Self::Connect
             | Self::NoRoute
             | Self::ClientStalled(_)
@@ -128,6 +133,7 @@ impl Error {
             Self::Timeout(Timeout::FirstByte | Timeout::Idle) => Some(Failure::FirstByte),
             Self::Timeout(Timeout::Request)
             | Self::BadRequest(_)
+            | Self::Refused(..)
             | Self::Connect
             | Self::NoRoute
             | Self::ClientStalled(_)

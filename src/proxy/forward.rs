@@ -10,7 +10,8 @@ use http::{HeaderValue, Method, Version};
 use crate::proxy::error::Error;
 use crate::traffic::headers::{
     TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
-    append_to_list, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop, traceparent,
+    append_to_list, is_host, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop,
+    traceparent,
 };
 use crate::traffic::matching::{RequestView, resolve_path};
 
@@ -22,6 +23,11 @@ pub struct Peer {
     /// `http` or `https`.
     pub proto: HeaderValue,
 }
+
+/// The protocols that a client asks for instead of HTTP: its `upgrade` field. Rides on the
+/// head of its request, and on that of the response which grants one of them.
+#[derive(Clone, Debug)]
+pub struct Upgrade(pub HeaderValue);
 
 impl Peer {
     /// A client on a cleartext connection.
@@ -64,15 +70,13 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
     Ok(())
 }
 
-/// One host at the most, none only in HTTP/1.0, and nobody's password in it (RFC 9112,
-/// section 3.2; RFC 9110, section 4.2.4).
+/// One host at the most, and nobody's password in it (RFC 9112, section 3.2; RFC 9110,
+/// section 4.2.4).
 fn check_host(head: &mut Parts) -> Result<(), Error> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) if host.as_bytes().contains(&b'@') => {
-            Err(Error::BadRequest("the host has user information"))
-        }
-        (Some(_), None) => Ok(()),
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(_), None) => Err(Error::BadRequest("the host is not well-formed")),
         (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
         (None, _) if head.version >= Version::HTTP_11 => {
             Err(Error::BadRequest("the request names no host"))

@@ -8,6 +8,7 @@ pub mod deadline;
 pub mod error;
 pub mod exchange;
 pub mod forward;
+pub mod http1;
 pub mod listener;
 pub mod mirror;
 pub mod protocol;

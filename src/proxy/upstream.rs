@@ -3,7 +3,6 @@
 //! Never dials ahead and never shares a connection between workers. What speaks HTTP to
 //! the endpoint is seen by nobody outside this folder.
 
-mod chunked;
 pub mod fault;
 mod head;
 mod http1;

@@ -72,6 +72,34 @@ static HOP_BY_HOP: [HeaderName; 7] = [
     EXPECT,
 ];
 
+/// Whether a `host` or an authority names a host with or without a port, or nothing: no
+/// user information, no list (RFC 9110, sections 4.2.4 and 7.2).
+pub fn is_host(bytes: &[u8]) -> bool {
+    let name_byte = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%')
+    };
+    let (name, port) = match bytes.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let address_byte = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
+            if end == 0 || !rest[..end].iter().all(address_byte) {
+                return false;
+            }
+            (&b""[..], &rest[end + 1..])
+        }
+        None => {
+            let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+            bytes.split_at(end)
+        }
+    };
+    let port_fits = match port.strip_prefix(b":") {
+        // Of a name or of an address: `:80` alone is no host.
+        Some(port) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && bytes[0] != b':',
+        None => port.is_empty(),
+    };
+    name.iter().all(name_byte) && port_fits
+}
+
 /// The fields that `connection` names and that may be removed.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     const FRAMING: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::proxy::http1::Malformed;
+
 /// Why an endpoint gave no proper response.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -23,4 +25,10 @@ pub enum Fault {
     /// Not the endpoint's fault: the rest of the request did not come.
     #[error("the client went away")]
     ClientGone,
+}
+
+impl From<Malformed> for Fault {
+    fn from(Malformed(what): Malformed) -> Self {
+        Self::Malformed(what)
+    }
 }

@@ -5,17 +5,15 @@
 use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use http::{HeaderValue, Method, Response, StatusCode, Version, response};
 
+use crate::proxy::http1::fields::{
+    FIELDS_MAX, HEAD_BYTES_MAX, content_length, encode_field, has_bare_line_feed, is_chunked,
+    places, read_into,
+};
 use crate::proxy::upstream::fault::Fault;
-
-/// Bytes of a response's head, and of its trailers.
-pub const HEAD_BYTES_MAX: usize = 64 << 10;
-
-/// Fields of a response's head.
-pub const FIELDS_MAX: usize = 128;
 
 /// How the end of a response's body is told (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +41,6 @@ pub fn encode_head(head: &Parts, output: &mut BytesMut) {
     output.extend_from_slice(b"\r\n");
 }
 
-/// Writes one field line behind `output`.
-pub fn encode_field(name: &HeaderName, value: &HeaderValue, output: &mut BytesMut) {
-    output.extend_from_slice(name.as_str().as_bytes());
-    output.extend_from_slice(b": ");
-    output.extend_from_slice(value.as_bytes());
-    output.extend_from_slice(b"\r\n");
-}
-
 /// One response head from the front of `input`; `None` when it is not whole yet.
 pub fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -70,17 +60,7 @@ pub fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> 
         Some(1) => Version::HTTP_11,
         _ => Version::HTTP_10,
     };
-    // Places, not slices: the bytes are taken out of the buffer below.
-    let start = input.as_ptr() as usize;
-    let places: Vec<_> = parsed
-        .headers
-        .iter()
-        .map(|field| {
-            let value = field.value.as_ptr() as usize - start;
-            let name = field.name.as_ptr() as usize - start;
-            (name, field.name.len(), value, field.value.len())
-        })
-        .collect();
+    let places = places(input, parsed.headers);
     let head = input.split_to(length).freeze();
     if has_bare_line_feed(&head) {
         return Err(Fault::Malformed("a line that ends without CR"));
@@ -88,22 +68,8 @@ pub fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> 
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = version;
-    let headers = response.headers_mut();
-    headers.reserve(places.len());
-    for (name, name_len, value, value_len) in places {
-        let name = HeaderName::from_bytes(&head[name..name + name_len])
-            .map_err(|_| Fault::Malformed("a field name that is none"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value..value + value_len))
-            .map_err(|_| Fault::Malformed("a field value that is none"))?;
-        headers.append(name, value);
-    }
+    read_into(response.headers_mut(), &head, &places)?;
     Ok(Some(response))
-}
-
-/// Whether a line ends without a carriage return: what one parser takes for the end of a
-/// field another takes for a part of it.
-pub fn has_bare_line_feed(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
 /// How the body of a response is framed, and whether the connection may be used again
@@ -124,40 +90,19 @@ pub fn response_framing(
         // Repeated, it was the same; it goes on once.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next();
     let no_body = *method == Method::HEAD
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if no_body {
         return Ok((Framing::Ended, keep_alive));
     }
-    match (coding, length) {
+    match (is_chunked(&head.headers), length) {
         (Some(_), Some(_)) => Err(Fault::Malformed("both a length and a transfer coding")),
-        (Some(coding), None) => {
-            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if !chunked || codings.next().is_some() || head.version != Version::HTTP_11 {
-                return Err(Fault::Malformed("a transfer coding that is not `chunked` alone"));
-            }
+        (Some(true), None) if head.version == Version::HTTP_11 => {
             Ok((Framing::Chunked, keep_alive))
         }
+        (Some(_), None) => Err(Fault::Malformed("a transfer coding that is not `chunked` alone")),
         (None, Some(0)) => Ok((Framing::Ended, keep_alive)),
         (None, Some(length)) => Ok((Framing::Length(length), keep_alive)),
         (None, None) => Ok((Framing::UntilClose, false)),
     }
-}
-
-/// The length that a head tells: digits alone; several must be equal.
-pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
-    let mut found = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        let digits = value.as_bytes();
-        let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        let length = value.to_str().ok().filter(|_| all_digits).and_then(|text| text.parse().ok());
-        let length: u64 = length.ok_or(Fault::Malformed("a length that is none"))?;
-        if found.is_some_and(|other| other != length) {
-            return Err(Fault::Malformed("two lengths"));
-        }
-        found = Some(length);
-    }
-    Ok(found)
 }

@@ -17,11 +17,10 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::body::RequestBody;
-use crate::proxy::upstream::chunked::{Chunks, Piece};
+use crate::proxy::http1::chunked::{Chunks, Piece};
+use crate::proxy::http1::fields::{HEAD_BYTES_MAX, content_length, encode_field};
 use crate::proxy::upstream::fault::Fault;
-use crate::proxy::upstream::head::{
-    self, HEAD_BYTES_MAX, content_length, decode_head, encode_field, encode_head, response_framing,
-};
+use crate::proxy::upstream::head::{self, decode_head, encode_head, response_framing};
 use crate::proxy::upstream::transport::Transport;
 
 /// Interim responses (1xx) before the final one.

@@ -105,3 +105,17 @@ fn malformed_ids_are_not_kept() {
         assert!(!keeps_request_id(&HeaderValue::from_str(value).unwrap()), "{value}");
     }
 }
+
+#[test]
+fn a_host_is_a_name_or_an_address_and_a_port_at_the_most() {
+    for host in ["", "a", "A.example.com", "a_b", "a:80", "a:", "[::1]", "[::1]:8080", "1.2.3.4:0"]
+    {
+        assert!(is_host(host.as_bytes()), "{host}");
+    }
+    for host in [
+        ":80", "a b", "a,b", "u@a", "u:p@a", "a:b", "a:1:2", "a:123456", "[::1", "[]", "[::1]x",
+        "[g]", "a/b", "a?", "a#", "a\\b", "ü",
+    ] {
+        assert!(!is_host(host.as_bytes()), "{host}");
+    }
+}

@@ -3,18 +3,22 @@
 //! Never holds a piece back to fill a buffer: what is there of a chunk goes on.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::proxy::upstream::fault::Fault;
-use crate::proxy::upstream::head::{FIELDS_MAX, HEAD_BYTES_MAX, has_bare_line_feed};
+use crate::proxy::http1::Malformed;
+use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX, has_bare_line_feed};
 
 /// Bytes of a chunk's first line, its extensions included.
 const LINE_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of all extensions of a body: they carry nothing that anybody reads.
+const EXTENSION_BYTES_MAX: usize = 16 << 10;
 
 /// Where in a chunked body one is.
 #[derive(Debug, Default)]
 pub struct Chunks {
     state: State,
+    extension_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -39,11 +43,15 @@ pub enum Piece {
 
 impl Chunks {
     /// The next piece from the front of `input`; `None` when it takes more input.
-    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Fault> {
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
         loop {
             match self.state {
                 State::Size => {
-                    let Some(size) = decode_size(input)? else { return Ok(None) };
+                    let Some((size, extension)) = decode_size(input)? else { return Ok(None) };
+                    self.extension_bytes += extension;
+                    if self.extension_bytes > EXTENSION_BYTES_MAX {
+                        return Err(Malformed("chunk extensions without end"));
+                    }
                     self.state = if size == 0 { State::Trailers } else { State::Data(size) };
                 }
                 State::Data(_) if input.is_empty() => return Ok(None),
@@ -56,7 +64,7 @@ impl Chunks {
                 State::DataEnd => {
                     let seen = input.len().min(2);
                     if input[..seen] != b"\r\n"[..seen] {
-                        return Err(Fault::Malformed("bytes behind a chunk's data"));
+                        return Err(Malformed("bytes behind a chunk's data"));
                     }
                     if seen < 2 {
                         return Ok(None);
@@ -75,29 +83,58 @@ impl Chunks {
     }
 }
 
-/// `HEX [BWS] [; extensions] CRLF`. Extensions are read over: they are for this hop.
-fn decode_size(input: &mut BytesMut) -> Result<Option<u64>, Fault> {
-    const MALFORMED: Fault = Fault::Malformed("a chunk size that is none");
-    let Some(line_feed) = memchr::memchr(b'\n', &input[..input.len().min(LINE_BYTES_MAX)]) else {
-        return if input.len() < LINE_BYTES_MAX { Ok(None) } else { Err(MALFORMED) };
+/// `HEX [BWS ; extensions] CRLF`: the size, and the bytes of the extensions. They are read
+/// over, for they are for this hop.
+fn decode_size(input: &mut BytesMut) -> Result<Option<(u64, usize)>, Malformed> {
+    const MALFORMED: Malformed = Malformed("a chunk size that is none");
+    let seen = &input[..input.len().min(LINE_BYTES_MAX)];
+    let digits = seen.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let next = seen.get(digits).copied();
+    if digits > 16 || next.is_some_and(|byte| digits == 0 || !b"\r; \t".contains(&byte)) {
+        return Err(MALFORMED);
+    }
+    let Some(line_feed) = memchr::memchr(b'\n', seen) else {
+        return if seen.len() < LINE_BYTES_MAX { Ok(None) } else { Err(MALFORMED) };
     };
     let line = input[..line_feed].strip_suffix(b"\r").ok_or(MALFORMED)?;
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let blank = line[digits..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    let rest = &line[digits + blank..];
-    let extension = rest.first().is_none_or(|byte| *byte == b';');
-    let clean = rest.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
-    if !(1..=16).contains(&digits) || !extension || !clean {
+    let extension = &line[digits..];
+    let begins = extension.trim_ascii_start().first();
+    let clean = extension.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
+    if !clean || (!extension.is_empty() && begins != Some(&b';')) {
         return Err(MALFORMED);
     }
     let text = std::str::from_utf8(&line[..digits]).map_err(|_| MALFORMED)?;
     let size = u64::from_str_radix(text, 16).map_err(|_| MALFORMED)?;
+    let extension = extension.len();
     input.advance(line_feed + 1);
-    Ok(Some(size))
+    Ok(Some((size, extension)))
 }
 
-fn decode_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Fault> {
-    const MALFORMED: Fault = Fault::Malformed("trailers that are none");
+/// Fields that frame, address or direct a message, or that tell who asks: behind a body they
+/// come too late, and are left out (RFC 9110, section 6.5.1).
+static NO_TRAILERS: [HeaderName; 18] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::PROXY_AUTHORIZATION,
+    header::RANGE,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+fn decode_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+    const MALFORMED: Malformed = Malformed("trailers that are none");
     // The usual end needs no parser.
     if input.starts_with(b"\r\n") {
         input.advance(2);
@@ -114,7 +151,9 @@ fn decode_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Fault> {
             for field in fields {
                 let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MALFORMED)?;
                 let value = HeaderValue::from_bytes(field.value).map_err(|_| MALFORMED)?;
-                trailers.append(name, value);
+                if !NO_TRAILERS.contains(&name) {
+                    trailers.append(name, value);
+                }
             }
             input.advance(length);
             Ok(Some(trailers))
@@ -152,9 +191,10 @@ mod tests {
     fn chunks_come_out_whole_however_they_arrive() {
         for (text, data, trailers) in [
             ("5\r\nhello\r\n0\r\n\r\n", "hello", ""),
-            ("5;x=\"y\"\r\nhello\r\n6 \r\n world\r\n0\r\n\r\n", "hello world", ""),
+            ("5;x=\"y\"\r\nhello\r\n6 ;z\r\n world\r\n0\r\n\r\n", "hello world", ""),
             ("0005\r\nhello\r\n000\r\n\r\n", "hello", ""),
             ("A\r\n0123456789\r\n0\r\nx-sum: 1\r\n\r\n", "0123456789", "x-sum=1"),
+            ("1\r\nx\r\n0\r\nContent-Length: 5\r\nHost: b\r\nx: 1\r\n\r\n", "x", "x=1"),
         ] {
             for step in 1..=text.len() {
                 let expected = Ok((data.to_owned(), trailers.to_owned()));
@@ -175,6 +215,8 @@ mod tests {
             "0x5\r\nhello\r\n",
             " 5\r\nhello\r\n",
             "5 5\r\nhello\r\n",
+            "5 \r\nhello\r\n",
+            "5\u{b}\r\nhello\r\n",
             "5;\u{0}\r\nhello\r\n",
             "5;a\rb\r\nhello\r\n",
             "5\r\r\nhello\r\n",
@@ -186,6 +228,13 @@ mod tests {
                 assert_eq!(decode(text, step), Err(()), "{text:?} in {step}");
             }
         }
+    }
+
+    #[test]
+    fn extensions_are_not_read_for_ever() {
+        let chunk = format!("1;{}\r\nx\r\n", "e".repeat(1000));
+        assert!(decode(&format!("{}0\r\n\r\n", chunk.repeat(16)), 1 << 20).is_ok());
+        assert!(decode(&format!("{}0\r\n\r\n", chunk.repeat(17)), 1 << 20).is_err());
     }
 
     #[test]
