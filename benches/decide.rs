@@ -15,8 +15,8 @@ use serin::rollout::judge::{Judge, Pair, SLOT, SlotCounts, SlotTally};
 use serin::rollout::objective::{Objective, Quantile};
 use serin::rollout::plan::Plan;
 use serin::rollout::verdict::Tally;
-use serin::telemetry::counts::{Arm, Evidence, Leg, LegKey};
-use serin::telemetry::sample::{OpenAttempts, Sample, WorkerArm, WorkerLeg};
+use serin::telemetry::counts::{Arm, Evidence, Leg, LegKey, Measures};
+use serin::telemetry::sample::{Judged, OpenAttempts, Sample, WorkerArm, WorkerLeg};
 use serin::traffic::draw::Salt;
 use serin::traffic::matching::{HostPattern, Match, PathMatch, RequestView, ValueMatch};
 use serin::traffic::outcome::Outcome;
@@ -136,13 +136,16 @@ fn record_an_attempt(c: &mut Criterion) {
     let key = LegKey { route: "r".into(), rule: "m".into(), backend: "b".into() };
     let leg = Rc::new(WorkerLeg::new(Arc::new(Leg::new(key, 1)), 0));
     let thresholds = vec![None, Some(Duration::from_millis(200))];
-    let evidence = Arc::new(Evidence::new(thresholds, Arc::default(), 1));
+    let evidence =
+        Arc::new(Evidence::new(Measures { thresholds, ..Measures::default() }, Arc::default(), 1));
     let arm = Rc::new(WorkerArm::new(evidence, Arm::Canary, 0));
     let open: Rc<OpenAttempts> = Rc::default();
     let clock = Clock::start();
+    let id = http::HeaderValue::from_static("0123456789abcdef");
     let record = |outcome| {
         let sample = Sample::open(Rc::clone(&leg), clock, clock.now());
-        let sample = sample.judged(&arm, &open, None, None);
+        let sample =
+            sample.judged(&arm, &open, Judged { id: Some(id.clone()), ..Judged::default() });
         sample.first_byte(200);
         sample.settle(black_box(outcome));
     };

@@ -17,6 +17,7 @@ use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::route::Table;
 use crate::traffic::split::Split;
+use crate::traffic::warm_up::WarmUp;
 
 /// Everything one request needs, of one age.
 #[derive(Debug)]
@@ -100,6 +101,8 @@ pub struct Rollout {
     pub name: RolloutName,
     /// Where attempts under the rule's present weights are counted.
     pub evidence: Arc<Evidence>,
+    /// How long the latency of a new endpoint is no evidence.
+    pub warm_up: WarmUp,
 }
 
 /// One model version.

@@ -36,7 +36,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     let routes = checker.routes(&file.routes, &backends);
     checker.all_used(&file.backends, &file.routes);
     let rollouts = checker.rollouts(&file.rollouts, &routes, &backends);
-    let webhooks = checker.webhooks(&file.rollouts);
+    let around = checker.around(&file.rollouts);
     let state = file.state.get().and_then(|state| checker.value(&state.file));
     if state.is_none() && !rollouts.is_empty() && !file.state.is_there() {
         let help = "add `state: { file: ./serin-state.json }`";
@@ -60,7 +60,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         backends,
         routes: routes.into_iter().map(|(_, route)| route).collect(),
         rollouts,
-        webhooks,
+        around,
     })
 }
 

@@ -30,6 +30,7 @@ use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Retry, Timeouts};
+use crate::traffic::warm_up::WarmUp;
 use crate::units::Weight;
 
 /// A config file as meant: every name resolves, every number is within its limits.
@@ -55,8 +56,26 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// In the file's order. At most one per rule.
     pub rollouts: Vec<Plan>,
-    /// Who is told of which rollout's changes; `http` with a host.
-    pub webhooks: Vec<(RolloutName, Vec<Uri>)>,
+    /// What goes with rollouts and is not judged, one for each.
+    pub around: Vec<Around>,
+}
+
+/// What goes with a rollout and is not judged.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// Whose it is.
+    pub rollout: RolloutName,
+    /// Who is told of its changes; `http` with a host.
+    pub webhooks: Vec<Uri>,
+    /// How long the latency of a new endpoint is no evidence.
+    pub warm_up: WarmUp,
+}
+
+impl Config {
+    /// What goes with `rollout`.
+    pub fn around(&self, rollout: &RolloutName) -> Option<&Around> {
+        self.around.iter().find(|around| around.rollout == *rollout)
+    }
 }
 
 /// An address and port on which Serin accepts.

@@ -251,7 +251,7 @@ maps! {
 
     /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled
     /// back.
-    Rollout later ["streams_on_rollback" "warm_up" "feedback" "probe" "drift"] {
+    Rollout later ["streams_on_rollback" "feedback" "probe" "drift"] {
         /// Unique among rollouts.
         must name: As<Name>,
         /// The rule whose traffic is split: `route/rule`. One rollout per rule.
@@ -282,6 +282,16 @@ maps! {
         may burst: As<Span> = "250ms",
         /// Who is told of every change of its state. Default: nobody.
         may notify: Vec<At<Notify>>,
+        /// How long the latency of an endpoint that appeared or came back is not judged.
+        may warm_up: WarmUp,
+    }
+
+    /// While both last, but at most 2m, an endpoint is young.
+    WarmUp later [] {
+        /// At least so long; at most `2m`.
+        may time: As<SpanOrZero> = "30s",
+        /// And until it got so many requests.
+        may requests: As<Count<0, 1_000_000>> = 20,
     }
 
     /// Who is told.

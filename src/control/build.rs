@@ -202,6 +202,11 @@ impl Builder<'_> {
             rollout: rollout.map(|standing| Rollout {
                 name: standing.plan.name.clone(),
                 evidence: Arc::clone(&standing.evidence),
+                warm_up: self
+                    .config
+                    .around(&standing.plan.name)
+                    .map(|around| around.warm_up)
+                    .unwrap_or_default(),
             }),
             id,
         })

@@ -295,8 +295,8 @@ impl Controller {
         let change = Change::of(self.rollouts[index].release());
         let record = self.record(index, now, What::Changed(change));
         let rollout = &self.rollouts[index].plan().name;
-        if let Some((_, hooks)) = self.config.webhooks.iter().find(|(name, _)| name == rollout) {
-            self.notifier.tell(hooks, &record);
+        if let Some(around) = self.config.around(rollout) {
+            self.notifier.tell(&around.webhooks, &record);
         }
         self.journal.write(record);
     }

@@ -16,6 +16,7 @@ use crate::traffic::draw::StickyKey;
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Condition, Retry, Timeouts};
+use crate::traffic::warm_up::WarmUp;
 use crate::units::{Weight, duration_text};
 
 /// What stands for a secret.
@@ -73,7 +74,7 @@ pub fn config(config: &Config) -> Value {
         ("response_headers", config.response_headers.into()),
         ("backends", list(&config.backends, backend)),
         ("routes", list(&config.routes, route)),
-        ("rollouts", list(&config.rollouts, rollout)),
+        ("rollouts", config.rollouts.iter().map(|plan| rollout(config, plan)).collect()),
     ])
 }
 
@@ -201,7 +202,11 @@ fn condition_word(condition: Condition) -> Value {
     }
 }
 
-fn rollout(plan: &Plan) -> Value {
+fn rollout(config: &Config, plan: &Plan) -> Value {
+    let warm_up = config.around(&plan.name).map_or(Value::Null, |around| {
+        let WarmUp { time, requests } = around.warm_up;
+        json!({ "time": duration_text(time), "requests": requests })
+    });
     map([
         ("name", plan.name.as_str().into()),
         ("rule", plan.rule.to_string().into()),
@@ -217,6 +222,7 @@ fn rollout(plan: &Plan) -> Value {
         ("on_shared_breach", deadline(plan.on_shared_breach)),
         ("on_no_traffic", deadline(plan.on_no_traffic)),
         ("on_no_endpoint", deadline(plan.on_no_endpoint)),
+        ("warm_up", warm_up),
     ])
 }
 

@@ -15,7 +15,7 @@ use crate::rollout::plan::Plan;
 use crate::rollout::release::Release;
 use crate::rollout::step::Copies;
 use crate::rollout::verdict::{HoldReason, Tally, Verdict};
-use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, MirrorResult};
+use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, Measures, MirrorResult};
 use crate::telemetry::metrics::RolloutGauges;
 use crate::telemetry::registry::Registry;
 use crate::units::{Ratio, Tick};
@@ -196,7 +196,9 @@ impl Running {
             Signal::Latency { threshold, .. } => Some(threshold),
         });
         let (alarm, workers) = (Arc::clone(counting.alarm), counting.registry.workers());
-        let evidence = Evidence::new(thresholds.collect(), alarm, workers);
+        let thresholds = thresholds.collect();
+        let measures = Measures { thresholds, ..Measures::default() };
+        let evidence = Evidence::new(measures, alarm, workers);
         self.copies_taken = self.copies();
         self.epochs.push(Epoch { evidence: Arc::new(evidence), taken: Default::default() });
     }

@@ -21,9 +21,9 @@ use crate::proxy::view::{RuleRef, TargetView, View};
 use crate::proxy::worker::Worker;
 use crate::snapshot;
 use crate::telemetry::counts::MirrorResult;
-use crate::telemetry::sample::{CLIENT_GONE, Sample};
+use crate::telemetry::sample::{CLIENT_GONE, Judged, Sample};
 use crate::traffic::draw::StickyKey;
-use crate::traffic::headers::strip_hop_by_hop;
+use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
 use crate::traffic::matching::{cookies, query_value};
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::units::Tick;
@@ -80,10 +80,13 @@ impl Exchange {
         tries.prepare(&outbound.source);
         loop {
             let (target, counters) = tries.target();
-            let sample = self.open_sample(&tries, counters, &draws, started);
+            let sample = self.open_sample(&tries, counters, (&head, &draws), started);
             let answered = match view.endpoint(target.backend, draws.balance, tries.avoid()) {
                 Some(endpoint) => {
                     tries.went_to(endpoint.address());
+                    if rule.takes_for_young(endpoint) {
+                        sample.at_young_endpoint();
+                    }
                     endpoint.send(&head, &outbound).await
                 }
                 None => Err(no_endpoint(&view, rule.rule, target)),
@@ -162,7 +165,7 @@ impl Exchange {
         &self,
         tries: &Tries<'_>,
         counters: &TargetView,
-        draws: &Draws,
+        (head, draws): (&Parts, &Draws),
         started: Tick,
     ) -> Sample {
         let clock = self.worker.clock;
@@ -170,7 +173,9 @@ impl Exchange {
         match &counters.arm {
             Some(arm) if !tries.has_failed_over() => {
                 let again = (!tries.is_first()).then(|| clock.now());
-                sample.judged(arm, &self.worker.open_attempts, again, draws.sticky)
+                let id = head.headers.get(X_REQUEST_ID).cloned();
+                let judged = Judged { again, sticky: draws.sticky, id };
+                sample.judged(arm, &self.worker.open_attempts, judged)
             }
             Some(_) | None => sample,
         }

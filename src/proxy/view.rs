@@ -15,6 +15,7 @@ use crate::snapshot::{self, Snapshot};
 use crate::telemetry::sample::{WorkerArm, WorkerLeg};
 use crate::traffic::balance::{Balance, choose, in_turn};
 use crate::traffic::matching::RequestView;
+use crate::units::Tick;
 
 /// A snapshot as one worker sees it.
 #[derive(Debug)]
@@ -56,17 +57,18 @@ pub struct RuleRef<'a> {
 }
 
 impl View {
-    /// Endpoints that are known keep their connections.
+    /// Endpoints that are known keep their connections and their age; others appeared at
+    /// `born`, `None` with Serin itself.
     pub fn new(
         snapshot: &Arc<Snapshot>,
         worker: usize,
         known: &mut HashMap<SocketAddr, Rc<Endpoint>>,
-        clock: Clock,
+        (clock, born): (Clock, Option<Tick>),
     ) -> Self {
         let mut used = HashMap::default();
         let mut endpoint = |address: &SocketAddr| {
             let known = known.get(address).cloned();
-            let endpoint = known.unwrap_or_else(|| Rc::new(Endpoint::new(*address, clock)));
+            let endpoint = known.unwrap_or_else(|| Rc::new(Endpoint::new(*address, clock, born)));
             Rc::clone(used.entry(*address).or_insert(endpoint))
         };
         let backends = snapshot.backends.iter();
@@ -141,6 +143,12 @@ impl<'a> RuleRef<'a> {
     /// A target with what the worker adds to it.
     pub fn target(&self, index: usize) -> (&'a snapshot::Target, &'a TargetView) {
         (&self.rule.targets[index], &self.view.targets[index])
+    }
+
+    /// Whether the latency of `endpoint` is no evidence yet.
+    pub fn takes_for_young(&self, endpoint: &Endpoint) -> bool {
+        let rollout = self.rule.rollout.as_ref();
+        rollout.is_some_and(|rollout| endpoint.is_young(rollout.warm_up))
     }
 
     /// Its shadows, each with its counters.

@@ -50,7 +50,7 @@ impl Worker {
     /// With its first view.
     pub fn new(index: usize, clock: Clock, mut reader: Reader) -> Rc<Self> {
         let mut endpoints = HashMap::default();
-        let view = View::new(reader.load(), index, &mut endpoints, clock);
+        let view = View::new(reader.load(), index, &mut endpoints, (clock, None));
         Rc::new(Self {
             index,
             clock,
@@ -72,7 +72,8 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(snapshot, &view.snapshot) {
             let mut endpoints = self.endpoints.borrow_mut();
-            *view = Rc::new(View::new(snapshot, self.index, &mut endpoints, self.clock));
+            let now = (self.clock, Some(self.clock.now()));
+            *view = Rc::new(View::new(snapshot, self.index, &mut endpoints, now));
         }
         Rc::clone(&view)
     }

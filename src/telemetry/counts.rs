@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 
 use crate::names::{BackendName, RouteName, RuleName};
 use crate::rollout::plan::OBJECTIVES_MAX;
+use crate::telemetry::latencies::{Latencies, LatencyCounts};
+use crate::telemetry::notes::{Answered, Failure, Failures};
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
 
@@ -268,6 +270,17 @@ pub enum Arm {
     Canary,
 }
 
+/// What is measured of a rollout's attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Of each objective, the latency over which an attempt is slow; `None` counts nothing.
+    pub thresholds: Vec<Option<Duration>>,
+    /// Whether ids of answered attempts are noted down.
+    pub ids: bool,
+    /// Whether stable's latencies are.
+    pub latencies: bool,
+}
+
 /// What a rollout is judged on, as long as its weights stay the same.
 ///
 /// A change of weight makes a new one, so an attempt remembers the weight under which it
@@ -301,6 +314,12 @@ pub struct ArmCounters {
     pub slow: [Counter; OBJECTIVES_MAX],
     /// The same, at most one per sticky key and slot.
     pub slow_once: [Counter; OBJECTIVES_MAX],
+    /// The first attempts that failed or were slow; of the canary only.
+    pub failures: Failures,
+    /// Ids of answered attempts, where somebody may ask for them.
+    pub answered: Option<Answered>,
+    /// Latencies of good attempts, where somebody may ask for them; of stable only.
+    pub latencies: Option<Latencies>,
 }
 
 /// [`ArmCounters`] of all workers, added up.
@@ -346,15 +365,16 @@ const OFFENDED_WORDS: usize = 1024;
 
 impl Evidence {
     /// With zero counts for `workers` workers; at most [`OBJECTIVES_MAX`] thresholds.
-    pub fn new(
-        thresholds: Vec<Option<Duration>>,
-        alarm: std::sync::Arc<Alarm>,
-        workers: usize,
-    ) -> Self {
+    pub fn new(measures: Measures, alarm: std::sync::Arc<Alarm>, workers: usize) -> Self {
+        let counters = |arm| ArmCounters {
+            answered: measures.ids.then(Answered::default),
+            latencies: (measures.latencies && arm == Arm::Stable).then(Latencies::default),
+            ..ArmCounters::default()
+        };
         Self {
-            thresholds: thresholds.into_iter().take(OBJECTIVES_MAX).collect(),
             alarm,
-            workers: (0..workers).map(|_| Default::default()).collect(),
+            workers: (0..workers).map(|_| [Arm::Stable, Arm::Canary].map(counters)).collect(),
+            thresholds: measures.thresholds.into_iter().take(OBJECTIVES_MAX).collect(),
             offended: (0..OFFENDED_WORDS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -379,6 +399,26 @@ impl Evidence {
                 sum.slow_once[index] += counters.slow_once[index].get();
             }
         }
+        sum
+    }
+
+    /// Failed attempts of the canary that were not taken yet; for one reader.
+    pub fn take_failures(&self) -> Vec<std::sync::Arc<Failure>> {
+        let canary = |worker: &[ArmCounters; 2]| worker[Arm::Canary as usize].failures.take();
+        self.workers.iter().flat_map(canary).collect()
+    }
+
+    /// Ids of answered attempts of `arm` that were not taken yet; for one reader.
+    pub fn take_answered(&self, arm: Arm) -> Vec<u64> {
+        let answered = self.workers.iter().filter_map(|one| one[arm as usize].answered.as_ref());
+        answered.flat_map(Answered::take).collect()
+    }
+
+    /// Latencies of stable's good attempts, since this evidence was made.
+    pub fn latencies(&self) -> LatencyCounts {
+        let mut sum = LatencyCounts::default();
+        let stable = self.workers.iter().map(|worker| &worker[Arm::Stable as usize]);
+        stable.filter_map(|one| one.latencies.as_ref()).for_each(|one| one.add_to(&mut sum));
         sum
     }
 
@@ -454,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_sticky_key_counts_once_a_slot() {
-        let evidence = Evidence::new(vec![None], std::sync::Arc::default(), 1);
+        let evidence = Evidence::new(Measures::default(), std::sync::Arc::default(), 1);
         assert!(!evidence.is_repeated(5, 1));
         assert!(evidence.is_repeated(5, 1));
         assert!(!evidence.is_repeated(6, 1));
@@ -464,7 +504,7 @@ mod tests {
 
     #[test]
     fn workers_add_up() {
-        let evidence = Evidence::new(vec![None, None], std::sync::Arc::default(), 2);
+        let evidence = Evidence::new(Measures::default(), std::sync::Arc::default(), 2);
         evidence.of(0, Arm::Canary).bad.add(2);
         evidence.of(1, Arm::Canary).bad.add(3);
         evidence.of(1, Arm::Stable).fast[1].add(7);

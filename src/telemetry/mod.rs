@@ -4,6 +4,8 @@
 //! wait: each worker writes counters of its own, the control plane adds them up.
 
 pub mod counts;
+pub mod latencies;
 pub mod metrics;
+pub mod notes;
 pub mod registry;
 pub mod sample;

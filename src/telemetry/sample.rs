@@ -8,11 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use slab::Slab;
 
 use crate::clock::Clock;
 use crate::rollout::judge::SLOT;
 use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
+use crate::telemetry::notes::Failure;
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
 
@@ -56,17 +58,32 @@ impl WorkerArm {
         self.evidence.of(self.worker, self.arm)
     }
 
-    /// Counts every objective in `slow` but not in `counted`, both as bits.
-    fn count_slow(&self, (slow, counted): (u8, u8), sticky: Option<u64>, now: Tick) {
+    /// Counts an attempt against every objective in `slow`, as bits, that it was not counted
+    /// against before.
+    fn count_slow(&self, attempt: &OpenAttempt, slow: u8, code: Option<u16>, now: Tick) {
+        let news = slow & !attempt.counted;
+        if news == 0 {
+            return;
+        }
         for index in 0..self.evidence.thresholds.len() {
-            if slow & !counted & (1 << index) != 0 {
+            if news & (1 << index) != 0 {
                 self.counters().slow[index].add(1);
                 // Apart from the same key's errors and its other objectives.
-                let key = sticky.map(|key| key.rotate_left(index as u32 + 1));
+                let key = attempt.sticky.map(|key| key.rotate_left(index as u32 + 1));
                 if !self.is_repeated(key, now) {
                     self.counters().slow_once[index].add(1);
                 }
             }
+        }
+        self.note(attempt, news, code, now);
+    }
+
+    /// Notes down a canary's attempt that failed, or was too slow for the objectives `slow`.
+    fn note(&self, attempt: &OpenAttempt, slow: u8, code: Option<u16>, now: Tick) {
+        if let (Arm::Canary, Some(id)) = (self.arm, &attempt.id) {
+            let taken = now.since(attempt.started);
+            let failure = || Failure { id: id.clone(), code, taken, slow };
+            self.counters().failures.note(failure);
         }
     }
 
@@ -99,20 +116,34 @@ struct OpenAttempt {
     counted: u8,
     /// The draw of its sticky key.
     sticky: Option<u64>,
+    id: Option<HeaderValue>,
+    /// Its latency says nothing.
+    is_young: bool,
+}
+
+/// An attempt that is evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// When it began, if it is not the one that the split dealt out.
+    pub again: Option<Tick>,
+    /// The draw of its sticky key.
+    pub sticky: Option<u64>,
+    /// Its `x-request-id`.
+    pub id: Option<HeaderValue>,
 }
 
 impl OpenAttempts {
     /// Counts what has become slow by `now`.
     pub fn sweep(&self, now: Tick) {
-        for (_, attempt) in self.open.borrow_mut().iter_mut() {
+        for (_, attempt) in self.open.borrow_mut().iter_mut().filter(|(_, one)| !one.is_young) {
             let slow = attempt.arm.slow_after(now.since(attempt.started));
-            attempt.arm.count_slow((slow, attempt.counted), attempt.sticky, now);
+            attempt.arm.count_slow(attempt, slow, None, now);
             attempt.counted |= slow;
         }
     }
 
-    fn open(&self, arm: Rc<WorkerArm>, started: Tick, sticky: Option<u64>) -> usize {
-        self.open.borrow_mut().insert(OpenAttempt { arm, started, counted: 0, sticky })
+    fn open(&self, attempt: OpenAttempt) -> usize {
+        self.open.borrow_mut().insert(attempt)
     }
 
     fn close(&self, key: usize) -> OpenAttempt {
@@ -150,22 +181,24 @@ impl Sample {
         Self { leg, witness: None, clock, started, code, outcome, answers: true }
     }
 
-    /// Lets the attempt count as evidence; `again` is when it began if it is not the one
-    /// that the split dealt out, `sticky` the draw of its key.
+    /// Lets the attempt count as evidence.
     #[must_use]
-    pub fn judged(
-        mut self,
-        arm: &Rc<WorkerArm>,
-        open: &Rc<OpenAttempts>,
-        again: Option<Tick>,
-        sticky: Option<u64>,
-    ) -> Self {
+    pub fn judged(mut self, arm: &Rc<WorkerArm>, open: &Rc<OpenAttempts>, judged: Judged) -> Self {
+        let Judged { again, sticky, id } = judged;
         if again.is_none() {
             arm.counters().begun.add(1);
         }
-        let key = open.open(Rc::clone(arm), again.unwrap_or(self.started), sticky);
-        self.witness = Some(Witness { open: Rc::clone(open), key });
+        let (arm, started) = (Rc::clone(arm), again.unwrap_or(self.started));
+        let attempt = OpenAttempt { arm, started, counted: 0, sticky, id, is_young: false };
+        self.witness = Some(Witness { open: Rc::clone(open), key: open.open(attempt) });
         self
+    }
+
+    /// The endpoint is young: how long it takes is no evidence.
+    pub fn at_young_endpoint(&self) {
+        if let Some(Witness { open, key }) = &self.witness {
+            open.open.borrow_mut()[*key].is_young = true;
+        }
     }
 
     /// The response's head is there.
@@ -204,6 +237,7 @@ impl Sample {
             if !arm.is_repeated(attempt.sticky, now) {
                 counters.bad_once.add(1);
             }
+            arm.note(&attempt, 0, Some(self.code.get()), now);
             if arm.arm == Arm::Canary {
                 arm.evidence.alarm.ring();
             }
@@ -211,8 +245,17 @@ impl Sample {
             return;
         }
         counters.good.add(1);
+        if let (Some(answered), Some(id), true) = (&counters.answered, &attempt.id, self.answers) {
+            answered.note(id);
+        }
+        if attempt.is_young {
+            return;
+        }
+        if let Some(latencies) = &counters.latencies {
+            latencies.record(taken);
+        }
         let slow = arm.slow_after(taken);
-        arm.count_slow((slow, attempt.counted), attempt.sticky, now);
+        arm.count_slow(&attempt, slow, Some(self.code.get()), now);
         let judged_by_latency = arm.evidence.thresholds.iter().enumerate();
         for (index, _) in judged_by_latency.filter(|(_, threshold)| threshold.is_some()) {
             if (slow | attempt.counted) & (1 << index) == 0 {
@@ -243,7 +286,7 @@ impl Drop for Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::counts::{ArmCounts, LegKey};
+    use crate::telemetry::counts::{ArmCounts, LegKey, Measures};
 
     struct World {
         leg: Rc<WorkerLeg>,
@@ -256,7 +299,8 @@ mod tests {
     fn world() -> World {
         let key = LegKey { route: "r".into(), rule: "m".into(), backend: "b".into() };
         let thresholds = vec![None, Some(Duration::from_millis(200))];
-        let evidence = Arc::new(Evidence::new(thresholds, Arc::default(), 1));
+        let measures = Measures { thresholds, ids: true, latencies: true };
+        let evidence = Arc::new(Evidence::new(measures, Arc::default(), 1));
         World {
             leg: Rc::new(WorkerLeg::new(Arc::new(Leg::new(key, 1)), 0)),
             arm: Rc::new(WorkerArm::new(Arc::clone(&evidence), Arm::Canary, 0)),
@@ -269,7 +313,8 @@ mod tests {
     impl World {
         fn attempt(&self, sticky: Option<u64>) -> Sample {
             let sample = Sample::open(Rc::clone(&self.leg), self.clock, self.clock.now());
-            sample.judged(&self.arm, &self.open, None, sticky)
+            let id = Some(HeaderValue::from_static("one"));
+            sample.judged(&self.arm, &self.open, Judged { sticky, id, again: None })
         }
 
         fn counts(&self) -> ArmCounts {
@@ -308,6 +353,36 @@ mod tests {
         sample.settle(Outcome::Good);
         let counts = world.counts();
         assert_eq!((counts.good, counts.slow[1], counts.fast[1]), (1, 1, 0));
+    }
+
+    #[test]
+    fn the_latency_of_a_young_endpoint_is_no_evidence_but_its_errors_are() {
+        let world = world();
+        let sample = world.attempt(None);
+        sample.at_young_endpoint();
+        world.open.sweep(world.clock.now().after(Duration::from_secs(1)));
+        sample.settle(Outcome::Good);
+        let counts = world.counts();
+        assert_eq!((counts.good, counts.slow[1], counts.fast[1]), (1, 0, 0));
+        let sample = world.attempt(None);
+        sample.at_young_endpoint();
+        sample.settle(Outcome::Bad);
+        assert_eq!(world.counts().bad, 1);
+    }
+
+    #[test]
+    fn failed_and_slow_attempts_are_noted_with_their_ids() {
+        let world = world();
+        let sample = world.attempt(None);
+        world.open.sweep(world.clock.now().after(Duration::from_secs(1)));
+        sample.set_code(503);
+        sample.settle(Outcome::Bad);
+        world.attempt(None).settle(Outcome::Good);
+        let noted: Vec<_> = world.evidence.take_failures();
+        let noted: Vec<_> = noted.iter().map(|one| (one.code, one.slow)).collect();
+        assert_eq!(noted, [(None, 0b10), (Some(503), 0)]);
+        let good = crate::telemetry::notes::id_hash(b"one");
+        assert_eq!(world.evidence.take_answered(Arm::Canary), [good]);
     }
 
     #[test]

@@ -12,3 +12,4 @@ pub mod outcome;
 pub mod retry;
 pub mod route;
 pub mod split;
+pub mod warm_up;

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use http::Uri;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::check::{Checker, Seen};
@@ -13,10 +12,11 @@ use crate::config::quantity::{RuleRef, Span};
 use crate::config::raw;
 use crate::config::read::{As, At, Form, Given};
 use crate::config::tree::NodeId;
-use crate::config::{Backend, Route, Rule};
+use crate::config::{Around, Backend, Route, Rule};
 use crate::names::{BackendName, RolloutName, RuleId, Version};
 use crate::rollout::judge::SLOT;
 use crate::rollout::plan::{Deadline, Plan};
+use crate::traffic::warm_up::{WARM_UP_MAX, WarmUp};
 use crate::units::{Weight, duration_text};
 
 /// The longest slot: what happens within it is judged no earlier.
@@ -90,21 +90,37 @@ impl Checker<'_> {
         })
     }
 
-    /// Who is told of which rollout.
-    pub(super) fn webhooks(
-        &mut self,
-        list: &At<Vec<At<raw::Rollout>>>,
-    ) -> Vec<(RolloutName, Vec<Uri>)> {
+    /// What goes with each rollout and is not judged.
+    pub(super) fn around(&mut self, list: &At<Vec<At<raw::Rollout>>>) -> Vec<Around> {
         let mut all = Vec::new();
         for raw in list.items().iter().filter_map(At::get) {
             let hooks = raw.notify.items().iter().filter_map(At::get);
-            let hooks: Vec<_> = hooks.filter_map(|hook| self.value(&hook.webhook)).collect();
+            let webhooks: Vec<_> = hooks.filter_map(|hook| self.value(&hook.webhook)).collect();
+            let warm_up = self.warm_up(&raw.warm_up);
             // A name that cannot be read was reported.
-            if let Some(name) = raw.name.get().filter(|_| !hooks.is_empty()) {
-                all.push((RolloutName::new(&name.scalar.text), hooks));
+            if let Some(name) = raw.name.get() {
+                let rollout = RolloutName::new(&name.scalar.text);
+                all.push(Around { rollout, webhooks, warm_up });
             }
         }
         all
+    }
+
+    fn warm_up(&mut self, at: &At<raw::WarmUp>) -> WarmUp {
+        let default = WarmUp::default();
+        let Some(raw) = at.get() else { return default };
+        let time = self.placed(&raw.time);
+        if let Some((id, time)) = time
+            && time > WARM_UP_MAX
+        {
+            let message = format!("`{}` is longer than 2m", duration_text(time));
+            let help = "write at most `2m`: after that an endpoint is as warm as it gets";
+            self.report.add(id, Code::Duration, message, help);
+        }
+        WarmUp {
+            time: time.map_or(default.time, |(_, time)| time),
+            requests: self.value(&raw.requests).unwrap_or(default.requests),
+        }
     }
 
     fn burst(&mut self, at: &At<As<Span>>) -> Option<Duration> {
