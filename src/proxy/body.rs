@@ -13,15 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
+use crate::proxy::incoming::Incoming;
 use crate::proxy::mirror::Copy;
 use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
+use crate::traffic::retry::Timeouts;
 
 /// A request's body, as it comes from the client. Shared by the attempts that send it.
 #[derive(Debug, Default)]
@@ -384,6 +385,23 @@ impl Relayed {
                     Poll::Pending => Poll::Pending,
                 }
             }
+        }
+    }
+}
+
+impl ResponseBody {
+    /// Sends on what is left of the request, while nobody asks for the response.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Self::Relayed(relayed) = self {
+            relayed.answer.poll_upload(cx);
+        }
+    }
+
+    /// Longest wait between two pieces.
+    pub fn idle(&self) -> Duration {
+        match self {
+            Self::Relayed(Relayed { attempt: Some(attempt), .. }) => attempt.idle,
+            Self::Relayed(_) | Self::Own(_) => Timeouts::default().idle,
         }
     }
 }

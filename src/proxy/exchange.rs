@@ -8,11 +8,11 @@ use std::rc::Rc;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 
 use crate::proxy::body::{Relayed, ResponseBody, Source};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Peer};
+use crate::proxy::incoming::Incoming;
 use crate::proxy::mirror::{Copy, Place};
 use crate::proxy::reply;
 use crate::proxy::tries::Tries;
@@ -48,6 +48,11 @@ impl Exchange {
     /// For the requests of `peer`.
     pub fn new(worker: Rc<Worker>, peer: Peer) -> Self {
         Self { worker, peer: Rc::new(peer) }
+    }
+
+    /// Where it is.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
     }
 
     /// Answers `request`, with an answer of Serin's own where there is no other. `Err`

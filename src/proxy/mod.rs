@@ -9,6 +9,8 @@ pub mod error;
 pub mod exchange;
 pub mod forward;
 pub mod http1;
+pub mod http2;
+pub mod incoming;
 pub mod listener;
 pub mod mirror;
 pub mod protocol;

@@ -11,6 +11,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use http::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::Peer;
+use crate::proxy::incoming::Incoming;
 use crate::proxy::worker::{Visit, Worker};
 
 /// Serves one client until it leaves or the worker drains.
@@ -34,7 +36,9 @@ where
         http2::serve(stream, &worker, &visit, exchange).await;
         return;
     }
-    let service = service_fn(move |request| exchange.clone().answer(request));
+    let service = service_fn(move |request: Request<_>| {
+        exchange.clone().answer(request.map(Incoming::Http1))
+    });
     let mut builder = http1::Builder::new();
     // Never `pipeline_flush`: with it, hyper takes in all of an answer that its client
     // does not read.

@@ -263,6 +263,13 @@ impl AnswerBody {
         while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut self).poll_frame(&mut cx) {}
     }
 
+    /// Sends on what is left of the request.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some((body, _)) = &mut self.open {
+            body.poll_upload(cx);
+        }
+    }
+
     fn give_back_if_ended(&mut self) {
         if let Some((body, busy)) = self.open.take_if(|(body, _)| body.is_end_stream())
             && let Some(connection) = body.into_reusable()

@@ -1,16 +1,25 @@
-//! HTTP/2 with a client.
+//! HTTP/2 with a client: one task per connection, one per request.
 //!
-//! Never lets one stream of a connection starve the others, and takes any stream of bytes.
+//! Never buffers an answer that its client does not take, and lets no frame be free: a
+//! connection that only asks for work is cut (`watch`).
 
-use std::pin::pin;
+mod stream;
+mod watch;
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection};
+use h2::{Ping, PingPong, Reason};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
 
 use crate::proxy::exchange::Exchange;
-use crate::proxy::protocol::until_drained;
+use crate::proxy::protocol::http2::watch::{Look, Watch, Watched};
 use crate::proxy::worker::{Visit, Worker};
 
 /// How every HTTP/2 connection begins (RFC 9113, section 3.4).
@@ -19,31 +28,182 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests at once on one connection; the client waits with more.
 const STREAMS_MAX: u32 = 200;
 
+/// Bytes of a request's body that a client may send before they are passed on.
+const STREAM_WINDOW: u32 = 128 << 10;
+
+/// The same for all requests of a connection: uploads that stand still leave room for many
+/// others, and a connection cannot make Serin keep more than this.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Bytes of a head, counted as HTTP/2 does: 32 more for each field. A larger one is
+/// answered 431.
+const HEAD_BYTES_MAX: u32 = 64 << 10;
+
+/// Requests that were reset before Serin looked at them: beyond, the connection is cut.
+const RESETS_UNSEEN_MAX: usize = 50;
+
+/// Streams that Serin reset and of which frames may still be on their way.
+const RESETS_REMEMBERED_MAX: usize = 200;
+
+/// What one stream may have waiting for the connection.
+const SEND_BYTES_MAX: usize = 256 << 10;
+
+/// How often a connection's time limits are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Looks without a word from a client that waits for an answer: from the first number on it
+/// is asked whether it is there, at the second it is taken for gone.
+const SILENT_LOOKS_PING: u32 = 6;
+const SILENT_LOOKS_MAX: u32 = 12;
+
+/// Looks without a word from a client that waits for nothing; then its connection ends.
+const IDLE_LOOKS_MAX: u32 = 60;
+
+/// How long a client that is cut has to take the reason.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Serves a connection to its end. How it ends is no news: what went wrong with a request
 /// was counted there.
-pub async fn serve<S>(stream: S, worker: &Worker, visit: &Visit, exchange: Exchange)
+pub async fn serve<S>(stream: S, worker: &Rc<Worker>, visit: &Visit, exchange: Exchange)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = service_fn(move |request| exchange.clone().answer(request));
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder.max_concurrent_streams(STREAMS_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    until_drained(worker, visit, |cx, drain| {
-        if drain {
-            connection.as_mut().graceful_shutdown();
-        }
-        connection.as_mut().poll(cx).map(drop)
+    let watch = Rc::new(Watch::new(worker.clock));
+    let handshake = builder().handshake(Watched::new(stream, Rc::clone(&watch)));
+    let Ok(mut connection) = handshake.await else { return };
+    let pings = connection.ping_pong();
+    let mut serving = Serving {
+        connection,
+        watch,
+        exchange,
+        worker: Rc::clone(worker),
+        pings,
+        silent: 0,
+        drains: false,
+        cut: false,
+    };
+    let mut look = pin!(sleep(LOOK));
+    poll_fn(|cx| {
+        visit.wake_on_drain(cx);
+        serving.poll(cx, look.as_mut())
     })
     .await;
 }
 
-/// Spawns a connection's streams on the thread of their connection.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
+        .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
+        .max_send_buffer_size(SEND_BYTES_MAX);
+    builder
+}
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move { drop(future.await) });
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    GoOn,
+    End,
+}
+
+/// A connection that is served.
+struct Serving<S> {
+    connection: Connection<Watched<S>, Bytes>,
+    watch: Rc<Watch>,
+    exchange: Exchange,
+    worker: Rc<Worker>,
+    pings: Option<PingPong>,
+    /// Looks at the clock since something came.
+    silent: u32,
+    /// The client was told that the connection is about to end.
+    drains: bool,
+    /// The client was told that it has ended.
+    cut: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    /// Ready when the connection has ended.
+    fn poll(&mut self, cx: &mut Context<'_>, mut look: Pin<&mut Sleep>) -> Poll<()> {
+        if self.worker.is_draining() {
+            self.drain();
+        }
+        while look.as_mut().poll(cx).is_ready() {
+            if self.cut {
+                return Poll::Ready(());
+            }
+            if self.look(cx) == Verdict::End {
+                return Poll::Ready(());
+            }
+            look.set(sleep(LOOK));
+        }
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    let exchange = self.exchange.clone();
+                    let watch = Rc::clone(&self.watch);
+                    tokio::task::spawn_local(stream::serve(request, respond, exchange, watch));
+                }
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending if self.watch.is_flooded() && !self.cut => {
+                    self.cut(Reason::ENHANCE_YOUR_CALM);
+                    look.set(sleep(FAREWELL));
+                }
+                Poll::Pending => break,
+            }
+        }
+        // Polled once more for its waker: it may have been set anew.
+        if look.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Takes no new requests; ends when those under way have.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.drains, true) {
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// What the clock says of the connection.
+    fn look(&mut self, cx: &mut Context<'_>) -> Verdict {
+        match self.watch.look() {
+            Look::Fine => {}
+            Look::Blocked => return Verdict::End,
+            Look::SlowHead => {
+                self.cut(Reason::ENHANCE_YOUR_CALM);
+                return Verdict::GoOn;
+            }
+        }
+        self.silent = if self.watch.take_heard() { 0 } else { self.silent + 1 };
+        if self.watch.requests() == 0 {
+            if self.silent > IDLE_LOOKS_MAX {
+                self.drain();
+            }
+        } else if self.silent >= SILENT_LOOKS_MAX {
+            return Verdict::End;
+        } else if self.silent >= SILENT_LOOKS_PING {
+            self.ping(cx);
+        }
+        Verdict::GoOn
+    }
+
+    /// Asks the client whether it is still there.
+    fn ping(&mut self, cx: &mut Context<'_>) {
+        if let Some(pings) = &mut self.pings {
+            // The answer to an earlier one is in the way.
+            let _ = pings.poll_pong(cx);
+            // Under way already: that one will do.
+            let _ = pings.send_ping(Ping::opaque());
+        }
+    }
+
+    fn cut(&mut self, reason: Reason) {
+        self.cut = true;
+        self.connection.abrupt_shutdown(reason);
     }
 }

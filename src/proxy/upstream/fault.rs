@@ -22,6 +22,9 @@ pub enum Fault {
     /// What came is HTTP, but its framing is in doubt.
     #[error("the response has {0}")]
     Malformed(&'static str),
+    /// The endpoint reset the request's stream.
+    #[error("the stream was reset: {0}")]
+    Reset(h2::Reason),
     /// Not the endpoint's fault: the rest of the request did not come.
     #[error("the client went away")]
     ClientGone,

@@ -65,6 +65,8 @@ pub struct Body {
     upload: Option<Upload>,
     /// The endpoint lets the connection be used again, and so do we.
     keep_alive: bool,
+    /// The request broke off.
+    client_gone: bool,
 }
 
 /// Where in a response's body one is.
@@ -170,7 +172,7 @@ impl Connection {
             response_framing(&head.method, &mut parts).map_err(|fault| failed(fault, false))?;
         let keep_alive = keep_alive && write_error.is_none();
         let framing = Framing::from(framing);
-        let body = Body { connection: self, framing, upload, keep_alive };
+        let body = Body { connection: self, framing, upload, keep_alive, client_gone: false };
         Ok(Response::from_parts(parts, body))
     }
 
@@ -351,21 +353,27 @@ impl Body {
         }
     }
 
+    /// Sends on what is left of the request.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(sent) = upload.poll(&mut self.connection, cx)
+        {
+            self.upload = None;
+            self.keep_alive &= sent.is_ok();
+            self.client_gone = matches!(sent, Err(Fault::ClientGone));
+        }
+    }
+
     /// The next piece.
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         // A response may begin before the request has ended.
-        if let Some(upload) = &mut self.upload
-            && let Poll::Ready(sent) = upload.poll(&mut self.connection, cx)
-        {
-            self.upload = None;
-            self.keep_alive &= sent.is_ok();
-            if let Err(Fault::ClientGone) = sent {
-                self.framing = Framing::Ended;
-                return Poll::Ready(Some(Err(Fault::ClientGone)));
-            }
+        self.poll_upload(cx);
+        if std::mem::take(&mut self.client_gone) {
+            self.framing = Framing::Ended;
+            return Poll::Ready(Some(Err(Fault::ClientGone)));
         }
         let polled = ready!(self.poll_piece(cx));
         if !matches!(polled, Some(Ok(_))) {

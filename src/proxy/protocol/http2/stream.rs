@@ -1,0 +1,155 @@
+//! One request over HTTP/2: its answer sent as fast as the client takes it.
+//!
+//! Never asks for more of an answer than the client has room for, and goes on sending the
+//! request while the client reads nothing.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::EXPECT;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+
+use crate::proxy::body::ResponseBody;
+use crate::proxy::deadline::Deadline;
+use crate::proxy::error::{Error, Timeout};
+use crate::proxy::exchange::Exchange;
+use crate::proxy::http2::{self, Room, poll_room};
+use crate::proxy::incoming::Incoming;
+use crate::proxy::protocol::http2::watch::Watch;
+
+/// Counts a request as long as it lasts.
+struct Counted {
+    watch: Rc<Watch>,
+    whole: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.watch.end(self.whole);
+    }
+}
+
+/// Serves one request. Dropped or reset by the client, everything it holds is dropped, which
+/// is how the endpoint learns of it.
+pub async fn serve(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    exchange: Exchange,
+    watch: Rc<Watch>,
+) {
+    watch.begin();
+    let mut counted = Counted { watch, whole: false };
+    let worker = Rc::clone(exchange.worker());
+    let Some(answered) = answer(request, &mut respond, exchange).await else { return };
+    let response = match answered {
+        Ok(response) => response,
+        Err(error) => {
+            respond.send_reset(reason(&error));
+            return;
+        }
+    };
+    let (head, mut body) = response.into_parts();
+    let ended = body.is_end_stream();
+    let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), ended) else {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return;
+    };
+    if !ended {
+        let mut stalled = None;
+        let sent = poll_fn(|cx| {
+            let open = || worker.deadlines.open(worker.clock.now(), None);
+            poll_body(&mut stream, &mut body, &mut stalled, open, cx)
+        });
+        if let Err(reason) = sent.await {
+            stream.send_reset(reason);
+            return;
+        }
+    }
+    counted.whole = true;
+}
+
+/// Waits for the answer to a request; `None` when the client does not want it any more.
+async fn answer(
+    request: Request<RecvStream>,
+    respond: &mut SendResponse<Bytes>,
+    exchange: Exchange,
+) -> Option<Result<Response<ResponseBody>, Error>> {
+    let asked = request.headers().contains_key(EXPECT).then(|| Rc::new(Cell::new(false)));
+    let request = request
+        .map(|stream| Incoming::Http2(http2::Incoming::of(stream).tells_when_asked(asked.clone())));
+    let mut answering = pin!(exchange.answer(request));
+    poll_fn(|cx| {
+        if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
+            return Poll::Ready(Some(answered));
+        }
+        if asked.as_ref().is_some_and(|asked| asked.take()) {
+            let mut interim = Response::new(());
+            *interim.status_mut() = StatusCode::CONTINUE;
+            // A client that is gone is found out below.
+            let _ = respond.send_informational(interim);
+        }
+        respond.poll_reset(cx).map(|_| None)
+    })
+    .await
+}
+
+/// Sends a body to its end. `stalled` is a time limit while the client has no room.
+fn poll_body(
+    stream: &mut SendStream<Bytes>,
+    body: &mut ResponseBody,
+    stalled: &mut Option<Deadline>,
+    open: impl Fn() -> Deadline,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Reason>> {
+    loop {
+        match poll_room(stream, cx) {
+            Poll::Ready(Room::Some) => *stalled = None,
+            Poll::Ready(Room::Gone(reason)) => return Poll::Ready(Err(reason)),
+            Poll::Pending => {
+                body.poll_upload(cx);
+                let limit = stalled.get_or_insert_with(&open);
+                return limit.poll_idle(cx, body.idle()).map(|_: Timeout| Err(Reason::CANCEL));
+            }
+        }
+        let sent = match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => stream.send_data(Bytes::new(), true).map(|()| true),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(reason(&error))),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    let last = body.is_end_stream();
+                    stream.send_data(data, last).map(|()| last)
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    stream.send_trailers(trailers).map(|()| true)
+                }
+            },
+        };
+        match sent {
+            Ok(true) => return Poll::Ready(Ok(())),
+            Ok(false) => {}
+            Err(error) => {
+                return Poll::Ready(Err(error.reason().unwrap_or(Reason::INTERNAL_ERROR)));
+            }
+        }
+    }
+}
+
+/// The code that tells a client why its stream is cut.
+fn reason(error: &Error) -> Reason {
+    use crate::proxy::upstream::fault::Fault;
+    match error {
+        Error::Broken(Fault::Reset(Reason::CANCEL)) | Error::ClientGone => Reason::CANCEL,
+        Error::Broken(Fault::Reset(Reason::ENHANCE_YOUR_CALM)) => Reason::ENHANCE_YOUR_CALM,
+        // Not `REFUSED_STREAM`: the answer has begun, so the request was processed.
+        _ => Reason::INTERNAL_ERROR,
+    }
+}
