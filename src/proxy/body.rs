@@ -16,13 +16,16 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
-use crate::proxy::incoming::Incoming;
+use crate::proxy::incoming::{Incoming, Unfinished};
 use crate::proxy::mirror::Copy;
 use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
+
+/// Another protocol than HTTP may be silent for longer than an answer.
+const TUNNEL_IDLE_MAX: Duration = Duration::from_hours(1);
 
 /// A request's body, as it comes from the client. Shared by the attempts that send it.
 #[derive(Debug, Default)]
@@ -38,6 +41,11 @@ pub struct Source {
     /// The response has begun: time limits are its own from here on.
     answered: Cell<bool>,
     copies: RefCell<Vec<Copy>>,
+    /// What is wrong with what the client sent.
+    malformed: Cell<Option<&'static str>>,
+    /// The client's side of another protocol, until the endpoint speaks it.
+    tunnel: RefCell<Option<Incoming>>,
+    is_tunnel: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +69,29 @@ impl Source {
             source.incoming.replace(Some(incoming));
         }
         Rc::new(source)
+    }
+
+    /// No body, and then perhaps another protocol.
+    pub fn new_tunnel(incoming: Incoming) -> Rc<Self> {
+        let source = Self { tunnel: RefCell::new(Some(incoming)), ..Self::default() };
+        source.state.set(SourceState::Ended);
+        Rc::new(source)
+    }
+
+    /// The endpoint speaks the other protocol: what comes from the client goes there.
+    pub fn open_tunnel(&self) {
+        if let Some(incoming) = self.tunnel.take() {
+            incoming.open_tunnel();
+            self.incoming.replace(Some(incoming));
+            self.state.set(SourceState::Open);
+            self.answered.set(true);
+            self.is_tunnel.set(true);
+        }
+    }
+
+    /// Why the client's side failed.
+    pub fn client_error(&self) -> Error {
+        self.malformed.get().map_or(Error::ClientGone, Error::BadRequest)
     }
 
     /// A body that is there already.
@@ -136,7 +167,7 @@ impl Source {
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Gone>>> {
         let mut incoming = self.incoming.borrow_mut();
         let Some(body) = incoming.as_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let polled = body.poll_frame(cx);
         let ended = body.is_end_stream();
         drop(incoming);
         match polled {
@@ -157,8 +188,11 @@ impl Source {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(unfinished))) => {
                 self.state.set(SourceState::ClientGone);
+                if let Unfinished::Malformed(what) = unfinished {
+                    self.malformed.set(Some(what));
+                }
                 Poll::Ready(Some(Err(Gone)))
             }
             Poll::Ready(None) => {
@@ -206,6 +240,11 @@ impl RequestBody {
         body
     }
 
+    /// The endpoint speaks another protocol from here on.
+    pub fn open_tunnel(&self) {
+        self.source.open_tunnel();
+    }
+
     /// All that was announced is sent: whatever may follow is no part of the message.
     pub fn finish(&self) {
         self.source.end();
@@ -242,6 +281,10 @@ impl Body for RequestBody {
             let sent = self.source.kept.borrow().len();
             self.sent = sent;
             self.mind_the_time();
+            if self.source.is_tunnel.get() {
+                // A tunnel is idle when nothing passes in either direction.
+                self.wait.clear();
+            }
         }
         polled
     }
@@ -322,6 +365,11 @@ impl Relayed {
     ) -> http::Response<Self> {
         wait.clear();
         sample.first_byte(response.status().as_u16());
+        let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if tunnel {
+            sample.is_not_timed();
+        }
+        let idle = if tunnel { TUNNEL_IDLE_MAX } else { idle };
         let attempt = Attempt {
             sample,
             source,

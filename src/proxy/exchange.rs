@@ -7,12 +7,14 @@ use std::rc::Rc;
 
 use http::header::HeaderValue;
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 
+use crate::clock::Clock;
 use crate::proxy::body::{Relayed, ResponseBody, Source};
 use crate::proxy::error::Error;
-use crate::proxy::forward::{self, Peer};
+use crate::proxy::forward::{self, Peer, Upgrade};
 use crate::proxy::incoming::Incoming;
+use crate::proxy::interim::Interims;
 use crate::proxy::mirror::{Copy, Place};
 use crate::proxy::reply;
 use crate::proxy::tries::Tries;
@@ -33,6 +35,8 @@ use crate::units::Tick;
 pub struct Exchange {
     worker: Rc<Worker>,
     peer: Rc<Peer>,
+    /// Where interim responses go; `None` drops them.
+    interims: Option<Rc<Interims>>,
 }
 
 /// The numbers that decide, one each: with a shared one, a 5 % mirror would copy the
@@ -47,7 +51,14 @@ struct Draws {
 impl Exchange {
     /// For the requests of `peer`.
     pub fn new(worker: Rc<Worker>, peer: Peer) -> Self {
-        Self { worker, peer: Rc::new(peer) }
+        Self { worker, peer: Rc::new(peer), interims: None }
+    }
+
+    /// The same, for a client that gets interim responses too.
+    #[must_use]
+    pub fn with_interims(mut self, interims: &Rc<Interims>) -> Self {
+        self.interims = Some(Rc::clone(interims));
+        self
     }
 
     /// Where it is.
@@ -66,6 +77,13 @@ impl Exchange {
         }
     }
 
+    /// The answer to what could not be read as a request.
+    pub fn refuse(&self, error: &Error) -> Option<Response<ResponseBody>> {
+        let view = self.worker.view();
+        refused(&view, self.worker.clock, self.worker.clock.now(), error);
+        reply::of(error, &Method::GET, false)
+    }
+
     /// Accept and protocol lie behind us; what is observed here, `control` judges.
     async fn run(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
         let started = self.worker.clock.now();
@@ -74,13 +92,15 @@ impl Exchange {
 
         let rule = self.route(&view, &mut head, started)?;
         let draws = Draws::for_rule(rule.rule, &head);
-        let source = Source::new(body);
+        let tunnel = head.extensions.get::<Upgrade>().is_some();
+        let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
         forward::to_endpoint(&mut head, &self.peer, !source.is_ended());
         self.mirror(&view, rule, &head, &source);
 
         let timeouts = rule.rule.timeouts;
         let wait = Rc::new(self.worker.deadlines.open(started, timeouts.request));
-        let outbound = Outbound { source, wait, timeouts };
+        let interims = self.interims.clone();
+        let outbound = Outbound { source, wait, timeouts, interims };
         let mut tries = Tries::first(rule, rule.split(draws.split));
         tries.prepare(&outbound.source);
         loop {
@@ -128,18 +148,16 @@ impl Exchange {
     ) -> Result<RuleRef<'v>, Error> {
         let found = forward::read_target(head)
             .and_then(|()| view.find(&forward::view(head)).ok_or(Error::NoRoute));
-        found.inspect_err(|error| {
-            let sample = Sample::open(Rc::clone(&view.unrouted), self.worker.clock, started);
-            sample.set_code(code_of(error));
-            sample.settle(error.outcome());
-        })
+        found.inspect_err(|error| refused(view, self.worker.clock, started, error))
     }
 
     /// Orders a copy for each shadow that wants one and has a place free.
     fn mirror(&self, view: &View, rule: RuleRef<'_>, head: &Parts, source: &Source) {
         for (shadow, leg) in rule.shadows() {
             let mirror = &shadow.mirror;
-            if !mirror.wants(&head.method, fastrand::u64(..)) {
+            // What follows the answer in another protocol is no copy of anything.
+            let upgrade = head.extensions.get::<Upgrade>().is_some();
+            if upgrade || !mirror.wants(&head.method, fastrand::u64(..)) {
                 continue;
             }
             let length = head.headers.get(http::header::CONTENT_LENGTH);
@@ -185,6 +203,13 @@ impl Exchange {
             Some(_) | None => sample,
         }
     }
+}
+
+/// Counts a request that no rule got.
+fn refused(view: &View, clock: Clock, started: Tick, error: &Error) {
+    let sample = Sample::open(Rc::clone(&view.unrouted), clock, started);
+    sample.set_code(code_of(error));
+    sample.settle(error.outcome());
 }
 
 /// Settles an attempt whose request is tried again.

@@ -2,10 +2,12 @@
 //!
 //! Never forwards a head whose target is in doubt.
 
-use http::header::{CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Method, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::proxy::error::Error;
 use crate::traffic::headers::{
@@ -53,6 +55,7 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
         head.headers.insert(HOST, host);
     }
     check_host(head)?;
+    count_forwards(head)?;
     let target = head.uri.path_and_query().cloned();
     let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let resolved = resolve_path(target.path())
@@ -89,6 +92,25 @@ fn check_host(head: &mut Parts) -> Result<(), Error> {
     }
 }
 
+/// TRACE and OPTIONS tell how far they go (RFC 9110, section 7.6.2).
+fn count_forwards(head: &mut Parts) -> Result<(), Error> {
+    if !matches!(head.method, Method::TRACE | Method::OPTIONS) {
+        return Ok(());
+    }
+    let left = head.headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse().ok());
+    match left {
+        Some(0u32) => Err(Error::Refused(
+            StatusCode::NOT_IMPLEMENTED,
+            "this method is answered by endpoints, and `max-forwards` lets it go no further",
+        )),
+        Some(left) => {
+            head.headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 /// What matches look at; `head` as [`read_target`] left it.
 pub fn view(head: &Parts) -> RequestView<'_> {
     RequestView {
@@ -106,7 +128,11 @@ pub fn to_endpoint(head: &mut Parts, peer: &Peer, has_body: bool) {
     let stripped = strip_hop_by_hop(headers);
     if stripped.te_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(Upgrade(protocols)) = head.extensions.get() {
+        headers.insert(UPGRADE, protocols.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     if has_body && !headers.contains_key(CONTENT_LENGTH) {
         // Said aloud, for a GET with a body of unknown length would be sent without it.

@@ -1,54 +1,87 @@
-//! A request's body as it comes from a client, whatever the client speaks.
+//! A request's body as it comes from its client, whatever the client speaks.
+//!
+//! Never reads ahead: a piece is asked for when there is somebody to take it.
 
-use std::pin::Pin;
+use std::fmt::Debug;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
 use crate::proxy::http2;
 
-/// A request's body as it comes from a client.
+/// Why a request's body did not come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfinished {
+    /// The client went away.
+    #[error("the client went away")]
+    Gone,
+    /// What came is no body.
+    #[error("the body of the request has {0}")]
+    Malformed(&'static str),
+}
+
+/// The reading end of a connection of HTTP/1.1.
+pub trait Inbound: Debug {
+    /// The next piece.
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>>;
+
+    /// Whether nothing more comes.
+    fn is_end_stream(&self) -> bool;
+
+    /// Bytes to come, where the head told.
+    fn size_hint(&self) -> SizeHint;
+
+    /// From here on the connection speaks another protocol: all that comes is the body.
+    fn open_tunnel(&self);
+}
+
+/// A request's body as it comes from its client.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Over HTTP/1.1.
-    Http1(hyper::body::Incoming),
-    /// Over HTTP/2.
+    /// There is none.
+    Empty,
+    /// In HTTP/1.1.
+    Http1(Rc<dyn Inbound>),
+    /// In HTTP/2.
     Http2(http2::Incoming),
 }
 
-/// The client went away, or what it sent is no body.
-#[derive(Debug)]
-pub struct Broken;
-
-impl Body for Incoming {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
+impl Incoming {
+    /// The next piece.
+    pub fn poll_frame(
+        &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match self.get_mut() {
-            Self::Http1(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|polled| polled.map(|one| one.map_err(|_| Broken))),
-            Self::Http2(body) => {
-                body.poll_frame(cx).map(|polled| polled.map(|one| one.map_err(|_| Broken)))
-            }
+    ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(inbound) => inbound.poll_frame(cx),
+            Self::Http2(body) => body.poll_frame(cx).map_err(|_| Unfinished::Gone),
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// From here on all that comes is the body.
+    pub fn open_tunnel(&self) {
+        if let Self::Http1(inbound) = self {
+            inbound.open_tunnel();
+        }
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http1(body) => body.is_end_stream(),
+            Self::Empty => true,
+            Self::Http1(inbound) => inbound.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    /// Bytes to come, where the head told.
+    pub fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http1(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(inbound) => inbound.size_hint(),
             Self::Http2(_) => SizeHint::default(),
         }
     }

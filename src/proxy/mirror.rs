@@ -117,7 +117,7 @@ impl Order {
         let total = timeouts.request.map_or(COPY_TIME_MAX, |request| request.min(COPY_TIME_MAX));
         let wait = Rc::new(deadlines.open(deadlines.now(), Some(total)));
         let source = Source::of_kept(body);
-        let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts };
+        let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts, interims: None };
         let result = match endpoint.send(&head, &outbound).await {
             Ok(response) => {
                 let ok = !response.status().is_server_error();

@@ -11,6 +11,7 @@ pub mod forward;
 pub mod http1;
 pub mod http2;
 pub mod incoming;
+pub mod interim;
 pub mod listener;
 pub mod mirror;
 pub mod protocol;

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::proxy::body::{RequestBody, Source};
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
+use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http1::Connection;
 use crate::proxy::upstream::transport::Transport;
@@ -70,6 +71,8 @@ pub struct Outbound {
     pub wait: Rc<Deadline>,
     /// Lengths of its phases.
     pub timeouts: Timeouts,
+    /// Where interim responses go; `None` drops them.
+    pub interims: Option<Rc<Interims>>,
 }
 
 /// What an endpoint answers. Read to its end, its connection is used again; dropped
@@ -218,7 +221,7 @@ impl Outbound {
         connection: Connection,
         head: &Parts,
     ) -> Result<Response<http1::Body>, (Failed, Error)> {
-        let Self { source, wait, timeouts } = self;
+        let Self { source, wait, timeouts, interims } = self;
         let body = RequestBody::new(
             Rc::clone(source),
             Rc::clone(wait),
@@ -226,13 +229,17 @@ impl Outbound {
             timeouts.first_byte,
         );
         let (reused_connection, closed_before_response, error) = match wait
-            .within(connection.send(head, body))
+            .within(connection.send(head, body, interims.as_deref()))
             .await
         {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(http1::Failed { fault, reused, silent })) => {
                 let closed = matches!(fault, Fault::Io(_) | Fault::ClosedBeforeHead);
-                (reused, closed && silent, fault.into())
+                let error = match fault {
+                    Fault::ClientGone => source.client_error(),
+                    fault => fault.into(),
+                };
+                (reused, closed && silent, error)
             }
             Err(which) if source.waits_for_client() => (false, false, Error::ClientStalled(which)),
             Err(which) => (false, false, Error::Timeout(which)),

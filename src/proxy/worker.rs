@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -24,8 +24,15 @@ use crate::telemetry::sample::OpenAttempts;
 /// ends; the kernel's queue holds those that come meanwhile.
 pub const CONNECTIONS_MAX: usize = 8192;
 
-/// How often idle connections to endpoints are looked at.
+/// How often idle connections, to endpoints and of clients, are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// A client that asks nothing for so long is closed at the next sweep. Longer than common
+/// load balancers keep a connection that they think is idle (60 s), so that they close first.
+const CLIENT_IDLE_SWEEPS_MAX: u32 = 15;
+
+/// The first bytes of a request are read into this; longer bodies have buffers of their own.
+const SCRATCH_BYTES: usize = 16 << 10;
 
 /// What every connection of one thread shares.
 #[derive(Debug)]
@@ -42,8 +49,21 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     endpoints: RefCell<HashMap<SocketAddr, Rc<Endpoint>>>,
     draining: Cell<bool>,
-    connections: RefCell<Slab<Option<Waker>>>,
+    connections: RefCell<Slab<Seat>>,
     connection_ended: Notify,
+    /// Where connections without a buffer of their own are read into.
+    pub scratch: RefCell<Box<[u8]>>,
+    date: RefCell<(u64, [u8; 29])>,
+}
+
+/// What is known of a client's connection.
+#[derive(Debug, Default)]
+struct Seat {
+    waker: Option<Waker>,
+    /// Sweeps since it was last asked something; `None` while it is busy.
+    idle: Option<u32>,
+    /// It is to go.
+    expired: bool,
 }
 
 impl Worker {
@@ -62,6 +82,8 @@ impl Worker {
             draining: Cell::new(false),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            date: RefCell::new((u64::MAX, [0; 29])),
         })
     }
 
@@ -89,6 +111,7 @@ impl Worker {
                 for endpoint in self.endpoints.borrow().values() {
                     endpoint.close_idle(now);
                 }
+                self.close_idle_clients();
             }
         };
         tokio::join!(self.deadlines.run(&self.open_attempts), sweep);
@@ -97,11 +120,45 @@ impl Worker {
     /// Asks every connection to end after the request that it serves.
     pub fn drain(&self) {
         self.draining.set(true);
-        for (_, waker) in self.connections.borrow_mut().iter_mut() {
-            if let Some(waker) = waker.take() {
+        for (_, seat) in self.connections.borrow_mut().iter_mut() {
+            if let Some(waker) = seat.waker.take() {
                 waker.wake();
             }
         }
+    }
+
+    fn close_idle_clients(&self) {
+        for (_, seat) in self.connections.borrow_mut().iter_mut() {
+            if let Some(sweeps) = &mut seat.idle {
+                *sweeps += 1;
+                if *sweeps > CLIENT_IDLE_SWEEPS_MAX {
+                    seat.expire();
+                }
+            }
+        }
+    }
+
+    /// Makes room for a client: one that has been idle for longest goes. `false` when none
+    /// is idle.
+    fn close_idlest_client(&self) -> bool {
+        let mut seats = self.connections.borrow_mut();
+        let idle = seats.iter_mut().filter(|(_, seat)| !seat.expired);
+        let idlest = idle.filter(|(_, seat)| seat.idle.is_some()).max_by_key(|(_, seat)| seat.idle);
+        idlest.map(|(_, seat)| seat.expire()).is_some()
+    }
+
+    /// Calls `use_it` with the present date as HTTP writes it (RFC 9110, section 5.6.7).
+    pub fn with_date<T>(&self, use_it: impl FnOnce(&[u8]) -> T) -> T {
+        let mut date = self.date.borrow_mut();
+        let now = self.clock.wall();
+        if date.0 != now.as_secs() {
+            let text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + now);
+            // The format has one length.
+            if let Ok(text) = text.as_bytes().try_into() {
+                *date = (now.as_secs(), text);
+            }
+        }
+        use_it(&date.1)
     }
 
     /// Whether connections are to end.
@@ -111,12 +168,17 @@ impl Worker {
 
     /// Counts a client's connection until the answer is dropped.
     pub fn enter(self: &Rc<Self>) -> Visit {
-        Visit { key: self.connections.borrow_mut().insert(None), worker: Rc::clone(self) }
+        Visit {
+            key: self.connections.borrow_mut().insert(Seat::default()),
+            worker: Rc::clone(self),
+        }
     }
 
-    /// Waits until fewer than `count` clients are connected.
+    /// Waits until fewer than `count` clients are connected. Of those that are, one that
+    /// asks nothing has to go.
     pub async fn fewer_connections_than(&self, count: usize) {
         while self.connections.borrow().len() >= count {
+            self.close_idlest_client();
             self.connection_ended.notified().await;
         }
     }
@@ -137,10 +199,33 @@ impl Visit {
 
     /// Has the task of `cx` woken when the worker drains.
     pub fn wake_on_drain(&self, cx: &Context<'_>) {
-        let slot = &mut self.worker.connections.borrow_mut()[self.key];
-        match slot {
+        let seat = &mut self.worker.connections.borrow_mut()[self.key];
+        match &mut seat.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Nothing is asked of the connection: ready when it is not to be waited for any longer.
+    pub fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+        self.wake_on_drain(cx);
+        let seat = &mut self.worker.connections.borrow_mut()[self.key];
+        seat.idle.get_or_insert(0);
+        if seat.expired || self.worker.is_draining() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Something is asked of it.
+    pub fn busy(&self) {
+        let seat = &mut self.worker.connections.borrow_mut()[self.key];
+        (seat.idle, seat.expired) = (None, false);
+    }
+}
+
+impl Seat {
+    fn expire(&mut self) {
+        self.expired = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 }

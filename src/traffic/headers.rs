@@ -78,19 +78,16 @@ pub fn is_host(bytes: &[u8]) -> bool {
     let name_byte = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%')
     };
-    let (name, port) = match bytes.strip_prefix(b"[") {
-        Some(rest) => {
-            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
-            let address_byte = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
-            if end == 0 || !rest[..end].iter().all(address_byte) {
-                return false;
-            }
-            (&b""[..], &rest[end + 1..])
+    let (name, port) = if let Some(rest) = bytes.strip_prefix(b"[") {
+        let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+        let address_byte = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
+        if end == 0 || !rest[..end].iter().all(address_byte) {
+            return false;
         }
-        None => {
-            let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
-            bytes.split_at(end)
-        }
+        (&b""[..], &rest[end + 1..])
+    } else {
+        let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+        bytes.split_at(end)
     };
     let port_fits = match port.strip_prefix(b":") {
         // Of a name or of an address: `:80` alone is no host.

@@ -4,12 +4,11 @@
 //! is a fault of the endpoint, and its connection is not used again.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::TRANSFER_ENCODING;
+use http::header::{TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
@@ -17,8 +16,11 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::body::RequestBody;
+use crate::proxy::forward::Upgrade;
 use crate::proxy::http1::chunked::{Chunks, Piece};
-use crate::proxy::http1::fields::{HEAD_BYTES_MAX, content_length, encode_field};
+use crate::proxy::http1::fields::{HEAD_BYTES_MAX, content_length};
+use crate::proxy::http1::outgoing::Outgoing;
+use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::head::{self, decode_head, encode_head, response_framing};
 use crate::proxy::upstream::transport::Transport;
@@ -31,17 +33,13 @@ const INTERIM_MAX: u32 = 16;
 const READ_BYTES_MIN: usize = 8 << 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 
-/// Pieces of a body up to this size are copied behind what waits to be written, which
-/// saves a system call; larger ones are written from where they lie.
-const COPY_BYTES_MAX: usize = 16 << 10;
-
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub struct Connection {
     stream: Transport,
     input: BytesMut,
     read_bytes: usize,
-    output: BytesMut,
+    output: Outgoing,
     /// Has served a request before.
     reused: bool,
 }
@@ -94,8 +92,6 @@ impl From<head::Framing> for Framing {
 struct Upload {
     body: RequestBody,
     framing: UploadFraming,
-    /// Written after `output`, from where it lies.
-    large: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +99,10 @@ enum UploadFraming {
     Ended,
     Length(u64),
     Chunked,
+    /// Another protocol, until the client ends its side.
+    Tunnel,
+    /// The client has ended its side: the endpoint is told.
+    TunnelEnded,
 }
 
 impl Connection {
@@ -112,7 +112,7 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
-            output: BytesMut::new(),
+            output: Outgoing::default(),
             reused: false,
         }
     }
@@ -124,43 +124,46 @@ impl Connection {
     }
 
     /// Sends a request and waits for the response's head. `head` is in origin form, with
-    /// the fields that frame `body`.
-    pub async fn send(mut self, head: &Parts, body: RequestBody) -> Result<Response<Body>, Failed> {
+    /// the fields that frame `body`. Interim responses go to `interims`.
+    pub async fn send(
+        mut self,
+        head: &Parts,
+        body: RequestBody,
+        interims: Option<&Interims>,
+    ) -> Result<Response<Body>, Failed> {
         let reused = std::mem::replace(&mut self.reused, true);
         let failed = |fault, silent| Failed { fault, reused, silent };
-        self.output.clear();
-        encode_head(head, &mut self.output);
+        encode_head(head, self.output.buffer());
         let framing = upload_framing(&head.headers).map_err(|fault| failed(fault, true))?;
-        let mut upload = Some(Upload { body, framing, large: None });
+        let asked = head.extensions.get::<Upgrade>();
+        let mut upload = Upload { body, framing };
+        let mut uploading = true;
         let mut write_error = None;
         let mut interim = 0;
         let answered = poll_fn(|cx| {
             loop {
-                if let Some(sending) = &mut upload {
-                    match sending.poll(&mut self, cx) {
-                        Poll::Ready(Ok(())) => upload = None,
-                        Poll::Ready(Err(Fault::ClientGone)) => {
-                            return Poll::Ready(Err(Fault::ClientGone));
-                        }
+                if uploading && let Poll::Ready(sent) = upload.poll(&mut self, cx) {
+                    uploading = false;
+                    match sent {
+                        Err(Fault::ClientGone) => return Poll::Ready(Err(Fault::ClientGone)),
                         // The endpoint may have answered before it stopped reading.
-                        Poll::Ready(Err(fault)) => {
-                            upload = None;
-                            write_error = Some(fault);
-                        }
-                        Poll::Pending => {}
+                        sent => write_error = sent.err(),
                     }
                 }
                 let head = match ready!(self.poll_head(cx)) {
                     Ok(head) => head,
                     Err(fault) => return Poll::Ready(Err(write_error.take().unwrap_or(fault))),
                 };
-                if !head.status().is_informational() {
+                let switches = head.status() == StatusCode::SWITCHING_PROTOCOLS;
+                if !head.status().is_informational() || (switches && grants(&head, asked)) {
                     return Poll::Ready(Ok(head));
                 }
                 interim += 1;
-                // We never ask for another protocol here.
-                if head.status() == StatusCode::SWITCHING_PROTOCOLS || interim > INTERIM_MAX {
+                if switches || interim > INTERIM_MAX {
                     return Poll::Ready(Err(Fault::Malformed("an interim response too many")));
+                }
+                if let Some(interims) = interims {
+                    interims.push(head);
                 }
             }
         })
@@ -168,12 +171,33 @@ impl Connection {
         let silent = self.input.is_empty() && interim == 0;
         let response = answered.map_err(|fault| failed(fault, silent))?;
         let (mut parts, ()) = response.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(protocol) = parts.headers.get(UPGRADE).cloned() {
+                parts.extensions.insert(Upgrade(protocol));
+            }
+            return Ok(Response::from_parts(parts, self.into_tunnel(upload)));
+        }
         let (framing, keep_alive) =
             response_framing(&head.method, &mut parts).map_err(|fault| failed(fault, false))?;
         let keep_alive = keep_alive && write_error.is_none();
         let framing = Framing::from(framing);
+        let upload = uploading.then_some(upload);
         let body = Body { connection: self, framing, upload, keep_alive, client_gone: false };
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// From here on, what the client sends and what the endpoint sends passes as it is.
+    fn into_tunnel(self, mut upload: Upload) -> Body {
+        upload.framing = UploadFraming::Tunnel;
+        upload.body.open_tunnel();
+        let framing = Framing::UntilClose;
+        Body {
+            connection: self,
+            framing,
+            upload: Some(upload),
+            keep_alive: false,
+            client_gone: false,
+        }
     }
 
     /// The next head, when it is whole.
@@ -213,13 +237,16 @@ impl Upload {
     fn poll(&mut self, to: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
             // What is there of the body goes with the head, in one system call.
-            let more = if self.large.is_none() && to.output.len() < COPY_BYTES_MAX {
+            let more = if to.output.has_room() {
                 self.poll_body(&mut to.output, cx)?
             } else {
                 Poll::Ready(())
             };
-            while !to.output.is_empty() || self.large.is_some() {
-                ready!(self.poll_write(to, cx))?;
+            ready!(to.output.poll_write(&mut to.stream, cx)).map_err(Fault::Io)?;
+            ready!(Pin::new(&mut to.stream).poll_flush(cx)).map_err(Fault::Io)?;
+            if self.framing == UploadFraming::TunnelEnded {
+                ready!(Pin::new(&mut to.stream).poll_shutdown(cx)).map_err(Fault::Io)?;
+                self.framing = UploadFraming::Ended;
             }
             if self.framing == UploadFraming::Ended {
                 return Poll::Ready(Ok(()));
@@ -228,45 +255,13 @@ impl Upload {
         }
     }
 
-    fn poll_write(&mut self, to: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        let stream = Pin::new(&mut to.stream);
-        let large = self.large.as_deref().unwrap_or_default();
-        let wrote = if large.is_empty() {
-            stream.poll_write(cx, &to.output)
-        } else {
-            let slices = [io::IoSlice::new(&to.output), io::IoSlice::new(large)];
-            stream.poll_write_vectored(cx, &slices)
-        };
-        let wrote = ready!(wrote).map_err(Fault::Io)?;
-        if wrote == 0 {
-            return Poll::Ready(Err(Fault::Io(io::ErrorKind::WriteZero.into())));
-        }
-        let of_output = wrote.min(to.output.len());
-        if of_output == to.output.len() {
-            // Unlike `advance`, this keeps the room for the next head.
-            to.output.clear();
-        } else {
-            bytes::Buf::advance(&mut to.output, of_output);
-        }
-        if let Some(large) = &mut self.large {
-            bytes::Buf::advance(large, wrote - of_output);
-            if large.is_empty() {
-                self.large = None;
-                if self.framing == UploadFraming::Chunked {
-                    to.output.extend_from_slice(b"\r\n");
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Takes the next piece of the body, framed, behind `output`.
     fn poll_body(
         &mut self,
-        output: &mut BytesMut,
+        output: &mut Outgoing,
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, Fault> {
-        if self.framing == UploadFraming::Ended {
+        if matches!(self.framing, UploadFraming::Ended | UploadFraming::TunnelEnded) {
             return Ok(Poll::Ready(()));
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
@@ -282,27 +277,11 @@ impl Upload {
         Ok(Poll::Ready(()))
     }
 
-    fn take(&mut self, data: Bytes, output: &mut BytesMut) -> Result<(), Fault> {
-        if data.is_empty() {
-            return Ok(());
+    fn take(&mut self, data: Bytes, output: &mut Outgoing) -> Result<(), Fault> {
+        if let UploadFraming::Length(left) = &mut self.framing {
+            *left = left.checked_sub(data.len() as u64).ok_or(Fault::ClientGone)?;
         }
-        match &mut self.framing {
-            UploadFraming::Length(left) => {
-                *left = left.checked_sub(data.len() as u64).ok_or(Fault::ClientGone)?;
-            }
-            UploadFraming::Chunked => {
-                output.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-            }
-            UploadFraming::Ended => {}
-        }
-        if data.len() > COPY_BYTES_MAX {
-            self.large = Some(data);
-        } else {
-            output.extend_from_slice(&data);
-            if self.framing == UploadFraming::Chunked {
-                output.extend_from_slice(b"\r\n");
-            }
-        }
+        output.put(data, self.framing == UploadFraming::Chunked);
         if self.framing == UploadFraming::Length(0) {
             self.framing = UploadFraming::Ended;
             self.body.finish();
@@ -310,18 +289,16 @@ impl Upload {
         Ok(())
     }
 
-    fn end(&mut self, output: &mut BytesMut, trailers: Option<&HeaderMap>) -> Result<(), Fault> {
+    fn end(&mut self, output: &mut Outgoing, trailers: Option<&HeaderMap>) -> Result<(), Fault> {
         match self.framing {
-            UploadFraming::Ended => {}
             // Shorter than was said: what was sent is no message.
             UploadFraming::Length(_) => return Err(Fault::ClientGone),
-            UploadFraming::Chunked => {
-                output.extend_from_slice(b"0\r\n");
-                for (name, value) in trailers.into_iter().flatten() {
-                    encode_field(name, value, output);
-                }
-                output.extend_from_slice(b"\r\n");
+            UploadFraming::Chunked => output.put_last_chunk(trailers),
+            UploadFraming::Tunnel => {
+                self.framing = UploadFraming::TunnelEnded;
+                return Ok(());
             }
+            UploadFraming::Ended | UploadFraming::TunnelEnded => {}
         }
         self.framing = UploadFraming::Ended;
         Ok(())
@@ -421,6 +398,16 @@ impl Body {
             }
         }
     }
+}
+
+/// Whether a 101 grants what was `asked` for, and one of it (RFC 9110, section 7.8).
+fn grants(head: &Response<()>, asked: Option<&Upgrade>) -> bool {
+    let mut granted = head.headers().get_all(UPGRADE).iter();
+    let (Some(asked), Some(protocol), None) = (asked, granted.next(), granted.next()) else {
+        return false;
+    };
+    let mut protocols = asked.0.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    protocols.any(|one| one.eq_ignore_ascii_case(protocol.as_bytes()))
 }
 
 fn upload_framing(headers: &HeaderMap) -> Result<UploadFraming, Fault> {

@@ -29,7 +29,8 @@ fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
         let wait = Rc::new(deadlines.open(deadlines.now(), None));
         let body =
             RequestBody::new(Source::of_kept(Vec::new()), wait, Duration::MAX, Duration::MAX);
-        let response = connection.send(&head, body).await.map_err(|one| one.fault.to_string())?;
+        let response =
+            connection.send(&head, body, None).await.map_err(|one| one.fault.to_string())?;
         let (parts, mut body) = response.into_parts();
         let (mut data, mut trailers) = (Vec::new(), String::new());
         while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {

@@ -1,0 +1,31 @@
+//! Interim responses (1xx) on their way from an endpoint to the client.
+//!
+//! Never waits for the client: it gets them when its connection is written to next.
+
+use std::cell::RefCell;
+
+use http::Response;
+use http::response::Parts;
+
+use crate::traffic::headers::strip_hop_by_hop;
+
+/// Interim responses that wait for one client. Attempts bring a bounded number each.
+#[derive(Debug, Default)]
+pub struct Interims(RefCell<Vec<Parts>>);
+
+impl Interims {
+    /// `response` is to be passed on. A 100 is not: Serin says it itself (RFC 9110, section
+    /// 15.2.1).
+    pub fn push(&self, response: Response<()>) {
+        let (mut head, ()) = response.into_parts();
+        if head.status != http::StatusCode::CONTINUE {
+            strip_hop_by_hop(&mut head.headers);
+            self.0.borrow_mut().push(head);
+        }
+    }
+
+    /// Those that wait, the first first.
+    pub fn take(&self) -> Vec<Parts> {
+        self.0.take()
+    }
+}

@@ -1,0 +1,343 @@
+//! HTTP/1.1 with a client, spoken in the task of its connection.
+//!
+//! Never answers two requests at once, and never serves a request whose end could be seen
+//! elsewhere than where it is: such a connection is answered once and closed.
+
+mod answer;
+mod head;
+mod io;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+
+use crate::proxy::body::ResponseBody;
+use crate::proxy::deadline::Deadline;
+use crate::proxy::error::Error;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::forward::Upgrade;
+use crate::proxy::incoming::{Inbound, Incoming};
+use crate::proxy::interim::Interims;
+use crate::proxy::protocol::ClientStream;
+use crate::proxy::protocol::http1::answer::{Framing, Wants};
+use crate::proxy::protocol::http1::head::Head;
+use crate::proxy::protocol::http1::io::Io;
+use crate::proxy::worker::Visit;
+
+/// From the first byte of a head to its last.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A client that reads nothing of its answer for so long is cut.
+const WRITE_STALL_MAX: Duration = Duration::from_mins(1);
+
+/// What a client that is told to go may still send before it is cut, and for how long: its
+/// answer would be lost with a reset.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A client's connection.
+struct Connection<S> {
+    io: Rc<Io<S>>,
+    visit: Visit,
+    exchange: Exchange,
+    interims: Rc<Interims>,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Another request.
+    Request,
+    /// Nothing; the client has got all of its answer.
+    Close,
+    /// Nothing; the client must not take what it got for an answer.
+    Cut,
+}
+
+/// Why there is no request.
+enum NoRequest {
+    /// The client is gone, or is not waited for any longer.
+    Gone,
+    /// What came is none.
+    Refused(Error),
+}
+
+/// Serves a connection to its end; `input` was read already.
+pub async fn serve<S: ClientStream>(stream: S, input: BytesMut, visit: Visit, exchange: Exchange) {
+    let io = Rc::new(Io::new(Rc::clone(visit.worker()), stream, input));
+    let interims = Rc::<Interims>::default();
+    let exchange = exchange.with_interims(&interims);
+    let connection = Connection { io, visit, exchange, interims };
+    loop {
+        let next = match connection.next_head().await {
+            Ok(head) => connection.serve_one(head).await,
+            Err(NoRequest::Refused(error)) => connection.refuse(&error).await,
+            Err(NoRequest::Gone) => return,
+        };
+        match next {
+            Next::Request => {}
+            Next::Close => return connection.linger().await,
+            Next::Cut => return,
+        }
+    }
+}
+
+impl<S: ClientStream> Connection<S> {
+    /// Waits for a request's head.
+    async fn next_head(&self) -> Result<Head, NoRequest> {
+        let worker = self.visit.worker();
+        let mut limit: Option<Deadline> = None;
+        let mut looked_at = 0;
+        poll_fn(|cx| {
+            loop {
+                // A head that trickles in is looked at line by line, not byte by byte.
+                let mut input = self.io.input().borrow_mut();
+                if looked_at == 0 || memchr::memchr(b'\n', &input[looked_at..]).is_some() {
+                    match head::decode(&mut input) {
+                        Ok(Some(head)) => {
+                            self.visit.busy();
+                            return Poll::Ready(Ok(head));
+                        }
+                        Ok(None) => {}
+                        Err(error) => return Poll::Ready(Err(NoRequest::Refused(error))),
+                    }
+                }
+                looked_at = input.len();
+                drop(input);
+                match self.io.poll_read(cx) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoRequest::Gone)),
+                    Poll::Pending if looked_at == 0 => {
+                        self.io.shrink();
+                        let goes = self.visit.poll_idle(cx);
+                        return goes.map(|()| Err(NoRequest::Gone));
+                    }
+                    Poll::Pending => {
+                        let limit = limit.get_or_insert_with(|| {
+                            worker.deadlines.open(worker.clock.now(), Some(HEAD_TIME_MAX))
+                        });
+                        ready!(limit.poll(cx));
+                        let late = "the head did not come in time";
+                        let late = Error::Refused(StatusCode::REQUEST_TIMEOUT, late);
+                        return Poll::Ready(Err(NoRequest::Refused(late)));
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    async fn serve_one(&self, head: Head) -> Next {
+        let Head { parts, framing, keep_alive, expects_continue, takes_trailers } = head;
+        let wants = Wants::of(&parts.method, parts.version, keep_alive, takes_trailers);
+        let tunnel = parts.extensions.get::<Upgrade>().is_some();
+        self.io.begin_body(framing, tunnel, expects_continue);
+        let incoming = if framing == head::Framing::Ended && !tunnel {
+            Incoming::Empty
+        } else {
+            let inbound: Rc<dyn Inbound> = Rc::<Io<S>>::clone(&self.io);
+            Incoming::Http1(inbound)
+        };
+        match self.answer(Request::from_parts(parts, incoming), wants).await {
+            Some(response) => self.reply(response, wants).await,
+            None => Next::Cut,
+        }
+    }
+
+    /// Waits for the answer, passing on what comes before it; `None` when the client left or
+    /// is to be cut.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        wants: Wants,
+    ) -> Option<Response<ResponseBody>> {
+        let mut answer = pin!(self.exchange.clone().answer(request));
+        poll_fn(|cx| {
+            let answered = answer.as_mut().poll(cx);
+            for interim in self.interims.take() {
+                if wants.http11 {
+                    answer::encode_interim(&interim, self.io.output().borrow_mut().buffer());
+                }
+            }
+            if let Poll::Ready(answered) = answered {
+                return Poll::Ready(answered.ok());
+            }
+            if let Poll::Ready(Err(_)) = self.io.poll_write(cx) {
+                return Poll::Ready(None);
+            }
+            self.io.poll_gone(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Answers what is no request.
+    async fn refuse(&self, error: &Error) -> Next {
+        match self.exchange.refuse(error) {
+            Some(response) => match self.reply(response, Wants::NOTHING).await {
+                Next::Request | Next::Close => Next::Close,
+                Next::Cut => Next::Cut,
+            },
+            None => Next::Cut,
+        }
+    }
+
+    async fn reply(&self, response: Response<ResponseBody>, wants: Wants) -> Next {
+        let worker = self.visit.worker();
+        let (head, body) = response.into_parts();
+        let ended = body.is_end_stream();
+        let framing = answer::framing(&head, wants, ended);
+        let unread = matches!(body, ResponseBody::Own(_)) && !self.io.is_end_stream();
+        let lasting = !matches!(framing, Framing::UntilClose | Framing::Tunnel);
+        let keep_alive = wants.keep_alive && !worker.is_draining() && lasting && !unread;
+        worker.with_date(|date| {
+            let mut output = self.io.output().borrow_mut();
+            answer::encode(&head, framing, (wants, keep_alive), date, output.buffer());
+        });
+        let done = framing == Framing::Ended;
+        let mut reply = Reply { io: &self.io, body, framing, trailers: wants.trailers, done };
+        let mut stall: Option<Deadline> = None;
+        let whole = poll_fn(|cx| match reply.poll(cx) {
+            Poll::Ready(whole) => Poll::Ready(whole),
+            Poll::Pending if reply.is_blocked() => {
+                let limit = stall.get_or_insert_with(|| {
+                    worker.deadlines.open(worker.clock.now(), Some(WRITE_STALL_MAX))
+                });
+                limit.poll(cx).map(|_| false)
+            }
+            Poll::Pending => {
+                stall = None;
+                Poll::Pending
+            }
+        })
+        .await;
+        match (whole, framing) {
+            (true, _) if keep_alive => {
+                poll_fn(|cx| {
+                    Poll::Ready(if self.io.finish_body(cx) { Next::Request } else { Next::Close })
+                })
+                .await
+            }
+            (true, _) => Next::Close,
+            (false, Framing::UntilClose) => {
+                self.io.stream().borrow().make_abrupt();
+                Next::Cut
+            }
+            (false, _) => Next::Cut,
+        }
+    }
+
+    /// Closes our direction, and reads over what the client still sends.
+    async fn linger(&self) {
+        let worker = self.visit.worker();
+        let limit = worker.deadlines.open(worker.clock.now(), Some(LINGER_TIME_MAX));
+        let mut read = 0;
+        let mut shut = false;
+        poll_fn(|cx| {
+            if !shut {
+                shut = self.io.poll_shutdown(cx).is_ready();
+            }
+            while read < LINGER_BYTES_MAX {
+                self.io.input().borrow_mut().clear();
+                match self.io.poll_read(cx) {
+                    Poll::Ready(Ok(bytes @ 1..)) => read += bytes,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return limit.poll(cx).map(drop),
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+/// A response whose head waits to be written, and its body behind it.
+struct Reply<'c, S> {
+    io: &'c Io<S>,
+    body: ResponseBody,
+    framing: Framing,
+    trailers: bool,
+    /// The body has ended.
+    done: bool,
+}
+
+impl<S: ClientStream> Reply<'_, S> {
+    /// Writes until all is written; `false` when the client is gone, or must not believe
+    /// that it has got all.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut broken = false;
+        loop {
+            let mut waits = false;
+            while !self.done && !broken && !waits && self.io.output().borrow().has_room() {
+                match Pin::new(&mut self.body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => broken = !self.put(frame),
+                    Poll::Ready(Some(Err(_))) => broken = true,
+                    Poll::Ready(None) => broken = !self.end(None),
+                    Poll::Pending => waits = true,
+                }
+            }
+            match self.io.poll_write(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                Poll::Pending => {
+                    // A client may not read before it has sent all.
+                    self.body.poll_upload(cx);
+                    return Poll::Pending;
+                }
+            }
+            if broken {
+                return Poll::Ready(false);
+            }
+            if self.done {
+                return self.io.poll_flush(cx).map(|flushed| flushed.is_ok());
+            }
+            if waits {
+                if let Poll::Ready(Err(_)) = self.io.poll_flush(cx) {
+                    return Poll::Ready(false);
+                }
+                return self.io.poll_gone(cx).map(|()| false);
+            }
+        }
+    }
+
+    /// Whether it is the client that does not take more.
+    fn is_blocked(&self) -> bool {
+        !self.io.output().borrow().is_empty()
+    }
+
+    /// `false` for a body that is longer than its head says.
+    fn put(&mut self, frame: http_body::Frame<bytes::Bytes>) -> bool {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => return self.end(frame.trailers_ref()),
+        };
+        if let Framing::Length(left) = &mut self.framing {
+            let Some(rest) = left.checked_sub(data.len() as u64) else { return false };
+            *left = rest;
+        }
+        self.io.output().borrow_mut().put(data, self.framing == Framing::Chunked);
+        if self.framing == Framing::Length(0) {
+            self.done = true;
+        }
+        true
+    }
+
+    /// `false` for a body that is shorter than its head says.
+    fn end(&mut self, trailers: Option<&http::HeaderMap>) -> bool {
+        self.done = true;
+        match self.framing {
+            Framing::Chunked => {
+                let trailers = trailers.filter(|_| self.trailers);
+                self.io.output().borrow_mut().put_last_chunk(trailers);
+                true
+            }
+            Framing::Length(left) => left == 0,
+            Framing::Ended | Framing::UntilClose | Framing::Tunnel => true,
+        }
+    }
+}

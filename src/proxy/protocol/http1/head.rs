@@ -1,0 +1,364 @@
+//! Heads of requests in HTTP/1.1, read strictly (RFC 9112, sections 2 to 6).
+//!
+//! Never corrects what a client sent: where two readers could see two messages, or one
+//! could see another target, there is no request at all.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
+
+use crate::proxy::error::Error;
+use crate::proxy::forward::Upgrade;
+use crate::proxy::http1::fields::{
+    FIELDS_MAX, HEAD_BYTES_MAX, Place, content_length, has_bare_line_feed, is_chunked, places,
+    read_into,
+};
+use crate::traffic::headers::is_host;
+
+/// Bytes of a request's target.
+pub const TARGET_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes of a method: the longest registered one has 17.
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Empty lines that are read over before a request: some clients send one too many after
+/// a body (RFC 9112, section 2.2).
+const EMPTY_LINES_MAX: usize = 4;
+
+/// A request's head, and what it says of its message and its connection.
+#[derive(Debug)]
+pub struct Head {
+    /// Its target in origin, absolute or asterisk form, as it came.
+    pub parts: Parts,
+    /// How its body ends.
+    pub framing: Framing,
+    /// The client lets the connection be used again.
+    pub keep_alive: bool,
+    /// The client waits for a word before it sends its body.
+    pub expects_continue: bool,
+    /// The client reads trailers.
+    pub takes_trailers: bool,
+}
+
+/// How the end of a request's body is told (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    Ended,
+    /// So many bytes, at least one.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// What of a head was parsed.
+struct Parsed {
+    bytes: usize,
+    method: Method,
+    target: (usize, usize),
+    version: Version,
+    fields: Vec<Place>,
+}
+
+/// One head from the front of `input`; `None` when it is not whole yet.
+pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
+    skip_empty_lines(input)?;
+    let Some(Parsed { bytes, method, target, version, fields }) = parse(input)? else {
+        return check_size(input).map(|()| None);
+    };
+    check_size(&input[..bytes])?;
+    let head = input.split_to(bytes).freeze();
+    if has_bare_line_feed(&head) {
+        return Err(Error::BadRequest("a line of the head ends without CR"));
+    }
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.version = version;
+    read_into(&mut parts.headers, &head, &fields)
+        .map_err(|_| Error::BadRequest("a field is not well-formed"))?;
+    check_host(&parts.headers, version)?;
+    let (path, authority) = read_target(head.slice(target.0..target.1), &method)?;
+    if let Some(authority) = authority {
+        // It outranks the field (RFC 9112, section 3.2.2).
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Error::BadRequest("the host is not a field value"))?;
+        parts.headers.insert(HOST, host);
+    }
+    parts.uri = Uri::from(path);
+    parts.method = method;
+    let framing = read_framing(&mut parts.headers, version)?;
+    let keep_alive = keeps_alive(&parts.headers, version);
+    let expects_continue = expects_continue(&parts.headers, version, framing)?;
+    let takes_trailers = version == Version::HTTP_11 && takes_trailers(&parts.headers);
+    if let Some(upgrade) = wants_upgrade(&parts.headers, version, framing) {
+        parts.extensions.insert(upgrade);
+    }
+    Ok(Some(Head { parts, framing, keep_alive, expects_continue, takes_trailers }))
+}
+
+fn skip_empty_lines(input: &mut BytesMut) -> Result<(), Error> {
+    for _ in 0..EMPTY_LINES_MAX {
+        if !input.starts_with(b"\r\n") {
+            return Ok(());
+        }
+        input.advance(2);
+    }
+    if input.starts_with(b"\r") {
+        return Err(Error::BadRequest("there are only empty lines"));
+    }
+    Ok(())
+}
+
+/// Whether a head, or as much of it as is there, is within the limits.
+fn check_size(head: &[u8]) -> Result<(), Error> {
+    // As much as the request line may have, with a method and a version.
+    const LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + METHOD_BYTES_MAX + 16;
+    let line = memchr::memchr(b'\n', &head[..head.len().min(LINE_BYTES_MAX)]);
+    if line.is_none() && head.len() >= LINE_BYTES_MAX {
+        return Err(Error::Refused(StatusCode::URI_TOO_LONG, "the target is too long"));
+    }
+    if head.len() >= HEAD_BYTES_MAX {
+        return Err(too_large());
+    }
+    Ok(())
+}
+
+const fn too_large() -> Error {
+    Error::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large")
+}
+
+fn parse(input: &mut BytesMut) -> Result<Option<Parsed>, Error> {
+    match try_parse(input) {
+        // A later version of HTTP/1 is read as the latest that is known (RFC 9110, section
+        // 2.5).
+        Err(httparse::Error::Version) if name_known_version(input) => try_parse(input),
+        parsed => parsed,
+    }
+    .map_err(|error| match error {
+        httparse::Error::TooManyHeaders => too_large(),
+        httparse::Error::HeaderName => Error::BadRequest("a field name is not well-formed"),
+        httparse::Error::HeaderValue => Error::BadRequest("a field value is not well-formed"),
+        httparse::Error::NewLine => Error::BadRequest("a line does not end as it should"),
+        httparse::Error::Status | httparse::Error::Token => {
+            Error::BadRequest("the request line is not well-formed")
+        }
+        httparse::Error::Version => Error::BadRequest("the version is not HTTP/1.0 or HTTP/1.1"),
+    })
+    .and_then(|parsed| match parsed {
+        Some(parsed) if parsed.method.as_str().len() > METHOD_BYTES_MAX => {
+            Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "there is no such method"))
+        }
+        parsed => Ok(parsed),
+    })
+}
+
+fn try_parse(input: &[u8]) -> Result<Option<Parsed>, httparse::Error> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let httparse::Status::Complete(bytes) =
+        config.parse_request_with_uninit_headers(&mut parsed, input, &mut fields)?
+    else {
+        return Ok(None);
+    };
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    let path = parsed.path.unwrap_or_default();
+    let start = path.as_ptr() as usize - input.as_ptr() as usize;
+    Ok(Some(Parsed {
+        bytes,
+        method: Method::from_bytes(method).map_err(|_| httparse::Error::Token)?,
+        target: (start, start + path.len()),
+        version: if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
+        fields: places(input, parsed.headers),
+    }))
+}
+
+/// Writes the latest known version over `HTTP/1.2` to `HTTP/1.9`; whether there was one.
+fn name_known_version(input: &mut [u8]) -> bool {
+    let end = memchr::memchr(b'\r', input).unwrap_or(input.len());
+    match input[..end].last_chunk::<9>() {
+        Some([b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9']) => {
+            input[end - 1] = b'1';
+            true
+        }
+        _ => false,
+    }
+}
+
+/// One host; none or an empty one where HTTP/1.0 has none (RFC 9112, section 3.2).
+fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Error> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
+        (None, _) if version >= Version::HTTP_11 => {
+            Err(Error::BadRequest("the request names no host"))
+        }
+        (Some(host), None) if !is_host(host.as_bytes()) => {
+            Err(Error::BadRequest("the host is not well-formed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The target as a path or `*`, and the host if the target names one, in one of the forms
+/// that its method allows (RFC 9112, section 3.2).
+fn read_target(target: Bytes, method: &Method) -> Result<(PathAndQuery, Option<Authority>), Error> {
+    const MALFORMED: Error = Error::BadRequest("the target is not well-formed");
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(Error::Refused(StatusCode::URI_TOO_LONG, "the target is too long"));
+    }
+    if *method == Method::CONNECT {
+        return Err(Error::Connect);
+    }
+    // A fragment is no part of a target, and what is not ASCII has to be encoded.
+    if target.iter().any(|byte| !(0x21..=0x7e).contains(byte) || *byte == b'#') {
+        return Err(MALFORMED);
+    }
+    if target.starts_with(b"/") {
+        let path = PathAndQuery::from_maybe_shared(target).map_err(|_| MALFORMED)?;
+        return Ok((path, None));
+    }
+    let asterisk = PathAndQuery::from_static("*");
+    if *target == *b"*" {
+        return match *method {
+            Method::OPTIONS => Ok((asterisk, None)),
+            _ => Err(Error::BadRequest("only OPTIONS has the target `*`")),
+        };
+    }
+    let behind_scheme = memchr::memmem::find(&target, b"://").map_or(0, |at| at + 3);
+    let bare = memchr::memchr2(b'/', b'?', &target[behind_scheme..]).is_none();
+    let uri = Uri::from_maybe_shared(target).map_err(|_| MALFORMED)?;
+    let known = uri.scheme().is_some_and(|s| *s == Scheme::HTTP || *s == Scheme::HTTPS);
+    let parts = uri.into_parts();
+    match parts.authority {
+        Some(authority) if known && is_host(authority.as_str().as_bytes()) => {
+            let slash = PathAndQuery::from_static("/");
+            let path = parts.path_and_query.unwrap_or(slash);
+            // The server as a whole is asked (RFC 9112, section 3.2.4).
+            let path = if bare && *method == Method::OPTIONS { asterisk } else { path };
+            Ok((path, Some(authority)))
+        }
+        _ => Err(Error::BadRequest("the target is neither a path nor a URL of HTTP")),
+    }
+}
+
+/// How the body is framed; makes the fields say it in one way.
+fn read_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing, Error> {
+    check_names(headers)?;
+    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
+    let length = content_length(headers).map_err(|malformed| Error::BadRequest(malformed.0))?;
+    if lengths > 1 {
+        return Err(Error::BadRequest("the length is told twice"));
+    }
+    match (is_chunked(headers), length) {
+        (None, None) => Ok(Framing::Ended),
+        (None, Some(length)) => {
+            // `007` goes on as `7`.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            Ok(if length == 0 { Framing::Ended } else { Framing::Length(length) })
+        }
+        (Some(_), Some(_)) => Err(Error::BadRequest("both a length and a transfer coding")),
+        (Some(_), None) if version < Version::HTTP_11 => {
+            Err(Error::BadRequest("HTTP/1.0 has no transfer coding"))
+        }
+        (Some(true), None) => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            Ok(Framing::Chunked)
+        }
+        (Some(false), None) => Err(unknown_coding(headers)),
+    }
+}
+
+/// 501 for a coding that ends in `chunked`, as another server may know it; 400 where the
+/// end of the body cannot be told (RFC 9112, sections 6.1 and 6.3).
+fn unknown_coding(headers: &HeaderMap) -> Error {
+    const KNOWN: [&str; 5] = ["gzip", "x-gzip", "deflate", "compress", "x-compress"];
+    let known = |coding: &str| KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let text = codings.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut list = text.split(',').map(|coding| coding.trim_matches([' ', '\t'])).rev();
+    let chunked_last = list.next().is_some_and(|last| last.eq_ignore_ascii_case("chunked"));
+    if codings.next().is_none() && chunked_last && list.all(known) {
+        return Error::Refused(
+            StatusCode::NOT_IMPLEMENTED,
+            "no transfer coding but `chunked` is known here",
+        );
+    }
+    Error::BadRequest("the transfer coding is not `chunked` alone")
+}
+
+/// A name that an endpoint behind CGI or WSGI takes for a field that frames or addresses
+/// the message is not passed on.
+fn check_names(headers: &HeaderMap) -> Result<(), Error> {
+    const TAKEN: [&str; 2] = ["content_length", "transfer_encoding"];
+    let mut names = headers.keys().map(HeaderName::as_str);
+    let mixed = |name: &str| name.contains('_') && TAKEN.contains(&name.replace('-', "_").as_str());
+    if names.any(mixed) {
+        return Err(Error::BadRequest("a field is named almost like one that frames the body"));
+    }
+    Ok(())
+}
+
+/// The comma-separated words of the field `name`.
+fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(name).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+}
+
+fn keeps_alive(headers: &HeaderMap, version: Version) -> bool {
+    let says = |word: &[u8]| words(headers, CONNECTION).any(|one| one.eq_ignore_ascii_case(word));
+    if version == Version::HTTP_11 {
+        !says(b"close")
+    } else {
+        says(b"keep-alive") && !says(b"close")
+    }
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    words(headers, http::header::TE).any(|word| word.eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Whether to say 100 (RFC 9110, section 10.1.1).
+fn expects_continue(
+    headers: &HeaderMap,
+    version: Version,
+    framing: Framing,
+) -> Result<bool, Error> {
+    let Some(expect) = headers.get(EXPECT) else { return Ok(false) };
+    if version < Version::HTTP_11 {
+        return Ok(false);
+    }
+    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return Err(Error::Refused(
+            StatusCode::EXPECTATION_FAILED,
+            "nothing but `100-continue` can be expected here",
+        ));
+    }
+    Ok(framing != Framing::Ended)
+}
+
+/// The protocols that a request asks for instead of HTTP. HTTP/2 is none of them: behind it,
+/// requests would pass that nobody looked at. Nor is anything asked for with a body, which
+/// would leave open where the other protocol begins.
+fn wants_upgrade(headers: &HeaderMap, version: Version, framing: Framing) -> Option<Upgrade> {
+    let mut values = headers.get_all(UPGRADE).iter();
+    let upgrade = values.next()?;
+    let single = values.next().is_none();
+    let nominated = words(headers, CONNECTION).any(|one| one.eq_ignore_ascii_case(b"upgrade"));
+    let http = words(headers, UPGRADE).any(|protocol| {
+        let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+        name.is_empty()
+            || name.eq_ignore_ascii_case(b"h2c")
+            || name.eq_ignore_ascii_case(b"http")
+            || name.eq_ignore_ascii_case(b"tls")
+            || name.eq_ignore_ascii_case(b"h2")
+    });
+    let asked = version == Version::HTTP_11 && single && nominated && !http;
+    (asked && framing == Framing::Ended).then(|| Upgrade(upgrade.clone()))
+}
+
+#[cfg(test)]
+mod tests;
