@@ -34,6 +34,11 @@ impl Call {
         all
     }
 
+    /// What comes behind the head, whatever it is: `count` bytes, or fewer at its end.
+    pub async fn raw(&mut self, count: usize) -> Vec<u8> {
+        within("bytes behind the head", self.wire.raw(count)).await
+    }
+
     /// Sends `bytes` as they are.
     pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.wire.send(bytes).await.expect("the proxy listens");

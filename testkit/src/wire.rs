@@ -173,6 +173,12 @@ impl Wire {
         }
     }
 
+    /// The next `count` bytes, or fewer at the end of the connection.
+    pub async fn raw(&mut self, count: usize) -> Vec<u8> {
+        while self.came.len() < count && self.more().await {}
+        self.came.drain(..count.min(self.came.len())).collect()
+    }
+
     /// Waits for the end of the connection, and returns what came until then.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}

@@ -6,6 +6,7 @@
 mod command_line;
 mod failover;
 mod failures;
+mod hostile_http1;
 mod mirrors;
 mod reload;
 mod request_path;
@@ -14,3 +15,4 @@ mod routing;
 mod split;
 mod steps;
 mod strange_endpoints;
+mod upgrades;

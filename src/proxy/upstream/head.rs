@@ -54,7 +54,9 @@ pub fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> 
     if length > HEAD_BYTES_MAX {
         return Err(Fault::Malformed("a head that is too large"));
     }
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    // Statuses have five classes (RFC 9110, section 15).
+    let status = parsed.code.filter(|code| *code < 600);
+    let status = status.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Fault::Malformed("a status that is none"))?;
     let version = match parsed.version {
         Some(1) => Version::HTTP_11,
