@@ -5,7 +5,9 @@
 
 pub mod balance;
 pub mod draw;
+pub mod ejection;
 pub mod headers;
+pub mod health;
 pub mod matching;
 pub mod mirror;
 pub mod outcome;
