@@ -119,11 +119,11 @@ impl App {
 
         let registry = Arc::new(Registry::new(workers));
         let hash = loaded.hash.clone();
-        let controller =
+        let mut controller =
             Controller::new(clock, path.to_owned(), loaded, Arc::clone(&registry), ledger);
-        let stop = Stop::default();
-        let workers = listener::start(sockets, workers, clock, || controller.reader(), &stop)
-            .map_err(StartError::Thread)?;
+        let (known, all_known) = std::sync::mpsc::sync_channel(1);
+        controller.tell_when_known(known);
+        let readers: Vec<_> = (0..workers).map(|_| controller.reader()).collect();
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
         let readiness = Arc::new(Readiness::default());
         let quit = CancellationToken::new();
@@ -147,6 +147,15 @@ impl App {
             stop: control_stop.clone(),
         };
         let control = control.start().map_err(StartError::Thread)?;
+        if let Some(patience) = patience_of(&config) {
+            // What comes meanwhile waits in the kernel's queues. Who does not answer is unwell.
+            let _ = all_known.recv_timeout(patience);
+        }
+        let stop = Stop::default();
+        let workers = listener::start(sockets, readers, clock, &stop).map_err(|error| {
+            control_stop.cancel();
+            StartError::Thread(error)
+        })?;
         readiness.set_listening();
         Ok(Self {
             listeners,
@@ -247,6 +256,20 @@ impl Control {
         }
     }
 }
+
+/// How long the start waits for endpoints to be asked for the first time: a request that came
+/// before would be refused for want of an endpoint. `None` where nobody is asked.
+fn patience_of(config: &Config) -> Option<Duration> {
+    let checks = config.backends.iter().filter_map(|backend| backend.health.as_ref());
+    let longest = checks.map(|check| check.timeout).max()?;
+    Some((longest + PATIENCE_MORE).min(PATIENCE_MAX))
+}
+
+/// For the control thread to take the answers in.
+const PATIENCE_MORE: Duration = Duration::from_millis(250);
+
+/// The start never waits for longer.
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
 
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)

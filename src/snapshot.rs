@@ -6,11 +6,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
 use crate::names::{BackendName, RolloutName, RuleId};
 use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
+use crate::telemetry::signs::Signs;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::mirror::Mirror;
@@ -18,6 +20,7 @@ use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::route::Table;
 use crate::traffic::split::Split;
 use crate::traffic::warm_up::WarmUp;
+use crate::units::Tick;
 
 /// Everything one request needs, of one age.
 #[derive(Debug)]
@@ -110,10 +113,23 @@ pub struct Rollout {
 pub struct Backend {
     /// Its name.
     pub name: BackendName,
-    /// Its addresses; may be empty.
-    pub endpoints: Vec<SocketAddr>,
+    /// Those that may get requests; may be empty.
+    pub endpoints: Vec<Endpoint>,
     /// How they share requests.
     pub balance: Balance,
+    /// How long one that is new or came back gets less than its share.
+    pub slow_start: Option<Duration>,
+}
+
+/// One address of a backend.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// When it appeared or came back; `None` has been there since Serin's start.
+    pub since: Option<Tick>,
+    /// What workers see of it.
+    pub signs: Arc<Signs>,
 }
 
 /// Publishes snapshots. Not `Clone`: there is one writer, and the type says so.

@@ -27,6 +27,8 @@ use crate::names::{BackendName, ListenerName, RolloutName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::StickyKey;
+use crate::traffic::ejection::Ejection;
+use crate::traffic::health::HealthCheck;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Retry, Timeouts};
@@ -102,7 +104,7 @@ impl Admin {
 }
 
 /// One model version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     /// Unique.
     pub name: BackendName,
@@ -110,6 +112,12 @@ pub struct Backend {
     pub endpoints: Vec<SocketAddr>,
     /// How they share requests.
     pub balance: Balance,
+    /// How long one that is new or came back gets less than its share.
+    pub slow_start: Option<Duration>,
+    /// How they are asked whether they are well; `None` is not at all.
+    pub health: Option<HealthCheck>,
+    /// When one that fails gets no requests for a while; `None` is never.
+    pub ejection: Option<Ejection>,
 }
 
 /// Hostnames and the rules for them.

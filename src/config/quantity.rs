@@ -11,13 +11,13 @@ use schemars::Schema;
 
 pub(super) use self::http::{
     CookieName, FieldName, FieldValue, Hostname, MethodName, Parameter, PathExact, PathPrefix,
-    Pattern,
+    Pattern, Target,
 };
 pub(super) use self::net::{Endpoint, FilePath, ListenAddress, WebhookUrl};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::word::{
-    BalanceWord, ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, Protocol,
-    QuantileKey, RetryWord, RolloutBreach, RuleRef, Text, UntilWord, VersionText,
+    BalanceWord, ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, OffWord,
+    Protocol, QuantileKey, RetryWord, RolloutBreach, RuleRef, Text, UntilWord, VersionText,
 };
 
 use crate::config::defect::Code;

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::config::quantity::{
     BalanceWord, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag,
-    HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, Parameter,
-    PathExact, PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber, RetryWord,
-    RolloutBreach, RuleRef, Size, Span, SpanOrZero, Text, UntilWord, VersionText, WebhookUrl,
+    HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, OffWord,
+    Parameter, PathExact, PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber,
+    RetryWord, RolloutBreach, RuleRef, Size, Span, SpanOrZero, Target, Text, UntilWord,
+    VersionText, WebhookUrl,
 };
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -22,6 +23,8 @@ pub type PathForm = Form<As<PathPrefix>, Path>;
 pub type LatencyForm = Form<As<LatencyWord>, Pairs<QuantileKey, As<Span>>>;
 /// `hold`, or a map that says after how long.
 pub type DeadlineForm = Form<As<HoldWord>, Deadline>;
+/// `off`, or a map with what differs.
+pub type EjectionForm = Form<As<OffWord>, Ejection>;
 /// A time, or a map with bounds.
 pub type ForForm = Form<As<Span>, Bounds>;
 
@@ -80,16 +83,58 @@ maps! {
     }
 
     /// One model version.
-    Backend later ["service" "dns" "health" "slow_start" "limits" "warm_up" "ejection" "probe"
-                   "tls"] {
+    Backend later ["service" "dns" "limits" "warm_up" "probe" "tls"] {
         /// Unique among backends.
         must name: As<Name>,
         /// IP addresses with ports, at most 1024. An empty list answers 503.
         may endpoints: Vec<At<As<Endpoint>>>,
         /// How Serin speaks to the endpoints; both words mean HTTP/1.1 for now.
         may protocol: As<Protocol> = "http1",
-        /// How the endpoints share requests: `least_request`, `peak_ewma` or `round_robin`.
-        may balance: As<BalanceWord> = "least_request",
+        /// How the endpoints share requests: `peak_ewma`, `least_request`, `round_robin` or `hash`.
+        may balance: As<BalanceWord> = "peak_ewma",
+        /// How long an endpoint that is new or came back gets less than its share. Default: it
+        /// gets its share at once.
+        may slow_start: As<Span>,
+        /// How endpoints are asked whether they are well. Default: they are not asked.
+        may health: Health,
+        /// When an endpoint that fails gets no requests for a while; `off` is never.
+        may ejection: EjectionForm,
+    }
+
+    /// How endpoints are asked whether they are well: exactly one of `path`, `grpc` and `tcp`.
+    Health later ["port" "host"] {
+        /// A GET of this path; 200 to 399 is well.
+        may path: As<Target>,
+        /// The gRPC health protocol, for this service; `""` is the server as a whole.
+        may grpc: As<Text>,
+        /// `true`: whether a connection stands.
+        may tcp: As<Flag>,
+        /// From one question to the next, a tenth more or less; 100ms at least.
+        may interval: As<Span> = "5s",
+        /// How long an answer may take. Default: 1s, or the interval if that is shorter.
+        may timeout: As<Span>,
+        /// Good answers in a row that make an unwell endpoint well; 1 to 100.
+        may healthy_threshold: As<Count<1, 100>> = 1,
+        /// Bad answers in a row that make a well endpoint unwell; 1 to 100.
+        may unhealthy_threshold: As<Count<1, 100>> = 3,
+    }
+
+    /// When an endpoint that fails gets no requests for a while.
+    Ejection later [] {
+        /// Failures in a row; 1 to 1000.
+        may consecutive_failures: As<Count<1, 1000>> = 5,
+        /// How far its share of successes is below that of the others.
+        may success_rate_gap: As<Percent> = "20%",
+        /// Fewer attempts in an interval, its own or the others', are not compared; 1 to 1000000.
+        may min_requests: As<Count<1, 1_000_000>> = 50,
+        /// Over which successes are compared.
+        may interval: As<Span> = "10s",
+        /// How long it is out for the first time; each time after twice as long.
+        may time: As<Span> = "10s",
+        /// It is never out for longer.
+        may max_time: As<Span> = "5m",
+        /// The share of a backend's endpoints that may be out at once; never the last one.
+        may max_share: As<Percent> = "50%",
     }
 
     /// Hostnames and the rules for them.

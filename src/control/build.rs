@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::{self, Config};
+use crate::control::roster::Roster;
+use crate::control::running::Counting;
 use crate::names::{BackendName, RuleId};
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Copies;
@@ -87,24 +89,19 @@ pub fn is_dealt_by_chance(config: &Config, plan: &Plan) -> bool {
     find_rule(config, &plan.rule).is_some_and(|rule| rule.sticky.is_none())
 }
 
-/// Whether the backend `name` has an endpoint.
-pub fn has_endpoint(config: &Config, name: &BackendName) -> bool {
-    config.backends.iter().any(|backend| backend.name == *name && !backend.endpoints.is_empty())
-}
-
 fn find_rule<'c>(config: &'c Config, id: &RuleId) -> Option<&'c config::Rule> {
     let route = config.routes.iter().find(|route| route.name == id.route)?;
     route.rules.iter().find(|rule| rule.name == id.rule)
 }
 
-/// The snapshot of `config`, with `rollouts` as they stand.
+/// The snapshot of `config`, with `rollouts` as they stand and the endpoints that serve.
 pub fn snapshot(
     config: &Config,
     generation: u64,
-    registry: &Registry,
+    Counting { registry, roster, .. }: Counting<'_>,
     rollouts: &[Standing<'_>],
 ) -> Snapshot {
-    let mut builder = Builder { config, registry, used: BTreeSet::new() };
+    let mut builder = Builder { config, registry, roster, used: BTreeSet::new() };
     let mut rules = Vec::new();
     for route in &config.routes {
         for rule in &route.rules {
@@ -133,8 +130,9 @@ pub fn snapshot(
             .iter()
             .map(|b| Backend {
                 name: b.name.clone(),
-                endpoints: b.endpoints.clone(),
+                endpoints: roster.serving(&b.name),
                 balance: b.balance,
+                slow_start: b.slow_start,
             })
             .collect(),
         unrouted,
@@ -145,6 +143,7 @@ pub fn snapshot(
 struct Builder<'a> {
     config: &'a Config,
     registry: &'a Registry,
+    roster: &'a Roster,
     used: BTreeSet<LegKey>,
 }
 
@@ -163,8 +162,8 @@ impl Builder<'_> {
         // Evidence is only what both versions could have got.
         let comparable = plan.is_some_and(|plan| {
             // With all the traffic on the canary there is nothing to compare, only limits.
-            has_endpoint(self.config, &plan.canary)
-                && (share == Some(Ratio::ONE) || has_endpoint(self.config, &plan.stable))
+            self.roster.is_ready(&plan.canary)
+                && (share == Some(Ratio::ONE) || self.roster.is_ready(&plan.stable))
         });
         let targets = weights.iter().map(|(name, _)| Target {
             backend: self.backend(name),

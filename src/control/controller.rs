@@ -3,6 +3,9 @@
 //! Never does two things at once: a reload and a rollback are both events of this loop,
 //! and a reload applies every rollout's state before it publishes.
 
+mod rotation;
+mod saving;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +19,11 @@ use crate::config::Config;
 use crate::config::defect::{Code, Defect, Defects, Place};
 use crate::config::load::{Loaded, Options, Source};
 use crate::control::api::RolloutView;
+use crate::control::controller::rotation::Reports;
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
 use crate::control::notify::Notifier;
+use crate::control::roster::Roster;
 use crate::control::running::{Counting, Reconfigured, Running};
 use crate::control::{Command, NotDone, ReloadResult, Status, build, report};
 use crate::names::RolloutName;
@@ -58,6 +63,8 @@ pub struct Controller {
     unsaved: bool,
     alarm: Arc<Alarm>,
     rollouts: Vec<Running>,
+    roster: Roster,
+    reports: Reports,
 }
 
 impl Controller {
@@ -72,14 +79,15 @@ impl Controller {
         let alarm = Arc::new(Alarm::default());
         let config = Arc::new(loaded.config);
         let now = (clock.now(), rfc3339(clock));
-        let counting = Counting { alarm: &alarm, registry: &registry };
+        let (roster, reported) = Roster::new(&config, registry.workers(), &alarm, clock);
+        let counting = Counting { alarm: &alarm, registry: &registry, roster: &roster };
         let rollouts = config.rollouts.iter().map(|plan| {
             let remembered = ledger.find(&plan.name, &plan.version);
             Running::new(plan, &config, remembered, (now.0, &now.1), counting)
         });
         let rollouts: Vec<_> = rollouts.collect();
         let standing: Vec<_> = rollouts.iter().filter_map(Running::standing).collect();
-        let publisher = Publisher::new(build::snapshot(&config, 1, &registry, &standing));
+        let publisher = Publisher::new(build::snapshot(&config, 1, counting, &standing));
         drop(standing);
         let status = Status {
             config: Arc::clone(&config),
@@ -110,6 +118,8 @@ impl Controller {
             unsaved: false,
             alarm,
             rollouts,
+            roster,
+            reports: Reports::new(reported),
         };
         for rollout in controller.rollouts.iter().filter(|one| one.state().has_ended()) {
             tracing::warn!(
@@ -141,6 +151,7 @@ impl Controller {
         let mut saves = tokio::time::interval(SAVE_EVERY);
         saves.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let alarm = Arc::clone(&self.alarm);
+        self.roster.ask();
         loop {
             tokio::select! {
                 _ = slots.tick() => self.close_slot(),
@@ -148,6 +159,7 @@ impl Controller {
                     self.look();
                     tokio::time::sleep(LOOK_PAUSE).await;
                 }
+                Some(report) = self.reports.next() => self.hear(report),
                 _ = saves.tick() => self.save_all(),
                 Some(command) = commands.recv() => self.obey(command),
                 () = stop.cancelled() => break,
@@ -207,15 +219,19 @@ impl Controller {
             }
             self.act(index, now, effect);
         }
+        self.roster.look(now);
+        self.rotate(now);
         if self.unsaved {
             self.save();
         }
         self.tell();
     }
 
-    /// Between slots, only a rollback matters.
+    /// Between slots, only a rollback matters, and an endpoint that fails all the time.
     fn look(&mut self) {
         let now = self.now();
+        self.roster.look(now);
+        self.rotate(now);
         for index in 0..self.rollouts.len() {
             if let Some((counts, effect)) = self.rollouts[index].look(now) {
                 self.write(index, now, What::Looked { slot: Packed::new(now, &counts) });
@@ -268,7 +284,8 @@ impl Controller {
     /// Weights first, then the ledger, then words.
     fn act(&mut self, index: usize, now: Tick, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
-        let counting = Counting { alarm: &self.alarm, registry: &self.registry };
+        let counting =
+            Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
         let rollout = &mut self.rollouts[index];
         rollout.since = rfc3339(self.clock);
         match effect {
@@ -309,7 +326,9 @@ impl Controller {
 
     fn publish(&mut self) {
         let standing: Vec<_> = self.rollouts.iter().filter_map(Running::standing).collect();
-        let next = build::snapshot(&self.config, self.generation, &self.registry, &standing);
+        let counting =
+            Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
+        let next = build::snapshot(&self.config, self.generation, counting, &standing);
         drop(standing);
         self.publisher.publish(next);
     }
@@ -375,7 +394,11 @@ impl Controller {
         let now = (self.now(), rfc3339(self.clock));
         let now = (now.0, now.1.as_str());
         let config = Arc::new(loaded.config);
-        let counting = Counting { alarm: &self.alarm, registry: &self.registry };
+        self.roster.take_over(&config, now.0);
+        self.roster.settle(now.0);
+        self.roster.ask();
+        let counting =
+            Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
         let mut before = std::mem::take(&mut self.rollouts);
         let mut changes = Vec::new();
         for plan in &config.rollouts {
@@ -434,28 +457,6 @@ impl Controller {
         self.write(index, now, what);
     }
 
-    fn save_all(&mut self) {
-        self.journal.flush();
-        if self.journal.rotate() {
-            self.begin_all();
-        }
-        if self.rollouts.is_empty() {
-            return;
-        }
-        for rollout in &self.rollouts {
-            self.ledger.remember(rollout.entry());
-        }
-        self.save();
-    }
-
-    fn save(&mut self) {
-        match self.ledger.save() {
-            Ok(()) => self.unsaved = false,
-            // Tried again at the next slot's end.
-            Err(error) => tracing::error!(%error, "the ledger is not on disk"),
-        }
-    }
-
     /// Shows how things stand.
     fn tell(&mut self) {
         let config = &self.config;
@@ -475,6 +476,7 @@ impl Controller {
                 reload_successful: self.last_error.is_empty(),
                 generation: self.generation,
                 rollouts: gauges,
+                endpoints: self.roster.gauges(),
             },
         };
         self.status.send_replace(Arc::new(status));

@@ -13,6 +13,8 @@ use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
 use crate::rollout::plan::{Breach, Deadline, Plan};
 use crate::rollout::step::{Step, Until};
 use crate::traffic::draw::StickyKey;
+use crate::traffic::ejection::Ejection;
+use crate::traffic::health::{HealthCheck, Probe};
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Condition, Retry, Timeouts};
@@ -83,8 +85,43 @@ fn listener(listener: &Listener) -> Value {
 }
 
 fn backend(backend: &Backend) -> Value {
-    let balance = backend.balance.as_str();
-    json!({ "name": backend.name.as_str(), "endpoints": backend.endpoints, "balance": balance })
+    map([
+        ("name", backend.name.as_str().into()),
+        ("endpoints", json!(backend.endpoints)),
+        ("balance", backend.balance.as_str().into()),
+        ("slow_start", backend.slow_start.map_or(Value::Null, |span| duration_text(span).into())),
+        ("health", backend.health.as_ref().map_or(Value::Null, health)),
+        ("ejection", backend.ejection.as_ref().map_or_else(|| "off".into(), ejection)),
+    ])
+}
+
+fn health(check: &HealthCheck) -> Value {
+    let (path, grpc, tcp) = match &check.probe {
+        Probe::Http { path } => (Some(path), None, None),
+        Probe::Grpc { service } => (None, Some(service), None),
+        Probe::Tcp => (None, None, Some(true)),
+    };
+    map([
+        ("path", json!(path)),
+        ("grpc", json!(grpc)),
+        ("tcp", json!(tcp)),
+        ("interval", duration_text(check.interval).into()),
+        ("timeout", duration_text(check.timeout).into()),
+        ("healthy_threshold", check.healthy_threshold.into()),
+        ("unhealthy_threshold", check.unhealthy_threshold.into()),
+    ])
+}
+
+fn ejection(rules: &Ejection) -> Value {
+    json!({
+        "consecutive_failures": rules.consecutive_failures,
+        "success_rate_gap": rules.success_rate_gap.to_string(),
+        "min_requests": rules.requests_min,
+        "interval": duration_text(rules.interval),
+        "time": duration_text(rules.time),
+        "max_time": duration_text(rules.time_max),
+        "max_share": rules.share_max.to_string(),
+    })
 }
 
 fn route(route: &Route) -> Value {

@@ -7,11 +7,13 @@ pub mod api;
 pub mod build;
 pub mod controller;
 pub mod dump;
+pub mod health;
 pub mod journal;
 pub mod ledger;
 pub mod notify;
 pub mod reload;
 pub mod report;
+pub mod roster;
 pub mod running;
 
 use std::collections::VecDeque;

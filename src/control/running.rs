@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::control::api::{RolloutView, StepView};
-use crate::control::build::{Standing, has_endpoint, is_dealt_by_chance, leg_key, shares};
+use crate::control::build::{Standing, is_dealt_by_chance, leg_key, shares};
 use crate::control::ledger::{Entry, Remembered};
+use crate::control::roster::Roster;
 use crate::rollout::judge::{Pair, SLOT, SlotCounts, SlotTally};
 use crate::rollout::machine::{Effect, Pause, State, Word};
 use crate::rollout::objective::Signal;
@@ -48,11 +49,8 @@ struct Ready {
 }
 
 impl Ready {
-    fn of(config: &Config, plan: &Plan) -> Self {
-        Self {
-            canary: has_endpoint(config, &plan.canary),
-            stable: has_endpoint(config, &plan.stable),
-        }
+    fn of(roster: &Roster, plan: &Plan) -> Self {
+        Self { canary: roster.is_ready(&plan.canary), stable: roster.is_ready(&plan.stable) }
     }
 }
 
@@ -72,6 +70,8 @@ pub struct Counting<'a> {
     pub alarm: &'a Arc<Alarm>,
     /// The counters of the data plane.
     pub registry: &'a Registry,
+    /// Who may get requests.
+    pub roster: &'a Roster,
 }
 
 /// One reading of all counters. What is judged and what is taken as judged must be the
@@ -131,7 +131,7 @@ impl Running {
             closed: tick,
             leg: counting.registry.leg(leg_key(&plan.rule, &plan.canary)),
             copies_taken: Tally::default(),
-            ready: Ready::of(config, plan),
+            ready: Ready::of(counting.roster, plan),
             configured,
             by_chance: is_dealt_by_chance(config, plan),
             // From zero, or a rate would miss the first.
@@ -171,7 +171,8 @@ impl Running {
         counting: Counting<'_>,
     ) -> Option<Reconfigured> {
         let before = (self.configured, self.ready);
-        (self.configured, self.ready) = (shares(config, plan, None).1, Ready::of(config, plan));
+        self.configured = shares(config, plan, None).1;
+        self.ready = Ready::of(counting.roster, plan);
         self.by_chance = is_dealt_by_chance(config, plan);
         self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
         let step = self.state().step();
@@ -187,6 +188,15 @@ impl Running {
         self.release.set_configured(self.configured);
         self.new_epoch(counting);
         Some(if replanned { Reconfigured::Plan } else { Reconfigured::Share })
+    }
+
+    /// Endpoints have come or gone. What either version gets may be another share now.
+    pub fn endpoints_changed(&mut self, counting: Counting<'_>) {
+        let ready = Ready::of(counting.roster, self.plan());
+        if ready != self.ready {
+            self.ready = ready;
+            self.new_epoch(counting);
+        }
     }
 
     /// From here on attempts are assigned with another chance, or count afresh.

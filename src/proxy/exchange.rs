@@ -3,6 +3,7 @@
 //! Never decides: routing, splitting, mirroring and balancing are answers of `traffic`,
 //! and what they are fed is drawn and measured here.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::header::HeaderValue;
@@ -19,12 +20,12 @@ use crate::proxy::mirror::{Copy, Place};
 use crate::proxy::reply;
 use crate::proxy::tries::Tries;
 use crate::proxy::upstream::{AnswerBody, Outbound};
-use crate::proxy::view::{RuleRef, TargetView, View};
+use crate::proxy::view::{Pick, RuleRef, TargetView, View};
 use crate::proxy::worker::Worker;
 use crate::snapshot;
 use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::sample::{CLIENT_GONE, Judged, Sample};
-use crate::traffic::draw::StickyKey;
+use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
 use crate::traffic::matching::{cookies, query_value};
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
@@ -95,7 +96,7 @@ impl Exchange {
         let tunnel = head.extensions.get::<Upgrade>().is_some();
         let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
         forward::to_endpoint(&mut head, &self.peer, !source.is_ended());
-        self.mirror(&view, rule, &head, &source);
+        self.mirror(&view, rule, (&head, &source), started);
 
         let timeouts = rule.rule.timeouts;
         let wait = Rc::new(self.worker.deadlines.open(started, timeouts.request));
@@ -105,14 +106,16 @@ impl Exchange {
         tries.prepare(&outbound.source);
         loop {
             let (target, counters) = tries.target();
-            let sample = self.open_sample(&tries, counters, (&head, &draws), started);
-            let answered = match view.endpoint(target.backend, draws.balance, tries.avoid()) {
-                Some(endpoint) => {
-                    tries.went_to(endpoint.address());
-                    if rule.takes_for_young(endpoint) {
+            let mut sample = self.open_sample(&tries, counters, (&head, &draws), started);
+            let pick = self.pick(&view, rule.rule, (target.backend, &draws), &head, tries.avoid());
+            let answered = match view.endpoint(target.backend, pick, started) {
+                Some(one) => {
+                    tries.went_to(one.endpoint.address());
+                    sample.went_to(&one.signs);
+                    if rule.takes_for_young(one, started) {
                         sample.at_young_endpoint();
                     }
-                    endpoint.send(&head, &outbound).await
+                    one.endpoint.send(&head, &outbound).await
                 }
                 None => Err(no_endpoint(&view, rule.rule, target)),
             };
@@ -152,7 +155,13 @@ impl Exchange {
     }
 
     /// Orders a copy for each shadow that wants one and has a place free.
-    fn mirror(&self, view: &View, rule: RuleRef<'_>, head: &Parts, source: &Source) {
+    fn mirror(
+        &self,
+        view: &View,
+        rule: RuleRef<'_>,
+        (head, source): (&Parts, &Source),
+        started: Tick,
+    ) {
         for (shadow, leg) in rule.shadows() {
             let mirror = &shadow.mirror;
             // What follows the answer in another protocol is no copy of anything.
@@ -167,7 +176,9 @@ impl Exchange {
                 continue;
             }
             let place = Place::take(&shadow.in_flight, mirror.in_flight_max);
-            let endpoint = view.endpoint(shadow.backend, fastrand::u64(..), None);
+            let draw = fastrand::u64(..);
+            let pick = Pick { draw, affinity: draw, avoid: None };
+            let endpoint = view.endpoint(shadow.backend, pick, started);
             let Some((place, endpoint)) = place.zip(endpoint) else {
                 leg.counters().mirrored(MirrorResult::Dropped).add(1);
                 continue;
@@ -175,11 +186,30 @@ impl Exchange {
             source.copy_to(Copy::new(
                 mirror,
                 head.clone(),
-                Rc::clone(endpoint),
+                Rc::clone(&endpoint.endpoint),
                 (&self.worker.deadlines, rule.rule.timeouts),
                 (Rc::clone(leg), place),
             ));
         }
+    }
+
+    /// By what the endpoint of an attempt is chosen.
+    fn pick(
+        &self,
+        view: &View,
+        rule: &snapshot::Rule,
+        (backend, draws): (usize, &Draws),
+        head: &Parts,
+        avoid: Option<SocketAddr>,
+    ) -> Pick {
+        let affinity = if view.wants_affinity(backend) {
+            // Without the rollout's salt: its users keep their endpoints when it ends.
+            let key = rule.sticky.as_ref().and_then(|key| sticky_draw(Salt::NONE, key, head));
+            key.unwrap_or_else(|| Salt::NONE.draw(self.peer.address.as_bytes()))
+        } else {
+            0
+        };
+        Pick { draw: draws.balance, affinity, avoid }
     }
 
     /// Attempts are judged, not requests; but only those at the backend that the weights
@@ -235,15 +265,15 @@ fn code_of(error: &Error) -> u16 {
 
 impl Draws {
     fn for_rule(rule: &snapshot::Rule, head: &Parts) -> Self {
-        let sticky = rule.sticky.as_ref().and_then(|key| sticky_draw(rule, key, head));
+        let sticky = rule.sticky.as_ref().and_then(|key| sticky_draw(rule.salt, key, head));
         let split = sticky.unwrap_or_else(|| fastrand::u64(..));
         Self { split, sticky, balance: fastrand::u64(..) }
     }
 }
 
 /// The draw of the request's sticky key; an empty key is none.
-fn sticky_draw(rule: &snapshot::Rule, key: &StickyKey, head: &Parts) -> Option<u64> {
-    let draw = |key: &[u8]| (!key.is_empty()).then(|| rule.salt.draw(key));
+fn sticky_draw(salt: Salt, key: &StickyKey, head: &Parts) -> Option<u64> {
+    let draw = |key: &[u8]| (!key.is_empty()).then(|| salt.draw(key));
     match key {
         StickyKey::Header(name) => draw(head.headers.get(name)?.as_bytes()),
         StickyKey::Cookie(name) => draw(cookies(&head.headers, name.as_bytes()).next()?),

@@ -71,22 +71,21 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Starts `workers` threads that serve `listeners` until told to stop.
+/// Starts a thread for each of `readers` that serves `listeners` until told to stop.
 pub fn start(
     listeners: Vec<Listener>,
-    workers: usize,
+    readers: Vec<Reader>,
     clock: Clock,
-    reader: impl Fn() -> Reader,
     stop: &Stop,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let mut sockets: Vec<Vec<StdListener>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut sockets: Vec<Vec<StdListener>> = readers.iter().map(|_| Vec::new()).collect();
     for listener in listeners {
         for (worker, socket) in sockets.iter_mut().zip(listener.sockets) {
             worker.push(socket);
         }
     }
-    let threads = sockets.into_iter().enumerate().map(|(index, sockets)| {
-        let (reader, stop) = (reader(), stop.clone());
+    let threads = sockets.into_iter().zip(readers).enumerate().map(|(index, (sockets, reader))| {
+        let stop = stop.clone();
         let runtime = Builder::new_current_thread();
         thread::Builder::new().name(format!("serin-worker-{index}")).spawn(move || {
             run_worker(runtime, &Worker::new(index, clock, reader), sockets, &stop);

@@ -28,9 +28,8 @@ use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http1::Connection;
 use crate::proxy::upstream::transport::Transport;
-use crate::traffic::balance::{FAILED, Latency};
+use crate::traffic::balance::{Cost, Latency};
 use crate::traffic::retry::{Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
-use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
 
 /// Idle connections that a worker keeps to one endpoint. When full, the one that comes
@@ -50,10 +49,6 @@ pub struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     in_flight: Cell<u32>,
     latency: Cell<Latency>,
-    /// When it appeared or came back; `None` is with Serin itself.
-    born: Cell<Option<Tick>>,
-    /// Requests of this worker that it got since then.
-    sent: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -101,23 +96,15 @@ impl Drop for Busy {
 }
 
 impl Endpoint {
-    /// Not connected yet. `born` is when it appeared, `None` with Serin itself.
-    pub fn new(address: SocketAddr, clock: Clock, born: Option<Tick>) -> Self {
+    /// Not connected yet.
+    pub fn new(address: SocketAddr, clock: Clock) -> Self {
         let (in_flight, latency) = (Cell::new(0), Cell::default());
-        let (born, sent) = (Cell::new(born), Cell::new(0));
-        Self { address, clock, idle: RefCell::default(), in_flight, latency, born, sent }
-    }
-
-    /// Whether its latency is no evidence yet.
-    pub fn is_young(&self, warm_up: WarmUp) -> bool {
-        // Those that were always there ask no clock.
-        let Some(born) = self.born.get() else { return false };
-        warm_up.covers(Some(self.clock.now().since(born)), self.sent.get())
+        Self { address, clock, idle: RefCell::default(), in_flight, latency }
     }
 
     /// What one more request would cost, by its latency and its requests in flight.
-    pub fn cost(&self) -> f64 {
-        self.latency.get().cost(self.in_flight.get(), self.clock.now())
+    pub fn cost(&self, now: Tick) -> Cost {
+        Cost::new(self.latency.get(), self.in_flight.get(), now)
     }
 
     fn observe<T>(&self, began: Tick, answered: &Result<Response<T>, Error>) {
@@ -128,9 +115,7 @@ impl Endpoint {
             Err(error) if error.failure().is_none() => return,
             Err(_) => true,
         };
-        let taken = now.since(began);
-        let taken = if failed { taken.max(FAILED) } else { taken };
-        self.latency.set(self.latency.get().observe(taken, now));
+        self.latency.set(self.latency.get().observe(now.since(began), failed, now));
     }
 
     /// Where it is.
@@ -172,7 +157,6 @@ impl Endpoint {
         outbound: &Outbound,
     ) -> Result<Response<AnswerBody>, Error> {
         let busy = Busy::new(self);
-        self.sent.set(self.sent.get() + 1);
         if let Some(connection) = self.reuse() {
             outbound.source.keep(REPLAY_BODY_BYTES_MAX);
             match outbound.attempt(connection, head).await {

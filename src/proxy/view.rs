@@ -3,7 +3,7 @@
 //! Never shared between threads, so nothing in it needs an atomic.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,8 +13,10 @@ use crate::clock::Clock;
 use crate::proxy::upstream::Endpoint;
 use crate::snapshot::{self, Snapshot};
 use crate::telemetry::sample::{WorkerArm, WorkerLeg};
-use crate::traffic::balance::{Balance, choose, in_turn};
+use crate::telemetry::signs::WorkerSigns;
+use crate::traffic::balance::{Balance, choose, in_turn, mix, ramp, ramp_takes, rendezvous};
 use crate::traffic::matching::RequestView;
+use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
 
 /// A snapshot as one worker sees it.
@@ -23,13 +25,37 @@ pub struct View {
     /// What it is a view of.
     pub snapshot: Arc<Snapshot>,
     /// Beside the snapshot's backends.
-    endpoints: Vec<Vec<Rc<Endpoint>>>,
+    endpoints: Vec<Vec<EndpointView>>,
     /// Beside the snapshot's backends: whose turn it is.
     turns: Vec<Cell<usize>>,
     /// Beside the snapshot's rules.
     rules: Vec<RuleView>,
     /// Counts requests that no rule fits.
     pub unrouted: Rc<WorkerLeg>,
+}
+
+/// An endpoint of a backend, as one worker sees it.
+#[derive(Debug)]
+pub struct EndpointView {
+    /// Its connections.
+    pub endpoint: Rc<Endpoint>,
+    /// What this worker sees of it.
+    pub signs: Rc<WorkerSigns>,
+    /// When it appeared or came back; `None` has been there since Serin's start.
+    since: Option<Tick>,
+    /// Its number for a consistent hash, equal in every process.
+    seed: u64,
+}
+
+/// By what an endpoint is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick {
+    /// Any number.
+    pub draw: u64,
+    /// Equal for requests that belong to one endpoint; asked for by `balance: hash` alone.
+    pub affinity: u64,
+    /// Taken only if there is no other.
+    pub avoid: Option<SocketAddr>,
 }
 
 /// What a worker adds to a rule.
@@ -57,19 +83,24 @@ pub struct RuleRef<'a> {
 }
 
 impl View {
-    /// Endpoints that are known keep their connections and their age; others appeared at
-    /// `born`, `None` with Serin itself.
+    /// Endpoints that are known keep their connections.
     pub fn new(
         snapshot: &Arc<Snapshot>,
         worker: usize,
         known: &mut HashMap<SocketAddr, Rc<Endpoint>>,
-        (clock, born): (Clock, Option<Tick>),
+        clock: Clock,
     ) -> Self {
         let mut used = HashMap::default();
-        let mut endpoint = |address: &SocketAddr| {
-            let known = known.get(address).cloned();
-            let endpoint = known.unwrap_or_else(|| Rc::new(Endpoint::new(*address, clock, born)));
-            Rc::clone(used.entry(*address).or_insert(endpoint))
+        let mut endpoint = |one: &snapshot::Endpoint| {
+            let address = one.address;
+            let known = known.get(&address).cloned();
+            let endpoint = known.unwrap_or_else(|| Rc::new(Endpoint::new(address, clock)));
+            EndpointView {
+                endpoint: Rc::clone(used.entry(address).or_insert(endpoint)),
+                signs: Rc::new(WorkerSigns::new(Arc::clone(&one.signs), worker)),
+                since: one.since,
+                seed: seed_of(address),
+            }
         };
         let backends = snapshot.backends.iter();
         let endpoints = backends.map(|b| b.endpoints.iter().map(&mut endpoint).collect()).collect();
@@ -106,31 +137,58 @@ impl View {
         Some(RuleRef { rule: &self.snapshot.rules[found.rule], view: &self.rules[found.rule] })
     }
 
-    /// An endpoint of the snapshot's `backend`, `avoid` only if it is drawn alone; `None`
-    /// when it has none.
-    pub fn endpoint(
-        &self,
-        backend: usize,
-        draw: u64,
-        avoid: Option<SocketAddr>,
-    ) -> Option<&Rc<Endpoint>> {
-        let endpoints = &self.endpoints[backend];
-        let count = endpoints.len();
-        let is_avoided = |index: usize| avoid == Some(endpoints[index].address());
-        let index = match self.snapshot.backends[backend].balance {
-            Balance::LeastRequest => {
-                choose(count, draw, |index| (is_avoided(index), endpoints[index].in_flight()))
-            }
-            Balance::PeakEwma => {
-                choose(count, draw, |index| (is_avoided(index), endpoints[index].cost()))
-            }
+    /// Whether requests for the snapshot's `backend` are kept together by a key.
+    pub fn wants_affinity(&self, backend: usize) -> bool {
+        self.snapshot.backends[backend].balance == Balance::Hash
+    }
+
+    /// An endpoint of the snapshot's `backend`; `None` when it has none that may be asked.
+    pub fn endpoint(&self, backend: usize, pick: Pick, now: Tick) -> Option<&EndpointView> {
+        let all = &self.endpoints[backend];
+        let snapshot::Backend { balance, slow_start, .. } = self.snapshot.backends[backend];
+        let ramp = |index: usize| ramp(all[index].since, now, slow_start);
+        let is_avoided = |index: usize| pick.avoid == Some(all[index].endpoint.address());
+        let (chosen, other) = match balance {
+            Balance::LeastRequest => choose(all.len(), pick.draw, |index| {
+                (is_avoided(index), f64::from(all[index].endpoint.in_flight()))
+            })?,
+            Balance::PeakEwma => choose(all.len(), pick.draw, |index| {
+                (is_avoided(index), all[index].endpoint.cost(now))
+            })?,
             Balance::RoundRobin => {
                 let turn = self.turns[backend].get();
                 self.turns[backend].set(turn.wrapping_add(1));
-                in_turn(count, turn)
+                (in_turn(all.len(), turn)?, in_turn(all.len(), turn.wrapping_add(1))?)
+            }
+            Balance::Hash => {
+                // In a slow start keys move to the new one little by little.
+                let weight =
+                    |index| if is_avoided(index) { f64::MIN_POSITIVE } else { ramp(index) };
+                let index = rendezvous(all.len(), pick.affinity, |i| all[i].seed, weight)?;
+                return all.get(index);
             }
         };
-        index.map(|index| &endpoints[index])
+        let takes = is_avoided(other) || ramp_takes(ramp(chosen), pick.draw);
+        all.get(if takes && !is_avoided(chosen) { chosen } else { other })
+    }
+}
+
+/// A number of `address` that no other one has, but by a chance of one in 2^64.
+fn seed_of(address: SocketAddr) -> u64 {
+    let (ip, port) = (address.ip().to_canonical(), u64::from(address.port()));
+    let ip = match ip {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => mix((ip.to_bits() >> 64) as u64) ^ ip.to_bits() as u64,
+    };
+    mix(mix(ip) ^ port)
+}
+
+impl EndpointView {
+    /// Whether its latency is no evidence yet.
+    fn is_young(&self, warm_up: WarmUp, now: Tick) -> bool {
+        // Those that were always there are not counted.
+        let Some(since) = self.since else { return false };
+        warm_up.covers(Some(now.since(since)), self.signs.ended())
     }
 }
 
@@ -146,9 +204,9 @@ impl<'a> RuleRef<'a> {
     }
 
     /// Whether the latency of `endpoint` is no evidence yet.
-    pub fn takes_for_young(&self, endpoint: &Endpoint) -> bool {
+    pub fn takes_for_young(&self, endpoint: &EndpointView, now: Tick) -> bool {
         let rollout = self.rule.rollout.as_ref();
-        rollout.is_some_and(|rollout| endpoint.is_young(rollout.warm_up))
+        rollout.is_some_and(|rollout| endpoint.is_young(rollout.warm_up, now))
     }
 
     /// Its shadows, each with its counters.

@@ -70,7 +70,7 @@ impl Worker {
     /// With its first view.
     pub fn new(index: usize, clock: Clock, mut reader: Reader) -> Rc<Self> {
         let mut endpoints = HashMap::default();
-        let view = View::new(reader.load(), index, &mut endpoints, (clock, None));
+        let view = View::new(reader.load(), index, &mut endpoints, clock);
         Rc::new(Self {
             index,
             clock,
@@ -94,8 +94,7 @@ impl Worker {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(snapshot, &view.snapshot) {
             let mut endpoints = self.endpoints.borrow_mut();
-            let now = (self.clock, Some(self.clock.now()));
-            *view = Rc::new(View::new(snapshot, self.index, &mut endpoints, now));
+            *view = Rc::new(View::new(snapshot, self.index, &mut endpoints, self.clock));
         }
         Rc::clone(&view)
     }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::names::BackendName;
 use crate::rollout::machine::State;
 use crate::telemetry::counts::{
     BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, MirrorResult, RetryRefused,
@@ -20,6 +22,21 @@ pub struct Gauges {
     pub generation: u64,
     /// Each rollout.
     pub rollouts: Vec<RolloutGauges>,
+    /// Each endpoint of each backend.
+    pub endpoints: Arc<Vec<EndpointGauge>>,
+}
+
+/// What is told of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointGauge {
+    /// Whose it is.
+    pub backend: BackendName,
+    /// Where it is.
+    pub endpoint: SocketAddr,
+    /// Whether it gets requests.
+    pub serves: bool,
+    /// Whether it failed too often, and is out for a while.
+    pub is_out: bool,
 }
 
 /// What is told of one rollout.
@@ -46,6 +63,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     histograms(&mut text, &legs);
     in_flight(&mut text, &legs, &mirrors);
     copies(&mut text, &mirrors);
+    endpoints(&mut text, &gauges.endpoints);
     rollouts(&mut text, &gauges.rollouts);
     process(&mut text, gauges);
     text.0
@@ -171,6 +189,19 @@ fn copies(text: &mut Text, mirrors: &[(Arc<Leg>, u32)]) {
             text.sample("serin_mirror_requests_total", &labels, sum);
         }
     }
+}
+
+fn endpoints(text: &mut Text, endpoints: &[EndpointGauge]) {
+    let mut family = |name: &str, help: &str, of: fn(&EndpointGauge) -> bool| {
+        text.family(name, GAUGE, help);
+        for one in endpoints {
+            let labels: [Label<'_>; 2] = [("backend", &one.backend), ("endpoint", &one.endpoint)];
+            text.sample(name, &labels, u8::from(of(one)));
+        }
+    };
+    family("serin_endpoint_healthy", "Whether the endpoint gets requests.", |one| one.serves);
+    let help = "Whether the endpoint failed too often, and gets no requests for a while.";
+    family("serin_endpoint_ejected", help, |one| one.is_out);
 }
 
 fn rollouts(text: &mut Text, rollouts: &[RolloutGauges]) {

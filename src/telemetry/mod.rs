@@ -9,3 +9,4 @@ pub mod metrics;
 pub mod notes;
 pub mod registry;
 pub mod sample;
+pub mod signs;

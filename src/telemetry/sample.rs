@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::rollout::judge::SLOT;
 use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
 use crate::telemetry::notes::Failure;
+use crate::telemetry::signs::WorkerSigns;
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
 
@@ -163,6 +164,8 @@ struct Witness {
 pub struct Sample {
     leg: Rc<WorkerLeg>,
     witness: Option<Witness>,
+    /// Of the endpoint it went to.
+    signs: Option<Rc<WorkerSigns>>,
     clock: Clock,
     started: Tick,
     code: Cell<u16>,
@@ -178,7 +181,7 @@ impl Sample {
         leg.counters().in_flight.add(1);
         let code = Cell::new(CLIENT_GONE);
         let outcome = Outcome::Neutral;
-        Self { leg, witness: None, clock, started, code, outcome, answers: true }
+        Self { leg, witness: None, signs: None, clock, started, code, outcome, answers: true }
     }
 
     /// Lets the attempt count as evidence.
@@ -199,6 +202,11 @@ impl Sample {
         if let Some(Witness { open, key }) = &self.witness {
             open.open.borrow_mut()[*key].is_young = true;
         }
+    }
+
+    /// The attempt is made at the endpoint of `signs`.
+    pub fn went_to(&mut self, signs: &Rc<WorkerSigns>) {
+        self.signs = Some(Rc::clone(signs));
     }
 
     /// The response's head is there.
@@ -283,6 +291,9 @@ impl Drop for Sample {
         if self.answers {
             counters.requests.count(self.code.get());
             counters.duration.record(taken);
+        }
+        if let Some(signs) = &self.signs {
+            signs.count(self.outcome);
         }
         if let Some(witness) = self.witness.take() {
             self.testify(&witness, now);

@@ -2,29 +2,36 @@
 //!
 //! Never counts requests: the caller says how many are in flight where.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
-use crate::units::Tick;
+use crate::units::{Ratio, Tick};
 
 /// How the endpoints of a backend share its requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
-    /// Of two drawn ones, that with fewer requests in flight.
+    /// Of two drawn ones, that with the smaller [`Cost`].
     #[default]
-    LeastRequest,
-    /// Of two drawn ones, that with the smaller [`Latency::cost`].
     PeakEwma,
+    /// Of two drawn ones, that with fewer requests in flight.
+    LeastRequest,
     /// In turn.
     RoundRobin,
+    /// Always the same one for a key.
+    Hash,
 }
 
 impl Balance {
+    /// In the order in which docs name them.
+    pub const ALL: [Self; 4] = [Self::PeakEwma, Self::LeastRequest, Self::RoundRobin, Self::Hash];
+
     /// In the config.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LeastRequest => "least_request",
             Self::PeakEwma => "peak_ewma",
             Self::RoundRobin => "round_robin",
+            Self::Hash => "hash",
         }
     }
 }
@@ -41,30 +48,83 @@ pub struct Latency {
 /// In which a peak loses all but 37 % of its weight.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// What a failed attempt counts as, or a fast failure would draw all the requests.
-pub const FAILED: Duration = Duration::from_secs(1);
+/// Below this, in seconds, latencies are taken for the same: it is noise.
+const FLOOR: f64 = 0.005;
+
+/// Latencies that differ by no more than this factor are taken for the same, or the one that
+/// was a little faster would get everything that is never busy.
+const ALIKE: f64 = 1.5;
+
+/// A failed attempt counts as this many times what its endpoint took before, or a fast failure
+/// would draw all the requests.
+const FAILED: f64 = 2.0;
+
+/// Failures alone do not make an endpoint look slower than this, in seconds.
+const FAILED_MAX: f64 = 1.0;
 
 impl Latency {
     /// After an attempt that ended `now` and took `taken`.
     #[must_use]
-    pub fn observe(self, taken: Duration, now: Tick) -> Self {
-        let taken = taken.as_secs_f64();
-        let old = (-now.since(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp();
+    pub fn observe(self, taken: Duration, failed: bool, now: Tick) -> Self {
+        let old = self.fading(now);
+        let mut taken = taken.as_secs_f64();
+        if failed {
+            let before = (self.seconds * old).max(FLOOR);
+            taken = taken.max((before * FAILED).min(FAILED_MAX));
+        }
         // A peak is believed at once.
         let seconds =
             if taken > self.seconds { taken } else { self.seconds * old + taken * (1.0 - old) };
         Self { seconds, at: now }
     }
 
-    /// Of one more request beside `in_flight` others. An endpoint that was never measured is
-    /// tried at once, but not with a second request before the first is answered.
-    pub fn cost(self, in_flight: u32, now: Tick) -> f64 {
-        if self.seconds == 0.0 {
-            return if in_flight == 0 { 0.0 } else { f64::from(in_flight) * FAILED.as_secs_f64() };
+    /// What of it is left `now`.
+    fn fading(self, now: Tick) -> f64 {
+        (-now.since(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp()
+    }
+
+    /// In seconds; `None` before the first measure. What it was fades when nobody asks: a slow
+    /// one gets another chance.
+    fn now(self, now: Tick) -> Option<f64> {
+        (self.seconds > 0.0).then(|| (self.seconds * self.fading(now)).max(FLOOR))
+    }
+}
+
+/// What an endpoint would make of one more request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// In seconds; `None` before the first measure.
+    latency: Option<f64>,
+    /// Requests under way there.
+    in_flight: u32,
+}
+
+impl Cost {
+    /// Of a request `now`, beside `in_flight` others.
+    pub fn new(latency: Latency, in_flight: u32, now: Tick) -> Self {
+        Self { latency: latency.now(now), in_flight }
+    }
+
+    fn product(self) -> f64 {
+        self.latency.unwrap_or(FAILED_MAX) * (f64::from(self.in_flight) + 1.0)
+    }
+}
+
+impl PartialOrd for Cost {
+    /// One that was never measured is tried at once, but not with a second request before the
+    /// first is answered. Where latencies are alike, requests in flight decide. Tells the
+    /// better of two, and orders no more than two.
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        let in_flight = self.in_flight.cmp(&other.in_flight);
+        match (self.latency, other.latency) {
+            (None, None) => Some(in_flight),
+            (None, Some(_)) if self.in_flight == 0 => Some(Ordering::Less),
+            (Some(_), None) if other.in_flight == 0 => Some(Ordering::Greater),
+            (Some(own), Some(others)) if own <= others * ALIKE && others <= own * ALIKE => {
+                Some(in_flight)
+            }
+            _ => self.product().partial_cmp(&other.product()),
         }
-        // What it was fades when nobody asks: a slow one gets another chance.
-        let old = (-now.since(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp();
-        self.seconds * old * (f64::from(in_flight) + 1.0)
     }
 }
 
@@ -74,88 +134,75 @@ pub fn in_turn(count: usize, turn: usize) -> Option<usize> {
 }
 
 /// Power of two choices (Mitzenmacher 1996): of two different endpoints, drawn by the two
-/// halves of `draw`, the one with less load; the first on a tie.
+/// halves of `draw`, the one with less load, and then the other; the first drawn on a tie.
+/// Twice the same where there is but one.
 ///
 /// `count` endpoints, `load` tells that of each; `None` when there is none.
-pub fn choose<L: PartialOrd>(count: usize, draw: u64, load: impl Fn(usize) -> L) -> Option<usize> {
+pub fn choose<L: PartialOrd>(
+    count: usize,
+    draw: u64,
+    load: impl Fn(usize) -> L,
+) -> Option<(usize, usize)> {
     if count < 2 {
-        return count.checked_sub(1);
+        return count.checked_sub(1).map(|only| (only, only));
     }
     let scale = |half: u64, range: usize| ((half * range as u64) >> 32) as usize;
     let first = scale(draw >> 32, count);
     // One of the others: skips the first.
     let second = (first + 1 + scale(draw & 0xffff_ffff, count - 1)) % count;
-    Some(if load(second) < load(first) { second } else { first })
+    Some(if load(second) < load(first) { (second, first) } else { (first, second) })
 }
+
+/// Rendezvous hashing (Thaler and Ravishankar 1998): of `count` endpoints the one with the
+/// greatest score for `key`; `None` when there is none.
+///
+/// `seed` tells an endpoint's own number, which no other one has, and `weight` its share of the
+/// keys, above 0 and 1 as a rule. When one comes or goes, or its weight changes, no key moves
+/// between two others.
+pub fn rendezvous(
+    count: usize,
+    key: u64,
+    seed: impl Fn(usize) -> u64,
+    weight: impl Fn(usize) -> f64,
+) -> Option<usize> {
+    let score = |index| {
+        // Above 0 and below 1: the top 53 bits, and a half of the last.
+        let unit = ((mix(key ^ seed(index)) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        // Weighted as in Schindelhauer and Schomaker 2005.
+        -weight(index) / unit.ln()
+    };
+    (0..count)
+        .map(|index| (index, score(index)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|one| one.0)
+}
+
+/// A number that says nothing of another one with a bit more or less (as `SplitMix64` ends).
+pub const fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+/// The least share of what is its due that an endpoint gets in a slow start: with nothing it
+/// would never warm up.
+const SLOW_START_MIN: f64 = 0.1;
+
+/// What an endpoint that appeared or came back at `since` may get of what is its due `now`: it
+/// rises with the time until `window` is over. `None` was there before Serin.
+pub fn ramp(since: Option<Tick>, now: Tick, window: Option<Duration>) -> f64 {
+    let (Some(since), Some(window)) = (since, window) else { return 1.0 };
+    (now.since(since).as_secs_f64() / window.as_secs_f64()).clamp(SLOW_START_MIN, 1.0)
+}
+
+/// Whether `draw` lets an endpoint with the share `ramp` have a request; independent of what
+/// else the same draw decides.
+pub fn ramp_takes(ramp: f64, draw: u64) -> bool {
+    ramp >= 1.0 || Ratio::new(ramp).is_some_and(|share| share.takes(mix(draw ^ RAMP_DRAW)))
+}
+
+/// Sets the draw for a slow start apart from that for the choice.
+const RAMP_DRAW: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn none_and_one_need_no_draw() {
-        assert_eq!(choose(0, 42, |_| 0), None);
-        assert_eq!(choose(1, 42, |_| 9), Some(0));
-    }
-
-    #[test]
-    fn the_idle_one_of_two_is_always_chosen() {
-        let mut draws = fastrand::Rng::with_seed(1);
-        for _ in 0..1000 {
-            assert_eq!(choose(2, draws.u64(..), |index| [5, 1][index]), Some(1));
-        }
-    }
-
-    #[test]
-    fn equals_get_equal_shares() {
-        let mut draws = fastrand::Rng::with_seed(2);
-        let mut counts = [0u32; 5];
-        for _ in 0..50_000 {
-            counts[choose(5, draws.u64(..), |_| 0).unwrap()] += 1;
-        }
-        // Mean 10,000, standard deviation 89.
-        assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
-    }
-
-    #[test]
-    fn a_busy_one_is_spared_but_the_ends_of_the_draws_are_safe() {
-        for draw in [0, u64::MAX, u64::MAX << 32, u64::MAX >> 32] {
-            assert!(choose(3, draw, |_| 0).unwrap() < 3);
-        }
-        let mut draws = fastrand::Rng::with_seed(3);
-        assert!((0..1000).all(|_| choose(3, draws.u64(..), |i| [0, 0, 9][i]) != Some(2)));
-    }
-
-    #[test]
-    fn a_slow_one_costs_more_at_once_and_less_when_time_has_passed() {
-        let at = |seconds| Tick::new(Duration::from_secs(seconds));
-        let fast = Latency::default().observe(Duration::from_millis(10), at(1));
-        let slow = fast.observe(Duration::from_millis(100), at(1));
-        assert!((slow.cost(0, at(1)) - 0.1).abs() < 1e-9);
-        assert!(slow.cost(0, at(1)) > fast.cost(8, at(1)));
-        assert!(slow.cost(0, at(1)) < fast.cost(10, at(1)));
-        // One fast answer does not make up for it, a while does.
-        let after = slow.observe(Duration::from_millis(10), at(1));
-        assert!((after.cost(0, at(1)) - 0.1).abs() < 1e-9);
-        let after = slow.observe(Duration::from_millis(10), at(61));
-        assert!(after.cost(0, at(61)) < 0.011);
-        assert!(slow.cost(0, at(61)) < 0.001);
-    }
-
-    #[test]
-    fn a_new_one_is_tried_once_before_it_is_measured() {
-        let new = Latency::default();
-        let known = new.observe(Duration::from_millis(50), Tick::ZERO);
-        assert!(new.cost(0, Tick::ZERO) < known.cost(0, Tick::ZERO));
-        assert!(new.cost(1, Tick::ZERO) > known.cost(1, Tick::ZERO));
-    }
-
-    #[test]
-    fn turns_go_round() {
-        assert_eq!(in_turn(0, 7), None);
-        assert_eq!(
-            (0..5).map(|turn| in_turn(3, turn).unwrap()).collect::<Vec<_>>(),
-            [0, 1, 2, 0, 1]
-        );
-    }
-}
+mod tests;

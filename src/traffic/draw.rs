@@ -23,6 +23,9 @@ pub enum StickyKey {
 pub struct Salt(u64);
 
 impl Salt {
+    /// No salt: for what is the same in every rule and rollout.
+    pub const NONE: Self = Self(0);
+
     /// The salt of a rollout: its name and version. Equal in every process.
     pub fn of_rollout(name: &str, version: &str) -> Self {
         Self(xxh3_64_with_seed(version.as_bytes(), xxh3_64_with_seed(name.as_bytes(), 0)))

@@ -127,8 +127,13 @@ async fn another_endpoint_is_tried_for_what_the_rule_names() {
     let dead = Backend::named("dead").start_dead();
     for (faulty, code) in [(&bad, "503"), (&dead, "502")] {
         let retry = "retry: { attempts: 1, budget: 100%, on: [connect, \"503\"] }";
-        let both = format!("{}, {}", good.address, faulty.address);
-        let proxy = Proxy::to(&good, retry).replace(&good.address.to_string(), &both).start();
+        // The faulty one is not to be avoided.
+        let only = format!("endpoints: [{}]", good.address);
+        let both = format!(
+            "endpoints: [{}, {}], balance: round_robin, ejection: off",
+            good.address, faulty.address
+        );
+        let proxy = Proxy::to(&good, retry).replace(&only, &both).start();
         let mut client = proxy.client();
         for _ in 0..50 {
             assert_eq!(client.get("/").await.expect(200).text(), "good");

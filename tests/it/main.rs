@@ -4,6 +4,7 @@
 //! Never waits a fixed time: what a test is about is looked for until it is so.
 
 mod command_line;
+mod endpoints;
 mod failover;
 mod failures;
 mod hostile_http1;

@@ -4,18 +4,25 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::config::check::ports::reaches;
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
 use crate::config::raw;
-use crate::config::read::{At, missing};
+use crate::config::read::{At, Form, Given, missing};
 use crate::config::tree::{NodeId, shown};
 use crate::config::{Backend, Listener};
 use crate::names::BackendName;
+use crate::traffic::ejection::Ejection;
+use crate::traffic::health::{HealthCheck, Probe};
+use crate::units::duration_text;
 
 /// Endpoints of one backend.
 const ENDPOINTS_MAX: usize = 1024;
+
+/// More often a model server would be busy with saying that it is well.
+const HEALTH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl Checker<'_> {
     pub(super) fn backends(&mut self, list: &At<Vec<At<raw::Backend>>>) -> Vec<Backend> {
@@ -28,10 +35,14 @@ impl Checker<'_> {
             self.value(&raw.protocol);
             let endpoints = self.endpoints(at.id, raw);
             let balance = self.value(&raw.balance).unwrap_or_default();
+            let slow_start = self.value(&raw.slow_start);
+            let health = raw.health.found().and_then(|(id, raw)| self.health(id, raw));
+            let ejection = self.ejection(&raw.ejection);
             // A bad name is still a name to whoever refers to it.
             let written = raw.name.get().map(|name| name.scalar.text.clone());
             if let Some(name) = name.or(written) {
-                backends.push(Backend { name: BackendName::new(name), endpoints, balance });
+                let name = BackendName::new(name);
+                backends.push(Backend { name, endpoints, balance, slow_start, health, ejection });
             }
         }
         backends
@@ -57,6 +68,66 @@ impl Checker<'_> {
             endpoints.push(endpoint);
         }
         endpoints
+    }
+
+    fn health(&mut self, id: NodeId, raw: &raw::Health) -> Option<HealthCheck> {
+        let there = [
+            ("path", raw.path.is_there()),
+            ("grpc", raw.grpc.is_there()),
+            ("tcp", raw.tcp.is_there()),
+        ];
+        let alone = self.exactly_one(id, &there, raw.faulty);
+        let http = self.value(&raw.path).map(|path| Probe::Http { path });
+        let grpc = self.value(&raw.grpc).map(|service| Probe::Grpc { service });
+        let tcp = match self.placed(&raw.tcp) {
+            Some((id, false)) => {
+                let help = "leave `health` out if endpoints are not to be asked";
+                self.report.add(id, Code::Choice, "`tcp: false` asks for nothing", help);
+                None
+            }
+            other => other.map(|_| Probe::Tcp),
+        };
+        let interval = self.placed(&raw.interval);
+        if let Some((id, interval)) = interval
+            && interval < HEALTH_INTERVAL_MIN
+        {
+            let message = format!("`{}` is less than 100ms", duration_text(interval));
+            let help = "write how often an endpoint is asked, as in `2s`";
+            self.report.add(id, Code::Duration, message, help);
+        }
+        let interval = interval.map_or(HealthCheck::INTERVAL, |(_, interval)| interval);
+        let timeout = self.value(&raw.timeout);
+        let healthy = self.value(&raw.healthy_threshold);
+        let unhealthy = self.value(&raw.unhealthy_threshold);
+        Some(HealthCheck {
+            probe: alone.then(|| http.or(grpc).or(tcp))??,
+            interval,
+            timeout: timeout.unwrap_or_else(|| HealthCheck::TIMEOUT.min(interval)),
+            healthy_threshold: healthy.unwrap_or(HealthCheck::HEALTHY_THRESHOLD),
+            unhealthy_threshold: unhealthy.unwrap_or(HealthCheck::UNHEALTHY_THRESHOLD),
+        })
+    }
+
+    fn ejection(&mut self, at: &At<raw::EjectionForm>) -> Option<Ejection> {
+        let default = Ejection::default();
+        let raw = match at.found() {
+            None => return Some(default),
+            Some((id, Form::Short(word))) => {
+                self.value(&At { id, given: Given::Is(word.clone()) });
+                return None;
+            }
+            Some((_, Form::Long(raw))) => raw,
+        };
+        let consecutive = self.value(&raw.consecutive_failures);
+        Some(Ejection {
+            consecutive_failures: consecutive.unwrap_or(default.consecutive_failures),
+            success_rate_gap: self.value(&raw.success_rate_gap).unwrap_or(default.success_rate_gap),
+            requests_min: self.value(&raw.min_requests).unwrap_or(default.requests_min),
+            interval: self.value(&raw.interval).unwrap_or(default.interval),
+            time: self.value(&raw.time).unwrap_or(default.time),
+            time_max: self.value(&raw.max_time).unwrap_or(default.time_max),
+            share_max: self.value(&raw.max_share).unwrap_or(default.share_max),
+        })
     }
 
     /// An endpoint that is one of Serin's own listeners: a request would go round for ever.

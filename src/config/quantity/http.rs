@@ -171,6 +171,27 @@ impl Quantity for PathExact {
     }
 }
 
+/// What a health check asks for: a path, with a query if need be.
+pub struct Target;
+
+impl Quantity for Target {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        let text = scalar.text.as_str();
+        let is_target = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic());
+        if is_target && text.parse::<::http::uri::PathAndQuery>().is_ok() {
+            return Ok(text.to_owned());
+        }
+        let help = "write a path such as `/v2/health/ready`";
+        Err(Fault::of(Code::Path, scalar, "is not a path", help))
+    }
+
+    fn schema() -> Schema {
+        text_schema("^/[!-~]*$", "/v2/health/ready")
+    }
+}
+
 fn bad_path(scalar: &Scalar, why: &str) -> Fault {
     let help = if scalar.text.starts_with(['^', '(']) {
         "write a pattern as `path: { regex: … }`"

@@ -161,12 +161,29 @@ impl Quantity for BalanceWord {
     type Value = Balance;
 
     fn parse(scalar: &Scalar) -> Result<Balance, Fault> {
-        let all = [Balance::LeastRequest, Balance::PeakEwma, Balance::RoundRobin];
-        choose(scalar, &all.map(|one| (one.as_str(), one)), &["hash"])
+        choose(scalar, &Balance::ALL.map(|one| (one.as_str(), one)), &[])
     }
 
     fn schema() -> Schema {
-        json_schema!({ "enum": ["least_request", "peak_ewma", "round_robin"] })
+        json_schema!({ "enum": Balance::ALL.map(Balance::as_str) })
+    }
+}
+
+/// `off`, for what is on where the file does not say.
+pub struct OffWord;
+
+impl Quantity for OffWord {
+    type Value = ();
+
+    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+        choose(scalar, &[("off", ())], &[]).map_err(|fault| Fault {
+            help: "write `off`, or a map with what differs".to_owned(),
+            ..fault
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["off"] })
     }
 }
 

@@ -41,7 +41,14 @@ fn gauges() -> Gauges {
         ],
         rolled_back: vec![("errors <= 1%".to_owned(), 1)],
     };
-    Gauges { reload_successful: true, generation: 3, rollouts: vec![rollout] }
+    let endpoint = EndpointGauge {
+        backend: "sentiment-v2".into(),
+        endpoint: ([10, 0, 0, 7], 9000).into(),
+        serves: false,
+        is_out: true,
+    };
+    let endpoints = Arc::new(vec![endpoint]);
+    Gauges { reload_successful: true, generation: 3, rollouts: vec![rollout], endpoints }
 }
 
 #[test]

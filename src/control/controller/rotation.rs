@@ -1,0 +1,75 @@
+//! What becomes of endpoints that come and go.
+//!
+//! Never decides who serves: the roster does. Here it is published.
+
+use std::sync::mpsc::SyncSender;
+
+use tokio::sync::mpsc;
+
+use crate::control::controller::Controller;
+use crate::control::health::Report;
+use crate::control::running::Counting;
+use crate::units::Tick;
+
+/// What the controller knows of reports that are to come.
+#[derive(Debug)]
+pub struct Reports {
+    reported: mpsc::Receiver<Report>,
+    /// Told once everyone has been asked.
+    known: Option<SyncSender<()>>,
+}
+
+impl Reports {
+    /// Arriving at `reported`.
+    pub fn new(reported: mpsc::Receiver<Report>) -> Self {
+        Self { reported, known: None }
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Option<Report> {
+        self.reported.recv().await
+    }
+
+    /// The next one, if it is there.
+    pub fn at_once(&mut self) -> Option<Report> {
+        self.reported.try_recv().ok()
+    }
+}
+
+impl Controller {
+    /// `known` is told once every endpoint that is to be asked has been.
+    pub fn tell_when_known(&mut self, known: SyncSender<()>) {
+        self.reports.known = Some(known);
+    }
+
+    /// Takes in reports, this one and those behind it: many at once are one change.
+    pub(super) fn hear(&mut self, first: Report) {
+        self.roster.take_in(first);
+        while let Some(report) = self.reports.at_once() {
+            self.roster.take_in(report);
+        }
+        if self.rotate(self.now()) {
+            self.tell();
+        }
+        if self.roster.is_known()
+            && let Some(known) = self.reports.known.take()
+        {
+            // Whoever waited may have lost patience.
+            let _ = known.try_send(());
+        }
+    }
+
+    /// Publishes who serves, if that has changed.
+    pub(super) fn rotate(&mut self, now: Tick) -> bool {
+        if !self.roster.settle(now) {
+            return false;
+        }
+        let counting =
+            Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
+        for rollout in &mut self.rollouts {
+            rollout.endpoints_changed(counting);
+        }
+        self.publish();
+        true
+    }
+}

@@ -1,0 +1,282 @@
+//! Which endpoints of which backend may get requests: discovery, health checks and ejection,
+//! put together.
+//!
+//! Never on the way of a request: workers have what the last snapshot says. Never publishes:
+//! it says what changed, the controller acts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::control::health::{self, Report};
+use crate::names::BackendName;
+use crate::snapshot::Endpoint;
+use crate::telemetry::counts::Alarm;
+use crate::telemetry::metrics::EndpointGauge;
+use crate::telemetry::signs::{Read, Signs};
+use crate::traffic::ejection::{Candidate, Record, in_rotation, look};
+use crate::traffic::health::Health;
+use crate::units::Tick;
+
+/// Reports that wait for the controller. When full, whoever asks an endpoint waits.
+const REPORTS_MAX: usize = 1024;
+
+/// The endpoints of all backends.
+#[derive(Debug)]
+pub struct Roster {
+    workers: usize,
+    alarm: Arc<Alarm>,
+    clock: Clock,
+    pools: Vec<Pool>,
+    reports: mpsc::Sender<Report>,
+    /// Of the next asking.
+    next_id: u64,
+    gauges: Arc<Vec<EndpointGauge>>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    settings: config::Backend,
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    address: SocketAddr,
+    /// It was there at Serin's start, and was never known to be unwell or out.
+    is_old: bool,
+    /// Since when it serves; `None` is since Serin's start.
+    since: Option<Tick>,
+    signs: Arc<Signs>,
+    read: Read,
+    health: Health,
+    /// What the last bad answer was.
+    complaint: String,
+    record: Record,
+    serves: bool,
+    asking: Option<(u64, AbortOnDropHandle<()>)>,
+}
+
+impl Roster {
+    /// The endpoints of `config`, and where reports on them arrive. Nobody is asked yet.
+    pub fn new(
+        config: &Config,
+        workers: usize,
+        alarm: &Arc<Alarm>,
+        clock: Clock,
+    ) -> (Self, mpsc::Receiver<Report>) {
+        let (reports, reported) = mpsc::channel(REPORTS_MAX);
+        let alarm = Arc::clone(alarm);
+        let (pools, gauges) = (Vec::new(), Arc::default());
+        let mut roster = Self { workers, alarm, clock, pools, reports, next_id: 0, gauges };
+        let now = clock.now();
+        roster.take_over(config, now);
+        for member in roster.pools.iter_mut().flat_map(|pool| &mut pool.members) {
+            member.is_old = true;
+            member.since = None;
+        }
+        roster.settle(now);
+        (roster, reported)
+    }
+
+    /// Takes over another config. Endpoints that stay keep what is known of them.
+    pub fn take_over(&mut self, config: &Config, now: Tick) {
+        let mut before = std::mem::take(&mut self.pools);
+        for settings in &config.backends {
+            let old = before.iter().position(|pool| pool.settings.name == settings.name);
+            let mut old = old.map(|index| before.swap_remove(index));
+            let same_check = old.as_ref().is_some_and(|old| old.settings.health == settings.health);
+            let members = settings.endpoints.iter().map(|address| {
+                let known = old.as_mut().and_then(|pool| pool.leave(*address));
+                let mut member =
+                    known.unwrap_or_else(|| Member::new(*address, self.signs(settings), now));
+                if !same_check {
+                    // It serves on until it was asked in the new way.
+                    member.asking = None;
+                    member.health = Health::default();
+                }
+                member
+            });
+            let members = members.collect();
+            self.pools.push(Pool { settings: settings.clone(), members });
+        }
+    }
+
+    fn signs(&self, settings: &config::Backend) -> Arc<Signs> {
+        let row = settings.ejection.map_or(u32::MAX, |rules| rules.consecutive_failures);
+        Arc::new(Signs::new(self.workers, row, Arc::clone(&self.alarm)))
+    }
+
+    /// Begins to ask who is to be asked and is not. Within the control plane's runtime only.
+    pub fn ask(&mut self) {
+        for pool in &mut self.pools {
+            let Some(check) = &pool.settings.health else { continue };
+            for member in pool.members.iter_mut().filter(|member| member.asking.is_none()) {
+                let (id, reports) = (self.next_id, self.reports.clone());
+                self.next_id += 1;
+                let asking = health::start(id, check.clone(), member.address, reports, self.clock);
+                member.asking = Some((id, asking));
+            }
+        }
+    }
+
+    /// Whether everyone who is to be asked has answered once, or has not.
+    pub fn is_known(&self) -> bool {
+        let mut asked = self.pools.iter().filter(|pool| pool.settings.health.is_some());
+        asked.all(|pool| pool.members.iter().all(|member| member.health.is_known()))
+    }
+
+    /// Takes in what came of asking.
+    pub fn take_in(&mut self, report: Report) {
+        for pool in &mut self.pools {
+            let Some(check) = &pool.settings.health else { continue };
+            let of = |member: &Member| member.asking.as_ref().map(|(id, _)| *id);
+            let found = pool.members.iter_mut().find(|member| of(member) == Some(report.id));
+            if let Some(member) = found {
+                member.health = member.health.observe(report.answer.is_ok(), check);
+                member.complaint = report.answer.err().unwrap_or_default();
+                return;
+            }
+        }
+    }
+
+    /// Looks at what workers saw, and takes out or brings back.
+    pub fn look(&mut self, now: Tick) {
+        for pool in &mut self.pools {
+            let Some(rules) = &pool.settings.ejection else { continue };
+            let is_asked = pool.settings.health.is_some();
+            let candidates = pool.members.iter_mut().map(|member| Candidate {
+                record: member.record,
+                news: member.signs.news(&mut member.read),
+                is_well: !is_asked || member.health.is_well(),
+            });
+            let candidates: Vec<_> = candidates.collect();
+            for (member, record) in pool.members.iter_mut().zip(look(rules, now, &candidates)) {
+                member.record = record;
+            }
+        }
+    }
+
+    /// Decides anew who serves. Whether that has changed.
+    pub fn settle(&mut self, now: Tick) -> bool {
+        let mut changed = false;
+        for index in 0..self.pools.len() {
+            let serving = self.pools[index].serving();
+            for (at, serves) in serving.into_iter().enumerate() {
+                let member = &self.pools[index].members[at];
+                let is_asked = self.pools[index].settings.health.is_some();
+                let is_judged = !is_asked || member.health.is_known();
+                let is_news = member.serves != serves;
+                let came_back = is_news && serves && !member.is_old;
+                let signs = came_back.then(|| self.signs(&self.pools[index].settings));
+                let Pool { settings, members } = &mut self.pools[index];
+                let member = &mut members[at];
+                if let Some(signs) = signs {
+                    (member.signs, member.read, member.since) = (signs, Read::default(), Some(now));
+                }
+                if is_news {
+                    member.tell(settings, serves);
+                }
+                member.is_old &= serves || !is_judged;
+                member.serves = serves;
+                changed |= is_news;
+            }
+        }
+        let gauges: Vec<_> = self.pools.iter().flat_map(Pool::gauges).collect();
+        changed |= gauges != *self.gauges;
+        if changed {
+            self.gauges = Arc::new(gauges);
+        }
+        changed
+    }
+
+    /// Those of `backend` that may get requests.
+    pub fn serving(&self, backend: &BackendName) -> Vec<Endpoint> {
+        let members = self.members(backend).filter(|member| member.serves);
+        let endpoint = |member: &Member| Endpoint {
+            address: member.address,
+            since: member.since,
+            signs: Arc::clone(&member.signs),
+        };
+        members.map(endpoint).collect()
+    }
+
+    /// Whether any of `backend` may.
+    pub fn is_ready(&self, backend: &BackendName) -> bool {
+        self.members(backend).any(|member| member.serves)
+    }
+
+    fn members(&self, backend: &BackendName) -> impl Iterator<Item = &Member> {
+        let pool = self.pools.iter().find(|pool| pool.settings.name == *backend);
+        pool.into_iter().flat_map(|pool| &pool.members)
+    }
+
+    /// For the metrics.
+    pub fn gauges(&self) -> Arc<Vec<EndpointGauge>> {
+        Arc::clone(&self.gauges)
+    }
+}
+
+impl Pool {
+    /// Who serves, by health and record.
+    fn serving(&self) -> Vec<bool> {
+        let is_well = |member: &Member| match self.settings.health {
+            None => true,
+            // Asked in a new way and not answered yet: as before.
+            Some(_) if !member.health.is_known() => member.serves,
+            Some(_) => member.health.is_well(),
+        };
+        let pairs = self.members.iter().map(|member| (is_well(member), member.record.is_out()));
+        let pairs: Vec<_> = pairs.collect();
+        in_rotation(&self.settings.ejection.unwrap_or_default(), &pairs)
+    }
+
+    /// Takes a member out of here.
+    fn leave(&mut self, address: SocketAddr) -> Option<Member> {
+        let index = self.members.iter().position(|member| member.address == address)?;
+        Some(self.members.swap_remove(index))
+    }
+
+    fn gauges(&self) -> impl Iterator<Item = EndpointGauge> {
+        self.members.iter().map(|member| EndpointGauge {
+            backend: self.settings.name.clone(),
+            endpoint: member.address,
+            serves: member.serves,
+            is_out: member.record.is_out(),
+        })
+    }
+}
+
+impl Member {
+    fn new(address: SocketAddr, signs: Arc<Signs>, now: Tick) -> Self {
+        Self {
+            address,
+            is_old: false,
+            since: Some(now),
+            signs,
+            read: Read::default(),
+            health: Health::default(),
+            complaint: String::new(),
+            record: Record::new(now),
+            serves: false,
+            asking: None,
+        }
+    }
+
+    /// Says aloud that it goes or comes.
+    fn tell(&self, settings: &config::Backend, serves: bool) {
+        let (backend, endpoint) = (&settings.name, self.address);
+        if serves {
+            tracing::info!(%backend, %endpoint, "the endpoint gets requests");
+        } else if self.record.is_out() {
+            tracing::warn!(%backend, %endpoint, "the endpoint failed too often: out for a while");
+        } else {
+            let why = &self.complaint;
+            tracing::warn!(%backend, %endpoint, why, "the endpoint is unwell: no more requests");
+        }
+    }
+}
