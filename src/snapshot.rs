@@ -16,6 +16,7 @@ use crate::telemetry::signs::Signs;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::mirror::Mirror;
+use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::route::Table;
 use crate::traffic::split::Split;
@@ -117,6 +118,8 @@ pub struct Backend {
     pub endpoints: Vec<Endpoint>,
     /// How they share requests.
     pub balance: Balance,
+    /// What is spoken with them.
+    pub protocol: Protocol,
     /// How long one that is new or came back gets less than its share.
     pub slow_start: Option<Duration>,
 }

@@ -31,6 +31,7 @@ use crate::traffic::ejection::Ejection;
 use crate::traffic::health::HealthCheck;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
+use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::warm_up::WarmUp;
 use crate::units::Weight;
@@ -112,6 +113,8 @@ pub struct Backend {
     pub endpoints: Vec<SocketAddr>,
     /// How they share requests.
     pub balance: Balance,
+    /// What is spoken with its endpoints.
+    pub protocol: Protocol,
     /// How long one that is new or came back gets less than its share.
     pub slow_start: Option<Duration>,
     /// How they are asked whether they are well; `None` is not at all.

@@ -88,7 +88,7 @@ maps! {
         must name: As<Name>,
         /// IP addresses with ports, at most 1024. An empty list answers 503.
         may endpoints: Vec<At<As<Endpoint>>>,
-        /// How Serin speaks to the endpoints; both words mean HTTP/1.1 for now.
+        /// How Serin speaks to the endpoints: `http1`, `http2`, or what TLS chooses with `auto`.
         may protocol: As<Protocol> = "http1",
         /// How the endpoints share requests: `peak_ewma`, `least_request`, `round_robin` or `hash`.
         may balance: As<BalanceWord> = "peak_ewma",

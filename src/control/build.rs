@@ -133,6 +133,7 @@ pub fn snapshot(
                 endpoints: roster.serving(&b.name),
                 balance: b.balance,
                 slow_start: b.slow_start,
+                protocol: b.protocol,
             })
             .collect(),
         unrouted,

@@ -89,6 +89,7 @@ fn backend(backend: &Backend) -> Value {
         ("name", backend.name.as_str().into()),
         ("endpoints", json!(backend.endpoints)),
         ("balance", backend.balance.as_str().into()),
+        ("protocol", backend.protocol.as_str().into()),
         ("slow_start", backend.slow_start.map_or(Value::Null, |span| duration_text(span).into())),
         ("health", backend.health.as_ref().map_or(Value::Null, health)),
         ("ejection", backend.ejection.as_ref().map_or_else(|| "off".into(), ejection)),

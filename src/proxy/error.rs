@@ -154,6 +154,7 @@ impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::ClientGone => Self::ClientGone,
+            Fault::Unsendable => Self::BadRequest("the endpoint's protocol has no such request"),
             fault => Self::Broken(fault),
         }
     }

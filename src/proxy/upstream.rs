@@ -6,6 +6,7 @@
 pub mod fault;
 mod head;
 mod http1;
+mod http2;
 mod transport;
 
 use std::cell::{Cell, RefCell};
@@ -27,9 +28,11 @@ use crate::proxy::error::{Error, Timeout};
 use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http1::Connection;
+use crate::proxy::upstream::http2::pool::{Dial, Lease, Pool, Turn};
 use crate::proxy::upstream::transport::Transport;
 use crate::traffic::balance::{Cost, Latency};
-use crate::traffic::retry::{Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
+use crate::traffic::protocol::Protocol;
+use crate::traffic::retry::{Excuse, Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
 use crate::units::Tick;
 
 /// Idle connections that a worker keeps to one endpoint. When full, the one that comes
@@ -45,6 +48,11 @@ pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_mins(1);
 pub struct Endpoint {
     address: SocketAddr,
     clock: Clock,
+    protocol: Protocol,
+    /// What was spoken last, where the endpoint chooses.
+    http2: Cell<bool>,
+    /// Connections that many requests share.
+    pool: Rc<Pool>,
     /// Last in, first out: the warmest connection is used, the others age and go.
     idle: RefCell<Vec<Idle>>,
     in_flight: Cell<u32>,
@@ -75,7 +83,25 @@ pub struct Outbound {
 #[derive(Debug)]
 pub struct AnswerBody {
     /// `None` once it has ended.
-    open: Option<(http1::Body, Busy)>,
+    open: Option<(Wire, Busy)>,
+}
+
+/// A response's body, by what is spoken.
+#[derive(Debug)]
+enum Wire {
+    Http1(http1::Body),
+    Http2(http2::Body),
+}
+
+/// How a request goes to the endpoint.
+#[derive(Debug)]
+enum Way {
+    /// On a connection of its own, whose first it is.
+    Fresh(Connection),
+    /// On a connection that has served others.
+    Reused(Connection),
+    /// Beside others.
+    Shared(Lease),
 }
 
 /// One request in flight at an endpoint.
@@ -97,9 +123,17 @@ impl Drop for Busy {
 
 impl Endpoint {
     /// Not connected yet.
-    pub fn new(address: SocketAddr, clock: Clock) -> Self {
-        let (in_flight, latency) = (Cell::new(0), Cell::default());
-        Self { address, clock, idle: RefCell::default(), in_flight, latency }
+    pub fn new(address: SocketAddr, protocol: Protocol, clock: Clock) -> Self {
+        Self {
+            address,
+            clock,
+            protocol,
+            http2: Cell::new(protocol.is_http2(None)),
+            pool: Pool::new(clock),
+            idle: RefCell::default(),
+            in_flight: Cell::new(0),
+            latency: Cell::default(),
+        }
     }
 
     /// What one more request would cost, by its latency and its requests in flight.
@@ -133,13 +167,15 @@ impl Endpoint {
         self.idle.borrow_mut().retain(|idle| {
             now.since(idle.since) < IDLE_CONNECTION_AGE_MAX && idle.connection.is_open()
         });
+        self.pool.close_idle(now, IDLE_CONNECTION_AGE_MAX);
     }
 
     /// Sends a request, its `head` in origin form and with a `host`, and waits for the
     /// response's head.
     ///
     /// What fails on a reused connection before a byte of the response is tried once more
-    /// on a fresh one, if its body can be sent again.
+    /// on a fresh one, if its body can be sent again; so is what the endpoint told that it
+    /// did not look at.
     pub async fn send(
         self: &Rc<Self>,
         head: &Parts,
@@ -157,18 +193,33 @@ impl Endpoint {
         outbound: &Outbound,
     ) -> Result<Response<AnswerBody>, Error> {
         let busy = Busy::new(self);
-        if let Some(connection) = self.reuse() {
-            outbound.source.keep(REPLAY_BODY_BYTES_MAX);
-            match outbound.attempt(connection, head).await {
+        let mut retries = 0;
+        loop {
+            let way = self.way(outbound, retries > 0).await?;
+            if !matches!(way, Way::Fresh(_)) {
+                outbound.source.keep(REPLAY_BODY_BYTES_MAX);
+            }
+            match outbound.attempt(way, head, retries, self.address).await {
                 Ok(response) => return Ok(AnswerBody::of(response, busy)),
-                Err((failed, _)) if failed.was_stale() => {}
+                Err((failed, _)) if failed.was_none() => retries += 1,
                 Err((_, error)) => return Err(error),
             }
         }
-        let connection = self.connect(outbound).await?;
-        match outbound.attempt(connection, head).await {
-            Ok(response) => Ok(AnswerBody::of(response, busy)),
-            Err((_, error)) => Err(error),
+    }
+
+    /// How the next request goes, `again` after it failed on a connection that was there.
+    async fn way(&self, outbound: &Outbound, again: bool) -> Result<Way, Error> {
+        if !self.http2.get() {
+            let reused = (!again).then(|| self.reuse()).flatten();
+            return match reused {
+                Some(connection) => Ok(Way::Reused(connection)),
+                None => self.dial(outbound, None).await,
+            };
+        }
+        outbound.wait.set(Timeout::Connect, outbound.timeouts.connect);
+        match outbound.wait.within(self.pool.turn()).await.map_err(Error::Timeout)? {
+            Turn::Place(lease) => Ok(Way::Shared(lease)),
+            Turn::Dial(dial) => self.dial(outbound, Some(dial)).await,
         }
     }
 
@@ -183,12 +234,19 @@ impl Endpoint {
         }
     }
 
-    async fn connect(&self, outbound: &Outbound) -> Result<Connection, Error> {
+    async fn dial(&self, outbound: &Outbound, dial: Option<Dial>) -> Result<Way, Error> {
         outbound.wait.set(Timeout::Connect, outbound.timeouts.connect);
-        let connected = outbound.wait.within(Transport::connect(self.address)).await;
+        let way = async {
+            let transport = Transport::connect(self.address).await?;
+            self.http2.set(self.protocol.is_http2(transport.chose_http2()));
+            if self.http2.get() {
+                Ok(Way::Shared(self.pool.adopt(transport, dial).await?))
+            } else {
+                Ok(Way::Fresh(Connection::over(transport)))
+            }
+        };
         let unreachable = |source| Error::Unreachable { endpoint: self.address, source };
-        let transport = connected.map_err(Error::Timeout)?.map_err(unreachable)?;
-        Ok(Connection::over(transport))
+        outbound.wait.within(way).await.map_err(Error::Timeout)?.map_err(unreachable)
     }
 
     fn take_back(&self, connection: Connection) {
@@ -202,9 +260,11 @@ impl Endpoint {
 impl Outbound {
     async fn attempt(
         &self,
-        connection: Connection,
+        way: Way,
         head: &Parts,
-    ) -> Result<Response<http1::Body>, (Failed, Error)> {
+        retries: u32,
+        endpoint: SocketAddr,
+    ) -> Result<Response<Wire>, (Failed, Error)> {
         let Self { source, wait, timeouts, interims } = self;
         let body = RequestBody::new(
             Rc::clone(source),
@@ -212,34 +272,79 @@ impl Outbound {
             timeouts.idle,
             timeouts.first_byte,
         );
-        let (reused_connection, closed_before_response, error) = match wait
-            .within(connection.send(head, body, interims.as_deref()))
-            .await
-        {
-            Ok(Ok(response)) => return Ok(response),
-            Ok(Err(http1::Failed { fault, reused, silent })) => {
-                let closed = matches!(fault, Fault::Io(_) | Fault::ClosedBeforeHead);
-                let error = match fault {
-                    Fault::ClientGone => source.client_error(),
-                    fault => fault.into(),
-                };
-                (reused, closed && silent, error)
+        let mut excuse = None;
+        let sent = async {
+            match way {
+                Way::Fresh(connection) | Way::Reused(connection) => {
+                    let sent = connection.send(head, body, interims.as_deref()).await;
+                    sent.map(|response| response.map(Wire::Http1)).map_err(|one| {
+                        let closed = matches!(one.fault, Fault::Io(_) | Fault::ClosedBeforeHead);
+                        let idle = one.reused && closed && one.silent;
+                        excuse = idle.then_some(Excuse::ClosedWhileIdle);
+                        one.fault
+                    })
+                }
+                Way::Shared(lease) => {
+                    let sent = http2::send(lease, head, body, endpoint).await;
+                    sent.map(|response| response.map(Wire::Http2)).map_err(|one| {
+                        excuse = one.excuse;
+                        one.fault
+                    })
+                }
             }
-            Err(which) if source.waits_for_client() => (false, false, Error::ClientStalled(which)),
-            Err(which) => (false, false, Error::Timeout(which)),
         };
-        let failed = Failed {
-            reused_connection,
-            closed_before_response,
-            body_replayable: source.is_replayable(),
-            retries: 0,
+        let error = match wait.within(sent).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(Fault::ClientGone)) => source.client_error(),
+            Ok(Err(fault)) => fault.into(),
+            Err(which) if source.waits_for_client() => Error::ClientStalled(which),
+            Err(which) => Error::Timeout(which),
         };
-        Err((failed, error))
+        let body_replayable = source.is_replayable();
+        Err((Failed { excuse, body_replayable, retries }, error))
+    }
+}
+
+impl Wire {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match self {
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Http1(body) => body.poll_upload(cx),
+            Self::Http2(body) => body.poll_upload(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+
+    /// A connection that is nobody's now.
+    fn into_reusable(self) -> Option<Connection> {
+        match self {
+            Self::Http1(body) => body.into_reusable(),
+            Self::Http2(_) => None,
+        }
     }
 }
 
 impl AnswerBody {
-    fn of(response: Response<http1::Body>, busy: Busy) -> Response<Self> {
+    fn of(response: Response<Wire>, busy: Busy) -> Response<Self> {
         response.map(|body| {
             let mut body = Self { open: Some((body, busy)) };
             body.give_back_if_ended();

@@ -16,8 +16,12 @@ use crate::telemetry::sample::{WorkerArm, WorkerLeg};
 use crate::telemetry::signs::WorkerSigns;
 use crate::traffic::balance::{Balance, choose, in_turn, mix, ramp, ramp_takes, rendezvous};
 use crate::traffic::matching::RequestView;
+use crate::traffic::protocol::Protocol;
 use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
+
+/// What makes an endpoint another one for whoever speaks with it.
+pub type EndpointKey = (SocketAddr, Protocol);
 
 /// A snapshot as one worker sees it.
 #[derive(Debug)]
@@ -87,23 +91,27 @@ impl View {
     pub fn new(
         snapshot: &Arc<Snapshot>,
         worker: usize,
-        known: &mut HashMap<SocketAddr, Rc<Endpoint>>,
+        known: &mut HashMap<EndpointKey, Rc<Endpoint>>,
         clock: Clock,
     ) -> Self {
         let mut used = HashMap::default();
-        let mut endpoint = |one: &snapshot::Endpoint| {
+        let mut endpoint = |one: &snapshot::Endpoint, protocol: Protocol| {
             let address = one.address;
-            let known = known.get(&address).cloned();
-            let endpoint = known.unwrap_or_else(|| Rc::new(Endpoint::new(address, clock)));
+            let key = (address, protocol);
+            let known = known.get(&key).cloned();
+            let new = || Rc::new(Endpoint::new(address, protocol, clock));
             EndpointView {
-                endpoint: Rc::clone(used.entry(address).or_insert(endpoint)),
+                endpoint: Rc::clone(used.entry(key).or_insert_with(|| known.unwrap_or_else(new))),
                 signs: Rc::new(WorkerSigns::new(Arc::clone(&one.signs), worker)),
                 since: one.since,
                 seed: seed_of(address),
             }
         };
-        let backends = snapshot.backends.iter();
-        let endpoints = backends.map(|b| b.endpoints.iter().map(&mut endpoint).collect()).collect();
+        let endpoints = snapshot.backends.iter().map(|backend| {
+            let addresses = backend.endpoints.iter();
+            addresses.map(|one| endpoint(one, backend.protocol)).collect()
+        });
+        let endpoints = endpoints.collect();
         *known = used;
         let leg = |leg: &Arc<_>| Rc::new(WorkerLeg::new(Arc::clone(leg), worker));
         let rules = snapshot.rules.iter().map(|rule| RuleView {

@@ -3,7 +3,6 @@
 //! Never talks to another worker.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,7 +15,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::upstream::Endpoint;
-use crate::proxy::view::View;
+use crate::proxy::view::{EndpointKey, View};
 use crate::snapshot::Reader;
 use crate::telemetry::sample::OpenAttempts;
 
@@ -47,7 +46,7 @@ pub struct Worker {
     pub open_attempts: Rc<OpenAttempts>,
     reader: RefCell<Reader>,
     view: RefCell<Rc<View>>,
-    endpoints: RefCell<HashMap<SocketAddr, Rc<Endpoint>>>,
+    endpoints: RefCell<HashMap<EndpointKey, Rc<Endpoint>>>,
     draining: Cell<bool>,
     connections: RefCell<Slab<Seat>>,
     connection_ended: Notify,

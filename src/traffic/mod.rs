@@ -11,6 +11,7 @@ pub mod health;
 pub mod matching;
 pub mod mirror;
 pub mod outcome;
+pub mod protocol;
 pub mod retry;
 pub mod route;
 pub mod split;

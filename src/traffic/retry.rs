@@ -130,13 +130,25 @@ impl Retry {
     }
 }
 
+/// How often one request may be refused by an endpoint that did not look at it.
+pub const REFUSALS_MAX: u32 = 3;
+
+/// Why an attempt that failed before any byte of a response says nothing of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excuse {
+    /// The connection had served a request before and ended before a byte of a response: an
+    /// idle connection that the endpoint closed while the request was on its way looks just
+    /// like a failure (RFC 9112, section 9.3.1).
+    ClosedWhileIdle,
+    /// The endpoint told that it did not look at the request (RFC 9113, section 8.7).
+    Refused,
+}
+
 /// What is known of an attempt that failed before any byte of a response.
 #[derive(Clone, Copy, Debug)]
 pub struct Failed {
-    /// The connection had served a request before: it may have been closed as idle.
-    pub reused_connection: bool,
-    /// The connection ended before a byte of a response came.
-    pub closed_before_response: bool,
+    /// Why it may be nobody's fault.
+    pub excuse: Option<Excuse>,
     /// Nothing of the body was lost: it is empty, unread, or kept whole.
     pub body_replayable: bool,
     /// How often this was answered with yes for the same request.
@@ -144,14 +156,14 @@ pub struct Failed {
 }
 
 impl Failed {
-    /// Whether the attempt says nothing of the endpoint and is tried once more, on a
-    /// fresh connection: an idle connection that the endpoint closed while the request
-    /// was on its way looks just like a failure (RFC 9112, section 9.3.1).
-    pub const fn was_stale(self) -> bool {
-        self.reused_connection
-            && self.closed_before_response
-            && self.body_replayable
-            && self.retries == 0
+    /// Whether the attempt counts for nothing, and is made once more on another connection.
+    pub const fn was_none(self) -> bool {
+        let retries_max = match self.excuse {
+            None => 0,
+            Some(Excuse::ClosedWhileIdle) => 1,
+            Some(Excuse::Refused) => REFUSALS_MAX,
+        };
+        self.body_replayable && self.retries < retries_max
     }
 }
 
@@ -213,17 +225,16 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_failure_on_a_reused_connection_is_tried_again() {
-        let stale = Failed {
-            reused_connection: true,
-            closed_before_response: true,
-            body_replayable: true,
-            retries: 0,
-        };
-        assert!(stale.was_stale());
-        assert!(!Failed { reused_connection: false, ..stale }.was_stale());
-        assert!(!Failed { closed_before_response: false, ..stale }.was_stale());
-        assert!(!Failed { body_replayable: false, ..stale }.was_stale());
-        assert!(!Failed { retries: 1, ..stale }.was_stale());
+    fn only_an_attempt_with_an_excuse_is_made_again_and_not_for_ever() {
+        let stale =
+            Failed { excuse: Some(Excuse::ClosedWhileIdle), body_replayable: true, retries: 0 };
+        assert!(stale.was_none());
+        assert!(!Failed { excuse: None, ..stale }.was_none());
+        assert!(!Failed { body_replayable: false, ..stale }.was_none());
+        assert!(!Failed { retries: 1, ..stale }.was_none());
+        let refused = Failed { excuse: Some(Excuse::Refused), ..stale };
+        assert!(Failed { retries: REFUSALS_MAX - 1, ..refused }.was_none());
+        assert!(!Failed { retries: REFUSALS_MAX, ..refused }.was_none());
+        assert!(!Failed { body_replayable: false, ..refused }.was_none());
     }
 }

@@ -16,7 +16,9 @@ mod backend;
 mod call;
 mod client;
 mod config;
+mod frames;
 mod http2;
+mod http2_backend;
 mod metrics;
 mod program;
 mod proxy;
@@ -29,7 +31,11 @@ pub use backend::{Backend, BackendBuilder, Seen};
 pub use call::Call;
 pub use client::{Answer, Client, Request};
 pub use config::ConfigFile;
+pub use frames::{
+    Frame, FrameListener, Frames, fields, flag, frame, kind, request_fields, setting,
+};
 pub use http2::{Http2, Streamed};
+pub use http2_backend::Http2Backend;
 pub use metrics::Metrics;
 pub use program::{Output, Program, arg};
 pub use proxy::{Proxy, ProxyBuilder};

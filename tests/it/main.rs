@@ -8,6 +8,7 @@ mod endpoints;
 mod failover;
 mod failures;
 mod hostile_http1;
+mod http2_endpoints;
 mod mirrors;
 mod reload;
 mod request_path;

@@ -32,7 +32,7 @@ impl Checker<'_> {
         for at in list.items() {
             let Some(raw) = at.get() else { continue };
             let name = self.own_name(&raw.name, &mut seen);
-            self.value(&raw.protocol);
+            let protocol = self.value(&raw.protocol).unwrap_or_default();
             let endpoints = self.endpoints(at.id, raw);
             let balance = self.value(&raw.balance).unwrap_or_default();
             let slow_start = self.value(&raw.slow_start);
@@ -42,7 +42,15 @@ impl Checker<'_> {
             let written = raw.name.get().map(|name| name.scalar.text.clone());
             if let Some(name) = name.or(written) {
                 let name = BackendName::new(name);
-                backends.push(Backend { name, endpoints, balance, slow_start, health, ejection });
+                backends.push(Backend {
+                    name,
+                    endpoints,
+                    balance,
+                    protocol,
+                    slow_start,
+                    health,
+                    ejection,
+                });
             }
         }
         backends

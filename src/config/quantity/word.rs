@@ -13,6 +13,7 @@ use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
 use crate::rollout::plan::Breach;
 use crate::traffic::balance::Balance;
+use crate::traffic::protocol;
 use crate::traffic::retry::Condition;
 use crate::units::Ratio;
 
@@ -143,14 +144,14 @@ fn choose<T: Copy>(
 pub struct Protocol;
 
 impl Quantity for Protocol {
-    type Value = ();
+    type Value = protocol::Protocol;
 
-    fn parse(scalar: &Scalar) -> Result<(), Fault> {
-        choose(scalar, &[("http1", ()), ("auto", ())], &["http2"])
+    fn parse(scalar: &Scalar) -> Result<protocol::Protocol, Fault> {
+        choose(scalar, &protocol::Protocol::ALL.map(|one| (one.as_str(), one)), &[])
     }
 
     fn schema() -> Schema {
-        json_schema!({ "enum": ["http1", "auto"] })
+        json_schema!({ "enum": ["http1", "http2", "auto"] })
     }
 }
 

@@ -25,6 +25,15 @@ pub enum Fault {
     /// The endpoint reset the request's stream.
     #[error("the stream was reset: {0}")]
     Reset(h2::Reason),
+    /// The endpoint takes no more requests on this connection.
+    #[error("the endpoint closed the connection: {0}")]
+    GoAway(h2::Reason),
+    /// What came is not HTTP/2.
+    #[error("the response is not HTTP/2: {0}")]
+    NotHttp2(h2::Reason),
+    /// Not the endpoint's fault: the request cannot be said in the endpoint's protocol.
+    #[error("the request cannot be said in the endpoint's protocol")]
+    Unsendable,
     /// Not the endpoint's fault: the rest of the request did not come.
     #[error("the client went away")]
     ClientGone,

@@ -27,6 +27,20 @@ impl Transport {
         Ok(Self::Cleartext(stream))
     }
 
+    /// Whether others can read along.
+    pub fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Cleartext(_) => false,
+        }
+    }
+
+    /// Whether the endpoint chose HTTP/2 in the handshake; `None` where there was no choice.
+    pub fn chose_http2(&self) -> Option<bool> {
+        match self {
+            Self::Cleartext(_) => None,
+        }
+    }
+
     /// Whether it is neither closed by the endpoint nor has bytes that nobody asked for.
     /// Asks the kernel only when it has told of news.
     pub fn is_quiet(&self) -> bool {

@@ -1,0 +1,227 @@
+//! HTTP/2 to an endpoint: many requests on one connection, each in the task of its request.
+//!
+//! Never reads more of an answer than the client takes, but for one window per stream; and
+//! never says that a request failed which the endpoint has not looked at.
+
+pub mod pool;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{Request, Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::proxy::body::RequestBody;
+use crate::proxy::http2::{Incoming, Room, has_outer_space, poll_room};
+use crate::proxy::upstream::fault::Fault;
+use crate::proxy::upstream::http2::pool::Lease;
+use crate::traffic::retry::Excuse;
+
+/// A request that failed before its response's head.
+#[derive(Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub fault: Fault,
+    /// Why that may be nobody's fault.
+    pub excuse: Option<Excuse>,
+}
+
+/// A response's body, with what is left of the request.
+#[derive(Debug)]
+pub struct Body {
+    incoming: Incoming,
+    upload: Option<Upload>,
+    /// The request broke off.
+    client_gone: bool,
+    /// Bytes to come, where the head told.
+    length: Option<u64>,
+    /// The place on the connection, free again when dropped.
+    _lease: Lease,
+}
+
+/// A request's body on its way out.
+#[derive(Debug)]
+struct Upload {
+    stream: SendStream<Bytes>,
+    body: RequestBody,
+}
+
+impl Upload {
+    /// Sends until everything is sent, or the endpoint wants no more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        loop {
+            if let Room::Gone(_) = ready!(poll_room(&mut self.stream, cx)) {
+                // Why is told by the response, or by its absence.
+                return Poll::Ready(Ok(()));
+            }
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let sent = match frame.transpose() {
+                Err(_) => {
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Err(Fault::ClientGone));
+                }
+                Ok(None) => self.stream.send_data(Bytes::new(), true).map(|()| true),
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let last = self.body.is_end_stream();
+                        self.stream.send_data(data, last).map(|()| last)
+                    }
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        self.stream.send_trailers(trailers).map(|()| true)
+                    }
+                },
+            };
+            // A stream that takes nothing any more says why by its response.
+            if sent.unwrap_or(true) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+/// Sends a request, its `head` in origin form, to `endpoint`, and waits for the response's
+/// head.
+pub async fn send(
+    mut lease: Lease,
+    head: &Parts,
+    body: RequestBody,
+    endpoint: SocketAddr,
+) -> Result<Response<Body>, Failed> {
+    let failed = |fault| Failed { fault, excuse: None };
+    let (was_idle, heard_before) = (lease.was_idle(), lease.heard());
+    let told = |lease: &Lease, error: &h2::Error| {
+        let closed = was_idle && error.is_io() && lease.heard() == heard_before;
+        let excuse = match error {
+            error if was_refused(error) => Some(Excuse::Refused),
+            _ => closed.then_some(Excuse::ClosedWhileIdle),
+        };
+        Failed { fault: fault(error), excuse }
+    };
+    let request = request(head, endpoint, lease.is_encrypted()).map_err(failed)?;
+    let ended = body.is_end_stream();
+    let (mut response, stream) = match lease.sender().send_request(request, ended) {
+        Ok(streams) => streams,
+        Err(error) => {
+            // No request left, so nothing was looked at.
+            lease.retire();
+            return Err(Failed { excuse: Some(Excuse::Refused), ..told(&lease, &error) });
+        }
+    };
+    let mut upload = (!ended).then_some(Upload { stream, body });
+    let answered = poll_fn(|cx| {
+        if let Some(sending) = &mut upload
+            && let Poll::Ready(sent) = sending.poll(cx)
+        {
+            upload = None;
+            if let Err(fault) = sent {
+                return Poll::Ready(Err(failed(fault)));
+            }
+        }
+        Pin::new(&mut response).poll(cx).map_err(|error| told(&lease, &error))
+    });
+    let response = answered.await.inspect_err(|failed| {
+        if matches!(failed.fault, Fault::GoAway(_)) {
+            lease.retire();
+        }
+    })?;
+    let (mut parts, stream) = response.into_parts();
+    check(&mut parts).map_err(failed)?;
+    let length = parts.headers.get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+    let incoming = Incoming::of(stream);
+    let body = Body { incoming, upload, client_gone: false, length, _lease: lease };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// What the library has not looked at.
+fn check(parts: &mut http::response::Parts) -> Result<(), Fault> {
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Fault::Malformed("status 101, which HTTP/2 has not"));
+    }
+    if has_outer_space(&parts.headers) {
+        return Err(Fault::Malformed("a field value with spaces around it"));
+    }
+    Ok(())
+}
+
+/// The head of a request as HTTP/2 has it: the host in the target, nothing that frames.
+fn request(head: &Parts, endpoint: SocketAddr, encrypted: bool) -> Result<Request<()>, Fault> {
+    let mut headers = head.headers.clone();
+    let host = headers.remove(HOST);
+    headers.remove(CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    // An HTTP/1.0 client need not name one.
+    let authority = authority.or_else(|| Authority::try_from(endpoint.to_string()).ok());
+    let mut target = http::uri::Parts::default();
+    target.scheme = Some(if encrypted { Scheme::HTTPS } else { Scheme::HTTP });
+    target.authority = authority;
+    let path = head.uri.path_and_query().cloned();
+    target.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
+    let target = Uri::from_parts(target);
+    let mut request = Request::new(());
+    *request.uri_mut() = target.map_err(|_| Fault::Unsendable)?;
+    *request.method_mut() = head.method.clone();
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+impl Body {
+    /// Whether nothing more comes.
+    pub fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    /// Bytes to come, where the head told.
+    pub fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+
+    /// Sends on what is left of the request.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(sent) = upload.poll(cx)
+        {
+            self.upload = None;
+            self.client_gone = sent.is_err();
+        }
+    }
+
+    /// The next piece.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.poll_upload(cx);
+        if self.client_gone {
+            return Poll::Ready(Some(Err(Fault::ClientGone)));
+        }
+        self.incoming.poll_frame(cx).map_err(|error| fault(&error))
+    }
+}
+
+/// Whether the endpoint told that it did not look at the request (RFC 9113, section 8.7).
+fn was_refused(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
+}
+
+fn fault(error: &h2::Error) -> Fault {
+    match (error.get_io(), error.reason()) {
+        (Some(io), _) => Fault::Io(io::Error::from(io.kind())),
+        (None, Some(reason)) if error.is_reset() && error.is_remote() => Fault::Reset(reason),
+        (None, Some(reason)) if error.is_remote() => Fault::GoAway(reason),
+        (None, Some(reason)) => Fault::NotHttp2(reason),
+        (None, None) => Fault::Unsendable,
+    }
+}
