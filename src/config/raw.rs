@@ -292,6 +292,11 @@ maps! {
         may idle: As<Span> = "60s",
         /// The whole request with its answer. Default: no limit, for streams run for minutes.
         may request: As<Span>,
+        /// Behind an upgrade (WebSocket): without a byte in either direction.
+        may tunnel: As<Span> = "1h",
+        /// Bytes a second that a client must send of its body, on average over the time it is
+        /// waited for, after the first 5s; `0B` is no limit. Not asked of gRPC.
+        may upload_rate: As<Size> = "240B",
     }
 
     /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled

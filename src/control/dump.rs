@@ -218,6 +218,8 @@ fn timeouts(timeouts: &Timeouts) -> Value {
         ("first_byte", duration_text(timeouts.first_byte).into()),
         ("idle", duration_text(timeouts.idle).into()),
         ("request", json!(timeouts.request.map(duration_text))),
+        ("tunnel", duration_text(timeouts.tunnel).into()),
+        ("upload_rate", format!("{}B", timeouts.upload_rate).into()),
     ])
 }
 

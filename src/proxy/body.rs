@@ -23,9 +23,7 @@ use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
-
-/// Another protocol than HTTP may be silent for longer than an answer.
-const TUNNEL_IDLE_MAX: Duration = Duration::from_hours(1);
+use crate::units::Tick;
 
 /// A request's body, as it comes from the client. Shared by the attempts that send it.
 #[derive(Debug, Default)]
@@ -46,6 +44,9 @@ pub struct Source {
     /// The client's side of another protocol, until the endpoint speaks it.
     tunnel: RefCell<Option<Incoming>>,
     is_tunnel: Cell<bool>,
+    /// How long the client was waited for, and since when it is.
+    waited: Cell<Duration>,
+    waits_since: Cell<Option<Tick>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -222,20 +223,14 @@ pub struct RequestBody {
     /// Kept pieces that this attempt has sent.
     sent: usize,
     wait: Rc<Deadline>,
-    idle: Duration,
-    first_byte: Duration,
+    timeouts: Timeouts,
 }
 
 impl RequestBody {
     /// From the beginning. Keeps `wait` up to date: `idle` between pieces, `first_byte`
     /// once all is sent.
-    pub fn new(
-        source: Rc<Source>,
-        wait: Rc<Deadline>,
-        idle: Duration,
-        first_byte: Duration,
-    ) -> Self {
-        let body = Self { source, sent: 0, wait, idle, first_byte };
+    pub fn new(source: Rc<Source>, wait: Rc<Deadline>, timeouts: Timeouts) -> Self {
+        let body = Self { source, sent: 0, wait, timeouts };
         body.mind_the_time();
         body
     }
@@ -256,9 +251,30 @@ impl RequestBody {
             return;
         }
         if self.source.is_ended() {
-            self.wait.set(Timeout::FirstByte, self.first_byte);
+            self.wait.set(Timeout::FirstByte, self.timeouts.first_byte);
         } else {
-            self.wait.set(Timeout::Idle, self.idle);
+            self.wait.set(Timeout::Idle, self.timeouts.idle);
+        }
+    }
+
+    /// The client is waited for from here on: not for ever, and not for too little.
+    fn wait_for_client(&self) {
+        let source = &self.source;
+        if source.waits_since.replace(source.waits_since.get().or(Some(self.wait.now()))).is_some()
+            || source.answered.get()
+        {
+            return;
+        }
+        let bytes = source.kept_bytes.get() as u64;
+        let patience = self.timeouts.upload_patience(bytes, source.waited.get());
+        if let Some(patience) = patience.filter(|patience| *patience < self.timeouts.idle) {
+            self.wait.set(Timeout::UploadRate, patience);
+        }
+    }
+
+    fn has_waited(&self) {
+        if let Some(since) = self.source.waits_since.take() {
+            self.source.waited.set(self.source.waited.get() + self.wait.now().since(since));
         }
     }
 }
@@ -280,11 +296,14 @@ impl Body for RequestBody {
         if polled.is_ready() {
             let sent = self.source.kept.borrow().len();
             self.sent = sent;
+            self.has_waited();
             self.mind_the_time();
             if self.source.is_tunnel.get() {
                 // A tunnel is idle when nothing passes in either direction.
                 self.wait.clear();
             }
+        } else {
+            self.wait_for_client();
         }
         polled
     }
@@ -361,7 +380,7 @@ impl Relayed {
         response: http::Response<AnswerBody>,
         (sample, permit): (Sample, Option<RetryPermit>),
         (source, wait): (Rc<Source>, Rc<Deadline>),
-        idle: Duration,
+        timeouts: Timeouts,
     ) -> http::Response<Self> {
         wait.clear();
         sample.first_byte(response.status().as_u16());
@@ -369,7 +388,7 @@ impl Relayed {
         if tunnel {
             sample.is_not_timed();
         }
-        let idle = if tunnel { TUNNEL_IDLE_MAX } else { idle };
+        let idle = if tunnel { timeouts.tunnel } else { timeouts.idle };
         let attempt = Attempt {
             sample,
             source,

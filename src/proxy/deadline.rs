@@ -127,6 +127,11 @@ impl Deadline {
         self.all.entries.borrow_mut()[self.key].enter(Some((end, which)));
     }
 
+    /// The time of the last look at the limits.
+    pub fn now(&self) -> Tick {
+        self.all.now.get()
+    }
+
     /// No phase is under way; the limit of the whole exchange stays.
     pub fn clear(&self) {
         self.all.entries.borrow_mut()[self.key].enter(None);

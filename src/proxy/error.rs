@@ -32,6 +32,8 @@ pub enum Timeout {
     Idle,
     /// The whole exchange took too long.
     Request,
+    /// The client sends its body too slowly.
+    UploadRate,
 }
 
 impl Timeout {
@@ -42,6 +44,7 @@ impl Timeout {
             Self::FirstByte => "first_byte",
             Self::Idle => "idle",
             Self::Request => "request",
+            Self::UploadRate => "upload_rate",
         }
     }
 }
@@ -84,7 +87,7 @@ pub enum Error {
     #[error("the endpoint took longer than `timeouts.{}` allows", .0.as_str())]
     Timeout(Timeout),
     /// A time limit passed while Serin waited for the client's body.
-    #[error("the request's body stalled for longer than `timeouts.{}` allows", .0.as_str())]
+    #[error("the request's body came more slowly than `timeouts.{}` allows", .0.as_str())]
     ClientStalled(Timeout),
     /// The client went away while it sent its body.
     #[error("the client went away")]
@@ -131,7 +134,7 @@ impl Error {
             Self::Broken(_) => Some(Failure::Reset),
             // The endpoint that does not read the request does not answer it either.
             Self::Timeout(Timeout::FirstByte | Timeout::Idle) => Some(Failure::FirstByte),
-            Self::Timeout(Timeout::Request)
+            Self::Timeout(Timeout::Request | Timeout::UploadRate)
             | Self::BadRequest(_)
             | Self::Refused(..)
             | Self::Connect

@@ -98,7 +98,11 @@ impl Exchange {
         forward::to_endpoint(&mut head, &self.peer, !source.is_ended());
         self.mirror(&view, rule, (&head, &source), started);
 
-        let timeouts = rule.rule.timeouts;
+        let mut timeouts = rule.rule.timeouts;
+        if is_grpc(&head.headers) {
+            // Its streams may be silent: what a client has to say may come any time.
+            timeouts.upload_rate = 0;
+        }
         let wait = Rc::new(self.worker.deadlines.open(started, timeouts.request));
         let interims = self.interims.clone();
         let outbound = Outbound { source, wait, timeouts, interims };
@@ -130,7 +134,7 @@ impl Exchange {
                     // Settles when the body ends.
                     let measured = (sample, tries.into_permit());
                     let Outbound { source, wait, .. } = outbound;
-                    let response = Relayed::ride(response, measured, (source, wait), timeouts.idle);
+                    let response = Relayed::ride(response, measured, (source, wait), timeouts);
                     return Ok(response.map(ResponseBody::Relayed));
                 }
                 Err(error) => {

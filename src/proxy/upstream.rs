@@ -266,12 +266,7 @@ impl Outbound {
         endpoint: SocketAddr,
     ) -> Result<Response<Wire>, (Failed, Error)> {
         let Self { source, wait, timeouts, interims } = self;
-        let body = RequestBody::new(
-            Rc::clone(source),
-            Rc::clone(wait),
-            timeouts.idle,
-            timeouts.first_byte,
-        );
+        let body = RequestBody::new(Rc::clone(source), Rc::clone(wait), *timeouts);
         let mut excuse = None;
         let sent = async {
             match way {

@@ -30,6 +30,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// load balancers keep a connection that they think is idle (60 s), so that they close first.
 const CLIENT_IDLE_SWEEPS_MAX: u32 = 15;
 
+/// How often a place for another client is looked for while there is none.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(50);
+
 /// The first bytes of a request are read into this; longer bodies have buffers of their own.
 const SCRATCH_BYTES: usize = 16 << 10;
 
@@ -177,7 +180,8 @@ impl Worker {
     pub async fn fewer_connections_than(&self, count: usize) {
         while self.connections.borrow().len() >= count {
             self.close_idlest_client();
-            self.connection_ended.notified().await;
+            // None may be idle now, and one be a moment later.
+            let _ = tokio::time::timeout(LOOK_FOR_ROOM, self.connection_ended.notified()).await;
         }
     }
 }

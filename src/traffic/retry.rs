@@ -19,6 +19,23 @@ pub struct Timeouts {
     pub idle: Duration,
     /// The whole exchange; `None` is no limit, for streams run for minutes.
     pub request: Option<Duration>,
+    /// Between two pieces of another protocol, behind an upgrade, in both directions.
+    pub tunnel: Duration,
+    /// Bytes a second that a client must send of its body, on average; 0 is no limit.
+    pub upload_rate: u64,
+}
+
+impl Timeouts {
+    /// Before `upload_rate` is asked for: a body may begin slowly.
+    pub const UPLOAD_GRACE: Duration = Duration::from_secs(5);
+
+    /// How long a client may still be waited for that has sent `bytes` of its body and has
+    /// been waited for for `waited` so far; `None` is without end.
+    pub fn upload_patience(&self, bytes: u64, waited: Duration) -> Option<Duration> {
+        let earned =
+            Duration::from_millis(bytes.saturating_mul(1000).checked_div(self.upload_rate)?);
+        Some((Self::UPLOAD_GRACE + earned).saturating_sub(waited))
+    }
 }
 
 impl Default for Timeouts {
@@ -28,6 +45,8 @@ impl Default for Timeouts {
             first_byte: Duration::from_mins(1),
             idle: Duration::from_mins(1),
             request: None,
+            tunnel: Duration::from_hours(1),
+            upload_rate: 240,
         }
     }
 }
@@ -178,6 +197,20 @@ mod tests {
             on: Retry::default_conditions(),
             methods: Retry::default_methods(),
         }
+    }
+
+    #[test]
+    fn patience_is_earned_by_bytes() {
+        let timeouts = Timeouts { upload_rate: 100, ..Timeouts::default() };
+        let patience = |bytes, millis| {
+            timeouts.upload_patience(bytes, Duration::from_millis(millis)).map(|d| d.as_millis())
+        };
+        assert_eq!(patience(0, 0), Some(5_000));
+        assert_eq!(patience(0, 6_000), Some(0));
+        assert_eq!(patience(1_000, 6_000), Some(9_000));
+        assert_eq!(patience(u64::MAX, 6_000).is_some(), true);
+        let endless = Timeouts { upload_rate: 0, ..Timeouts::default() };
+        assert_eq!(endless.upload_patience(0, Duration::MAX), None);
     }
 
     #[test]

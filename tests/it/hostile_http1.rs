@@ -456,3 +456,40 @@ async fn fields_that_connection_nominates_stay_behind_in_both_directions() {
     assert_eq!((head.field("x-mine"), head.field("x-kept").as_deref()), (None, Some("1")));
     assert!(head.field("host").is_some());
 }
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_cut_off_and_blames_nobody() {
+    let model = Backend::named("model").start();
+    let proxy = Proxy::to(&model, "timeouts: { upload_rate: 1kB }").start();
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n";
+    let mut slow = proxy.client().begin(head).await;
+    let mut head = Box::pin(slow.head());
+    let head = loop {
+        tokio::select! {
+            head = &mut head => break head,
+            // Somebody else is served all the while.
+            () = tokio::time::sleep(serin_testkit::ms(100)) => {
+                proxy.client().post("/", "quick").await.expect(200);
+            }
+        }
+    };
+    assert_eq!(head.unwrap().status(), 408);
+    let counted = [("outcome", "neutral"), ("code", "408")];
+    assert!(proxy.metrics().await.value("serin_attempts_total", &counted) > 0.5);
+}
+
+#[tokio::test]
+async fn clients_that_only_stay_and_those_that_read_nothing_disturb_nobody() {
+    let model = Backend::named("model").start();
+    let proxy = Proxy::to(&model, "").start();
+    let mut idle = Vec::new();
+    for _ in 0..500 {
+        idle.push(proxy.client().begin("").await);
+    }
+    // A pipeline that nobody reads the answers of holds up itself alone.
+    let flood = proxy.client().begin(Request::get("/").bytes().repeat(1000)).await;
+    for _ in 0..20 {
+        proxy.client().get("/").await.expect(200);
+    }
+    drop((idle, flood));
+}

@@ -156,6 +156,8 @@ impl Checker<'_> {
             first_byte: self.value(&raw.first_byte).unwrap_or(default.first_byte),
             idle: self.value(&raw.idle).unwrap_or(default.idle),
             request: self.value(&raw.request).or(default.request),
+            tunnel: self.value(&raw.tunnel).unwrap_or(default.tunnel),
+            upload_rate: self.value(&raw.upload_rate).unwrap_or(default.upload_rate),
         }
     }
 }

@@ -341,3 +341,6 @@ impl<S: ClientStream> Reply<'_, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

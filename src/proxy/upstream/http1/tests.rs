@@ -12,6 +12,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::proxy::body::Source;
 use crate::proxy::deadline::Deadlines;
+use crate::traffic::retry::Timeouts;
 
 /// What a client made of a response: status, body, trailers, and whether the connection
 /// may be used again.
@@ -27,8 +28,7 @@ fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let deadlines = Rc::new(Deadlines::new(Clock::start()));
         let wait = Rc::new(deadlines.open(deadlines.now(), None));
-        let body =
-            RequestBody::new(Source::of_kept(Vec::new()), wait, Duration::MAX, Duration::MAX);
+        let body = RequestBody::new(Source::of_kept(Vec::new()), wait, Timeouts::default());
         let response =
             connection.send(&head, body, None).await.map_err(|one| one.fault.to_string())?;
         let (parts, mut body) = response.into_parts();

@@ -1,0 +1,153 @@
+use std::future::pending;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::runtime::{Builder, LocalOptions};
+
+use super::*;
+use crate::clock::Clock;
+use crate::proxy::forward::Peer;
+use crate::proxy::protocol::serve_connection;
+use crate::proxy::worker::Worker;
+use crate::snapshot::{Publisher, Snapshot};
+use crate::telemetry::counts::{Leg, LegKey};
+use crate::traffic::route::Table;
+use crate::units::Tick;
+
+impl ClientStream for DuplexStream {
+    fn make_abrupt(&self) {}
+}
+
+/// Lets `client` talk to a proxy without rules, which answers 404, in virtual time.
+fn talk<F: Future>(client: impl FnOnce(DuplexStream, Rc<Worker>) -> F) -> F::Output {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build_local(LocalOptions::default());
+    runtime.unwrap().block_on(async {
+        let key = LegKey { route: "-".into(), rule: "-".into(), backend: "-".into() };
+        let publisher = Publisher::new(Snapshot {
+            generation: 1,
+            table: Table::new(Vec::new()),
+            rules: Vec::new(),
+            backends: Vec::new(),
+            unrouted: Arc::new(Leg::new(key, 1)),
+            response_headers: false,
+        });
+        let worker = Worker::new(0, Clock::start(), publisher.reader());
+        // Less than an answer.
+        let (near, far) = duplex(64);
+        let peer = Peer::cleartext([127, 0, 0, 1].into());
+        tokio::task::spawn_local(serve_connection(far, worker.enter(), peer));
+        tokio::select! {
+            () = worker.run() => unreachable!("it runs until dropped"),
+            output = client(near, Rc::clone(&worker)) => output,
+        }
+    })
+}
+
+async fn rest(stream: &mut DuplexStream) -> String {
+    let mut bytes = Vec::new();
+    // A cut is an end too.
+    let _ = stream.read_to_end(&mut bytes).await;
+    String::from_utf8(bytes).unwrap()
+}
+
+fn secs(from: Tick, to: Tick) -> u64 {
+    to.since(from).as_secs()
+}
+
+#[test]
+fn a_head_that_trickles_in_is_answered_408_in_time() {
+    talk(async |mut stream, worker| {
+        let began = worker.clock.now();
+        let (mut read, mut write) = tokio::io::split(&mut stream);
+        let trickle = async {
+            write.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n").await.unwrap();
+            loop {
+                tokio::time::sleep(Duration::from_millis(900)).await;
+                if write.write_all(b"x: y\r\n").await.is_err() {
+                    pending::<()>().await;
+                }
+            }
+        };
+        let mut text = String::new();
+        tokio::select! {
+            () = trickle => unreachable!("it trickles for ever"),
+            read = read.read_to_string(&mut text) => drop(read.unwrap()),
+        }
+        assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("connection: close"), "{text}");
+        assert!((10..=12).contains(&secs(began, worker.clock.now())), "{:?}", worker.clock.now());
+    });
+}
+
+#[test]
+fn a_client_that_asks_nothing_is_closed_without_a_word() {
+    for first in [&b""[..], b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"PRI * HT"] {
+        talk(async |mut stream, worker| {
+            let began = worker.clock.now();
+            stream.write_all(first).await.unwrap();
+            let text = rest(&mut stream).await;
+            let answers = usize::from(first.starts_with(b"GET"));
+            assert_eq!(text.matches("HTTP/1.1 404").count(), answers, "{text}");
+            assert!(
+                (75..=85).contains(&secs(began, worker.clock.now())),
+                "{:?}",
+                worker.clock.now()
+            );
+        });
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut() {
+    talk(async |mut stream, worker| {
+        let began = worker.clock.now();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        // Something is written, more than the stream holds, and nobody reads it.
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        let text = rest(&mut stream).await;
+        assert_eq!(text.len(), 64, "{text}");
+        assert_eq!(secs(began, worker.clock.now()), 70);
+    });
+}
+
+#[test]
+fn a_client_that_is_told_to_go_may_finish_its_sentence_but_not_speak_for_ever() {
+    talk(async |mut stream, worker| {
+        let began = worker.clock.now();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = [0; 400];
+        let mut length = 0;
+        while !answer[..length].ends_with(b"host\"}") {
+            length += stream.read(&mut answer[length..]).await.unwrap();
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 400 "));
+        while stream.write_all(&[b'x'; 64]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!((1..=2).contains(&secs(began, worker.clock.now())), "{:?}", worker.clock.now());
+    });
+}
+
+#[test]
+fn the_date_is_one_that_http_knows() {
+    talk(async |mut stream, _| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+        let text = rest(&mut stream).await;
+        let date = text.lines().find_map(|line| line.strip_prefix("date: ")).unwrap();
+        assert!(httpdate::parse_http_date(date).is_ok() && HeaderValue::from_str(date).is_ok());
+    });
+}
+
+#[test]
+fn where_there_is_no_place_left_one_that_asks_nothing_goes() {
+    talk(async |mut stream, worker| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let began = worker.clock.now();
+        let (text, ()) = tokio::join!(rest(&mut stream), worker.fewer_connections_than(1));
+        assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
+        assert_eq!(secs(began, worker.clock.now()), 0);
+    });
+}
