@@ -202,13 +202,6 @@ impl Source {
             }
         }
     }
-
-    fn size_hint(&self) -> SizeHint {
-        match &*self.incoming.borrow() {
-            Some(incoming) => incoming.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
-    }
 }
 
 /// The client went away while it sent its body.
@@ -310,17 +303,6 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         self.source.is_ended() && self.sent >= self.source.kept.borrow().len()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let kept: usize = self.source.kept.borrow().iter().skip(self.sent).map(Bytes::len).sum();
-        let rest = self.source.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + kept as u64);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + kept as u64);
-        }
-        hint
     }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 
 use crate::proxy::http2;
 
@@ -29,9 +29,6 @@ pub trait Inbound: Debug {
 
     /// Whether nothing more comes.
     fn is_end_stream(&self) -> bool;
-
-    /// Bytes to come, where the head told.
-    fn size_hint(&self) -> SizeHint;
 
     /// From here on the connection speaks another protocol: all that comes is the body.
     fn open_tunnel(&self);
@@ -74,15 +71,6 @@ impl Incoming {
             Self::Empty => true,
             Self::Http1(inbound) => inbound.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
-        }
-    }
-
-    /// Bytes to come, where the head told.
-    pub fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(inbound) => inbound.size_hint(),
-            Self::Http2(_) => SizeHint::default(),
         }
     }
 }

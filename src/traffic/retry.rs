@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(patience(0, 0), Some(5_000));
         assert_eq!(patience(0, 6_000), Some(0));
         assert_eq!(patience(1_000, 6_000), Some(9_000));
-        assert_eq!(patience(u64::MAX, 6_000).is_some(), true);
+        assert!(patience(u64::MAX, 6_000).is_some());
         let endless = Timeouts { upload_rate: 0, ..Timeouts::default() };
         assert_eq!(endless.upload_patience(0, Duration::MAX), None);
     }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
@@ -278,14 +278,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inbound for Io<S> {
 
     fn is_end_stream(&self) -> bool {
         matches!(*self.body.borrow(), Body::Ended)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match *self.body.borrow() {
-            Body::Ended => SizeHint::with_exact(0),
-            Body::Length(left) => SizeHint::with_exact(left),
-            Body::Chunked(_) | Body::Tunnel { .. } | Body::Broken => SizeHint::default(),
-        }
     }
 
     fn open_tunnel(&self) {
