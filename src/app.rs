@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::watch::Watch;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::config::defect::Defects;
 use crate::config::load::{self, Loaded};
-use crate::control::admin::{self, AdminState, Readiness};
+use crate::config::{self, Config};
+use crate::control::admin::{self, AdminState, Readiness, Token};
 use crate::control::controller::Controller;
 use crate::control::ledger::{Ledger, LedgerError};
 use crate::control::{COMMANDS_MAX, Command, reload};
@@ -73,7 +73,7 @@ pub enum StartError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The token file cannot be used.
-    #[error("admin.token_file {}: {source}", path.display())]
+    #[error("admin token file {}: {source}", path.display())]
     Token {
         /// Which file.
         path: PathBuf,
@@ -109,7 +109,7 @@ impl App {
         let clock = Clock::start();
         let config = loaded.config.clone();
         let workers = config.workers.map_or_else(cores, NonZeroUsize::get);
-        let token = read_token(&config)?;
+        let tokens = read_tokens(&config)?;
         let (sockets, listeners) = bind_listeners(&config, workers)?;
         let (admin_socket, admin) = bind(config.admin.address, "admin")?;
         let metrics = config.metrics.map(|address| bind(address, "metrics")).transpose()?;
@@ -133,7 +133,7 @@ impl App {
             commands: commands.clone(),
             status: controller.status(),
             registry,
-            token,
+            tokens,
             readiness: Arc::clone(&readiness),
             quit: quit.clone(),
         };
@@ -275,11 +275,16 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-fn read_token(config: &Config) -> Result<Option<String>, StartError> {
-    let Some(path) = &config.admin.token_file else { return Ok(None) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| StartError::Token { path: path.clone(), source })?;
-    Ok(Some(text.trim().to_owned()))
+fn read_tokens(config: &Config) -> Result<Vec<Token>, StartError> {
+    let config::Admin { token_file, tokens, .. } = &config.admin;
+    let first = token_file.iter().map(|path| (config::Admin::TOKEN_NAME, path));
+    let all = first.chain(tokens.iter().map(|(name, path)| (name.as_str(), path)));
+    let read = |(name, path): (&str, &PathBuf)| {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| StartError::Token { path: path.clone(), source })?;
+        Ok(Token { name: name.to_owned(), secret: text.trim().to_owned() })
+    };
+    all.map(read).collect()
 }
 
 type Bound = (Vec<Listener>, Vec<(ListenerName, SocketAddr)>);

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::names::{RouteName, RuleId, RuleName, Version};
-use crate::rollout::judge::{Judge, Pair, SLOT, SlotCounts, SlotTally};
+use crate::rollout::judge::{IDLE_MAX, Judge, Pair, SLOT, SlotCounts, SlotTally};
 use crate::rollout::machine::{Event, State};
 use crate::rollout::objective::{Objective, Quantile, Signal};
 use crate::rollout::plan::Plan;
@@ -135,7 +135,9 @@ impl Policy {
     fn name(&self, objective: &Objective) -> String {
         match objective.signal() {
             Signal::Latency { quantile, .. } if !self.named => format!("latency {quantile}"),
-            Signal::Latency { .. } | Signal::Errors => objective.name(),
+            Signal::Latency { .. } | Signal::Errors | Signal::Body | Signal::Feedback(_) => {
+                objective.name()
+            }
         }
     }
 }
@@ -149,6 +151,8 @@ struct Trace {
     slot: Option<u32>,
     canary_requests: u64,
     findings: Findings,
+    /// The end of the last slot.
+    closed: Tick,
 }
 
 /// One row of the file.
@@ -173,6 +177,8 @@ impl Counts {
             Signal::Errors => Tally { bad: self.errors, total: self.attempts },
             // A fast 503 must not improve p99.
             Signal::Latency { .. } => Tally { bad: self.slow, total: self.attempts - self.errors },
+            // The file has no counts of these.
+            Signal::Body | Signal::Feedback(_) => Tally::default(),
         }
     }
 }
@@ -208,7 +214,8 @@ impl Trace {
         let mut judge = Judge::new(&policy.plan, share, Tick::ZERO);
         let findings = judge.close_slot(Tick::ZERO, &SlotCounts::default());
         let state = State::start(Tick::ZERO);
-        Self { name: name.to_owned(), judge, state, slot: None, canary_requests: 0, findings }
+        let (closed, canary_requests) = (Tick::ZERO, 0);
+        Self { name: name.to_owned(), judge, state, slot: None, canary_requests, findings, closed }
     }
 
     /// Judges one more slot, unless the trace has ended.
@@ -237,6 +244,12 @@ impl Trace {
             ..SlotCounts::default()
         };
         let end = Tick::new(SLOT * row.slot).after(SLOT);
+        // Slots without a row are empty ones: somebody looked.
+        while end.since(self.closed) > IDLE_MAX {
+            self.closed = self.closed.after(IDLE_MAX);
+            self.judge.close_slot(self.closed, &SlotCounts::default());
+        }
+        self.closed = end;
         self.findings = self.judge.close_slot(end, &counts);
         let event = Event::Judged(&self.findings);
         let state = std::mem::replace(&mut self.state, State::start(Tick::ZERO));

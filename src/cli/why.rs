@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::client::{self, AdminArgs};
 use crate::control::api::ChangesView;
 use crate::rollout::machine::Word;
-use crate::rollout::record::{Record, What};
+use crate::rollout::record::{FailingRequest, Record, What};
 use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
 
@@ -91,14 +91,31 @@ fn text(told: &ChangesView) -> String {
                 let _ = writeln!(text, "    {}", numbers(objective));
             }
         }
+        failing(&mut text, &change.failing);
     }
     text
+}
+
+/// The first requests that counted against the canary, to be looked up in other logs.
+fn failing(text: &mut String, requests: &[FailingRequest]) {
+    let mut named = "";
+    for request in requests {
+        if request.objective != named {
+            let _ = writeln!(text, "    the first against {}:", request.objective);
+            named = &request.objective;
+        }
+        let status = request.status.map_or("no answer yet".to_owned(), |code| code.to_string());
+        let _ = writeln!(text, "      {}  {status} after {} ms", request.id, request.latency_ms);
+    }
 }
 
 /// What a record says, without its time.
 fn sentence(record: &Record) -> String {
     match &record.what {
-        What::Told { word } => format!("an operator said {}", said(*word)),
+        What::Told { word, by } => {
+            let by = by.as_deref().unwrap_or("an operator");
+            format!("{by} said {}", said(*word))
+        }
         What::Changed(change) => change.to_string(),
         What::Begins { .. }
         | What::Replanned { .. }
@@ -154,6 +171,7 @@ mod tests {
             hold_reason: None,
             reason: Some("errors <= 1%: canary 4%".to_owned()),
             objectives: Vec::new(),
+            failing: Vec::new(),
         };
         for (change, text) in [
             (change.clone(), "rolled back, canary at 0%: errors <= 1%: canary 4%"),
@@ -176,8 +194,10 @@ mod tests {
             tick: 0,
             rollout: String::new(),
             version: String::new(),
-            what: What::Told { word: Word::PromoteFully },
+            what: What::Told { word: Word::PromoteFully, by: None },
         };
         assert_eq!(sentence(&record), "an operator said promote --full");
+        let named = What::Told { word: Word::Abort, by: Some("ci".to_owned()) };
+        assert_eq!(sentence(&Record { what: named, ..record }), "ci said abort");
     }
 }

@@ -93,15 +93,20 @@ pub struct Listener {
 /// The admin port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Loopback, unless `token_file` is set.
+    /// Loopback, unless there is a token.
     pub address: SocketAddr,
     /// A file whose content is the bearer token that every call must carry.
     pub token_file: Option<PathBuf>,
+    /// Further ones, each with the name of who brings it.
+    pub tokens: Vec<(String, PathBuf)>,
 }
 
 impl Admin {
     /// Where the admin port is when the config names none.
     pub const ADDRESS: &str = "127.0.0.1:9901";
+
+    /// Whose token that of `token_file` is.
+    pub const TOKEN_NAME: &str = "admin";
 }
 
 /// One model version.

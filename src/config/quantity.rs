@@ -17,7 +17,8 @@ pub(super) use self::net::{Endpoint, FilePath, ListenAddress, WebhookUrl};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, OffWord,
-    Protocol, QuantileKey, RetryWord, RolloutBreach, RuleRef, Text, UntilWord, VersionText,
+    Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, Text, UntilWord,
+    VersionText,
 };
 
 use crate::config::defect::Code;

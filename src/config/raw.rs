@@ -68,6 +68,16 @@ maps! {
         may address: As<ListenAddress> = "127.0.0.1:9901",
         /// A file whose content is the token that every call must bring.
         may token_file: As<FilePath>,
+        /// More tokens, each with the name that the journal tells. The first one's is `admin`.
+        may tokens: Vec<At<AdminToken>>,
+    }
+
+    /// A token, and whose it is.
+    AdminToken later [] {
+        /// Unique; who brings it.
+        must name: As<Name>,
+        /// A file whose content is the token.
+        must file: As<FilePath>,
     }
 
     /// A port for metrics and probes, read only.
@@ -301,7 +311,7 @@ maps! {
 
     /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled
     /// back.
-    Rollout later ["streams_on_rollback" "feedback" "probe" "drift"] {
+    Rollout later ["streams_on_rollback" "probe" "drift"] {
         /// Unique among rollouts.
         must name: As<Name>,
         /// The rule whose traffic is split: `route/rule`. One rollout per rule.
@@ -318,11 +328,11 @@ maps! {
         must objectives: Vec<At<Objective>>,
         /// What a proven breach leads to.
         may on_breach: As<RolloutBreach> = "rollback",
-        /// What becomes of a breach that stable shares: `hold`, or a rollback after a while.
+        /// What becomes of a breach that stable shares: `hold`, `alert`, or a map.
         may on_shared_breach: DeadlineForm = { "rollback_after": "5m" },
-        /// What becomes of a canary that too few requests reach: `hold`, or a rollback.
+        /// What becomes of a canary that too few requests reach: `hold`, `alert`, or a map.
         may on_no_traffic: DeadlineForm = "hold",
-        /// What becomes of a canary that had endpoints and has none: `hold`, or a rollback.
+        /// What becomes of a canary that had endpoints and has none: `hold`, `alert`, or a map.
         may on_no_endpoint: DeadlineForm = { "rollback_after": "1m" },
         /// Steps from stable to canary, in order, at most 50. Default: the rule's weights stay.
         may steps: Vec<At<Step>>,
@@ -376,13 +386,15 @@ maps! {
         may at_most: As<Span>,
     }
 
-    /// A rollback when a reason to hold lasts.
+    /// What becomes of a reason to hold that lasts, without a break: exactly one of these keys.
     Deadline later [] {
-        /// How long it has to last, without a break.
-        must rollback_after: As<Span>,
+        /// Then the canary is taken out.
+        may rollback_after: As<Span>,
+        /// Then the state is `holding`, which is told.
+        may alert_after: As<Span>,
     }
 
-    /// What the canary is held to: exactly one of `errors` and `latency`.
+    /// What the canary is held to: exactly one of `errors`, `latency` and `feedback`.
     Objective later ["first_token" "inter_token" "disagreement" "drift"] {
         /// The share of attempts that may fail, above 0% and below 100%, or
         /// `not-worse-than-stable`.
@@ -390,6 +402,8 @@ maps! {
         /// One quantile, `p50` to `p99.9`, and the time that it may take, or
         /// `not-worse-than-stable`.
         may latency: LatencyForm,
+        /// Outcomes that are told later, at `/api/feedback`.
+        may feedback: Feedback,
         /// With `not-worse-than-stable`, the rate below which nothing is blamed. Default: half of
         /// the limit that stands beside it.
         may limit: As<Rate>,
@@ -399,6 +413,14 @@ maps! {
         /// What its breach leads to: `rollback`, or `hold`. Default: `rollback`, and `hold` with
         /// `not-worse-than-stable`.
         may on_breach: As<ObjectiveBreach>,
+    }
+
+    /// Outcomes that are told later.
+    Feedback later [] {
+        /// What a message calls it in `objective`; unique within the rollout.
+        must name: As<Name>,
+        /// The share that must be good, above 0% and below 100%.
+        must min: As<Rate>,
     }
 }
 

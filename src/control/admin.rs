@@ -3,22 +3,23 @@
 //! Never changes anything itself: it asks the controller and passes on what that says.
 //! Never answers to a name that is not its own: see [`admin_router`].
 
-use std::hint::black_box;
-use std::net::IpAddr;
+mod feedback;
+mod guard;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, RawQuery, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::render;
+use crate::control::admin::guard::Operator;
 use crate::control::api::{ChangesView, Problem, RolloutView, RolloutsView};
 use crate::control::dump::config_dump;
 use crate::control::{Command, NotDone, ReloadResult, Status};
@@ -97,6 +99,15 @@ impl Readiness {
     }
 }
 
+/// What a call must bring, and whose it is.
+#[derive(Clone)]
+pub struct Token {
+    /// Who brings it, as the journal tells.
+    pub name: String,
+    /// Visible ASCII.
+    pub secret: String,
+}
+
 /// What the ports show, and whom they ask.
 #[derive(Clone)]
 pub struct AdminState {
@@ -106,8 +117,8 @@ pub struct AdminState {
     pub status: watch::Receiver<Arc<Status>>,
     /// Counters of the data plane.
     pub registry: Arc<Registry>,
-    /// What every call but the probes must bring; `None` on loopback only.
-    pub token: Option<String>,
+    /// One of these every call but the probes must bring; none on loopback only.
+    pub tokens: Vec<Token>,
     /// For `/readyz`.
     pub readiness: Arc<Readiness>,
     /// Cancelled by `/quitquitquit`.
@@ -139,9 +150,10 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/api/rollouts/{name}", get(rollout))
         .route("/api/rollouts/{name}/{word}", post(operate))
         .route("/api/rollouts/{name}/changes", get(changes))
+        .route("/api/feedback", post(feedback::hear))
         .route("/reload", post(reload))
         .route("/quitquitquit", post(quit));
-    let guarded = with_fallbacks(router).layer(from_fn_with_state(state.clone(), guard));
+    let guarded = with_fallbacks(router).layer(from_fn_with_state(state.clone(), guard::guard));
     finish(guarded, state)
 }
 
@@ -224,8 +236,8 @@ impl IntoResponse for Denied {
     }
 }
 
-/// A POST that no page of another origin can have sent. Its body is read and says nothing.
-struct Deliberate;
+/// A POST that no page of another origin can have sent, with its body: JSON, or nothing.
+struct Deliberate(Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Deliberate {
     type Rejection = Denied;
@@ -247,50 +259,8 @@ impl<S: Send + Sync> FromRequest<S> for Deliberate {
         if !body.is_empty() && serde_json::from_slice::<IgnoredAny>(&body).is_err() {
             return Err(Denied::new(StatusCode::BAD_REQUEST, "the body is not JSON"));
         }
-        Ok(Self)
+        Ok(Self(body))
     }
-}
-
-/// See [`admin_router`].
-async fn guard(State(state): Shared, request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/livez" | "/readyz") {
-        return next.run(request).await;
-    }
-    if let Some(token) = &state.token {
-        if !brings(request.headers(), token) {
-            let detail = "this needs the admin token: `authorization: Bearer TOKEN`, or with \
-                          serin's own commands `--token-file FILE`";
-            let denied = Denied::new(StatusCode::UNAUTHORIZED, detail);
-            return ([(WWW_AUTHENTICATE, "Bearer")], denied).into_response();
-        }
-    } else if !is_asked_by_own_name(request.uri(), request.headers()) {
-        let detail = "without a token this port answers to `localhost` and loopback addresses \
-                      only; set `admin.token_file` to reach it by another name";
-        return Denied::new(StatusCode::FORBIDDEN, detail).into_response();
-    }
-    next.run(request).await
-}
-
-/// Takes the same time whichever byte differs.
-fn brings(headers: &HeaderMap, token: &str) -> bool {
-    let Some(given) = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
-    let Some((scheme, given)) = given.split_at_checked("bearer ".len()) else { return false };
-    let same = |differ: u8, (a, b): (&u8, &u8)| black_box(differ | (a ^ b));
-    scheme.eq_ignore_ascii_case(b"bearer ")
-        && given.len() == token.len()
-        && given.iter().zip(token.as_bytes()).fold(0, same) == 0
-}
-
-fn is_asked_by_own_name(uri: &Uri, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
-    let own = |authority: &str| {
-        let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        loopback || host.eq_ignore_ascii_case("localhost")
-    };
-    // HTTP/1.0 may name none, and no browser speaks it.
-    hosts.all(own) && uri.authority().is_none_or(|authority| own(authority.as_str()))
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
@@ -380,6 +350,7 @@ async fn operate(
     State(state): Shared,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
+    Extension(Operator(by)): Extension<Operator>,
     _: Deliberate,
 ) -> Result<axum::Json<RolloutView>, Denied> {
     // A name that is not UTF-8 is not in the config either.
@@ -387,7 +358,7 @@ async fn operate(
     let word = word(&verb, &query.unwrap_or_default())
         .ok_or_else(|| Denied::new(StatusCode::NOT_FOUND, NO_PATH))?;
     let rollout = RolloutName::new(find(&state, Ok(Path(name)))?.name);
-    let done = ask(&state, |reply| Command::Operate { rollout, word, reply }).await?;
+    let done = ask(&state, |reply| Command::Operate { rollout, word, by, reply }).await?;
     done.map(axum::Json).map_err(|why| {
         let status = match why {
             NotDone::Unknown => StatusCode::NOT_FOUND,

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::machine::Word;
 use crate::rollout::record::Record;
 use crate::rollout::step::Step;
 use crate::rollout::verdict::Verdict;
@@ -48,6 +49,20 @@ pub struct RolloutView {
     pub hold_reason: Option<String>,
     /// In the config's order. Of an ended rollout, as they were when it was decided.
     pub objectives: Vec<ObjectiveView>,
+    /// The last word of a person that was followed; null if there was none.
+    #[serde(default)]
+    pub said: Option<SaidView>,
+}
+
+/// A person's word, and whose it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaidView {
+    /// `promote`, `promote_fully`, `pause`, `resume`, `abort` or `reset`.
+    pub word: Word,
+    /// The name of the admin token; null where none is needed.
+    pub by: Option<String>,
+    /// When, RFC 3339.
+    pub at: String,
 }
 
 /// `GET /api/rollouts/{name}/changes`: what became of a rollout and why.

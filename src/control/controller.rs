@@ -3,6 +3,7 @@
 //! Never does two things at once: a reload and a rollback are both events of this loop,
 //! and a reload applies every rollout's state before it publishes.
 
+mod asked;
 mod rotation;
 mod saving;
 
@@ -18,17 +19,15 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::defect::{Code, Defect, Defects, Place};
 use crate::config::load::{Loaded, Options, Source};
-use crate::control::api::RolloutView;
 use crate::control::controller::rotation::Reports;
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
 use crate::control::notify::Notifier;
 use crate::control::roster::Roster;
 use crate::control::running::{Counting, Reconfigured, Running};
-use crate::control::{Command, NotDone, ReloadResult, Status, build, report};
-use crate::names::RolloutName;
+use crate::control::{Command, ReloadResult, Status, build, report};
 use crate::rollout::judge::SLOT;
-use crate::rollout::machine::{Effect, Word};
+use crate::rollout::machine::Effect;
 use crate::rollout::record::{Change, Packed, Record, What};
 use crate::snapshot::{Publisher, Reader};
 use crate::telemetry::counts::Alarm;
@@ -219,12 +218,33 @@ impl Controller {
             }
             self.act(index, now, effect);
         }
+        self.measure_bodies();
         self.roster.look(now);
         self.rotate(now);
         if self.unsaved {
             self.save();
         }
         self.tell();
+    }
+
+    /// Where enough of stable was seen, the body objective counts from here on.
+    fn measure_bodies(&mut self) {
+        let mut measured = false;
+        let counting =
+            Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
+        for rollout in &mut self.rollouts {
+            if let Some(threshold) = rollout.has_measured_body() {
+                rollout.new_epoch(counting);
+                measured = true;
+                tracing::info!(
+                    rollout = %rollout.plan().name, ?threshold,
+                    "stable's p90 is measured: what takes longer is slow to the body objective"
+                );
+            }
+        }
+        if measured {
+            self.publish();
+        }
     }
 
     /// Between slots, only a rollback matters, and an endpoint that fails all the time.
@@ -241,46 +261,6 @@ impl Controller {
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        // Whoever asked may have gone away; what was asked is done all the same.
-        match command {
-            Command::Reload(reply) => {
-                let _ = reply.send(self.reload());
-            }
-            Command::Operate { rollout, word, reply } => {
-                let _ = reply.send(self.operate(&rollout, word));
-            }
-        }
-    }
-
-    fn operate(&mut self, name: &RolloutName, word: Word) -> Result<RolloutView, NotDone> {
-        let found = self.rollouts.iter().position(|rollout| rollout.plan().name == *name);
-        let index = found.ok_or(NotDone::Unknown)?;
-        if word == Word::Reset && self.rollouts[index].state().has_ended() {
-            // Out of the ledger first: what is reset must not come back with a restart.
-            let plan = self.rollouts[index].plan();
-            let remembered = self.ledger.find(&plan.name, &plan.version).cloned();
-            self.ledger.forget(&plan.name, &plan.version);
-            if let Err(error) = self.ledger.save() {
-                if let Some(entry) = remembered {
-                    self.ledger.remember(entry);
-                }
-                return Err(NotDone::Failed(error.to_string()));
-            }
-        }
-        let now = self.now();
-        let effect = self.rollouts[index].told(now, word);
-        if let Some(Effect::Refused(refusal)) = effect {
-            return Err(NotDone::Refused(refusal.to_string()));
-        }
-        if effect.is_some() {
-            self.write(index, now, What::Told { word });
-        }
-        self.act(index, now, effect);
-        self.tell();
-        Ok(self.rollouts[index].view(&self.config))
-    }
-
     /// Weights first, then the ledger, then words.
     fn act(&mut self, index: usize, now: Tick, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
@@ -293,7 +273,10 @@ impl Controller {
                 rollout.forget_epochs();
                 rollout.new_epoch(counting);
             }
-            Effect::Stepped | Effect::Promoted => rollout.new_epoch(counting),
+            Effect::Stepped | Effect::Promoted => {
+                rollout.freeze_body();
+                rollout.new_epoch(counting);
+            }
             _ => {}
         }
         self.publish();
@@ -309,7 +292,8 @@ impl Controller {
 
     /// Writes down how a rollout stands, and tells who wants to know.
     fn note(&mut self, index: usize, now: Tick) {
-        let change = Change::of(self.rollouts[index].release());
+        let failing = self.rollouts[index].failing();
+        let change = Change { failing, ..Change::of(self.rollouts[index].release()) };
         let record = self.record(index, now, What::Changed(change));
         let rollout = &self.rollouts[index].plan().name;
         if let Some(around) = self.config.around(rollout) {

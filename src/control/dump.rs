@@ -3,6 +3,8 @@
 //! Never tells a secret: of a token file the path, of a header that may hold a credential
 //! only that it is there.
 
+use std::path::PathBuf;
+
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
@@ -19,7 +21,7 @@ use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Condition, Retry, Timeouts};
 use crate::traffic::warm_up::WarmUp;
-use crate::units::{Weight, duration_text};
+use crate::units::{Ratio, Weight, duration_text};
 
 /// What stands for a secret.
 const REDACTED: &str = "[redacted]";
@@ -67,7 +69,11 @@ pub fn config(config: &Config) -> Value {
         ("listeners", list(&config.listeners, listener)),
         (
             "admin",
-            map([("address", json!(admin.address)), ("token_file", json!(admin.token_file))]),
+            map([
+                ("address", json!(admin.address)),
+                ("token_file", json!(admin.token_file)),
+                ("tokens", admin.tokens.iter().map(token).collect()),
+            ]),
         ),
         ("metrics", map([("address", json!(config.metrics))])),
         ("state", map([("file", json!(config.state_file))])),
@@ -78,6 +84,10 @@ pub fn config(config: &Config) -> Value {
         ("routes", list(&config.routes, route)),
         ("rollouts", config.rollouts.iter().map(|plan| rollout(config, plan)).collect()),
     ])
+}
+
+fn token((name, file): &(String, PathBuf)) -> Value {
+    json!({ "name": name, "file": file })
 }
 
 fn listener(listener: &Listener) -> Value {
@@ -277,6 +287,7 @@ fn on_breach(on_breach: Breach) -> Value {
 fn deadline(deadline: Deadline) -> Value {
     match deadline {
         Deadline::Hold => "hold".into(),
+        Deadline::AlertAfter(span) => json!({ "alert_after": duration_text(span) }),
         Deadline::RollbackAfter(span) => json!({ "rollback_after": duration_text(span) }),
     }
 }
@@ -313,6 +324,11 @@ fn objective(objective: &Objective) -> Value {
         Signal::Errors if relative => ("errors", "not-worse-than-stable".into()),
         Signal::Errors => ("errors", objective.limit().to_string().into()),
         Signal::Latency { .. } if relative => ("latency", "not-worse-than-stable".into()),
+        Signal::Body => ("latency", "body-not-worse-than-stable".into()),
+        Signal::Feedback(name) => {
+            let min = Ratio::new(1.0 - objective.limit().get()).unwrap_or_default();
+            ("feedback", json!({ "name": name.as_str(), "min": min.to_string() }))
+        }
         Signal::Latency { quantile, threshold } => {
             ("latency", json!({ quantile.to_string(): duration_text(threshold) }))
         }

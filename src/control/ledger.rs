@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::api::SaidView;
 use crate::names::{RolloutName, Version};
 use crate::rollout::machine::Cause;
 use crate::rollout::release::Saved;
@@ -43,6 +44,9 @@ pub struct Entry {
     pub version: String,
     /// When it came into this state, RFC 3339.
     pub since: String,
+    /// The last word of a person that was followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<SaidView>,
     /// Where it stands.
     pub state: Remembered,
 }
@@ -209,6 +213,7 @@ mod tests {
             rollout: rollout.to_owned(),
             version: version.to_owned(),
             since: "2026-11-21T10:00:00Z".to_owned(),
+            said: None,
             state: Remembered::Aborted,
         }
     }

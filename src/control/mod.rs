@@ -4,9 +4,11 @@
 
 pub mod admin;
 pub mod api;
+pub mod body;
 pub mod build;
 pub mod controller;
 pub mod dump;
+pub mod feedback;
 pub mod health;
 pub mod journal;
 pub mod ledger;
@@ -23,6 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::control::api::RolloutView;
+use crate::control::feedback::{Heard, Said};
 use crate::names::RolloutName;
 use crate::rollout::machine::Word;
 use crate::rollout::record::Record;
@@ -43,10 +46,22 @@ pub enum Command {
         rollout: RolloutName,
         /// What with it.
         word: Word,
+        /// The name of the admin token; `None` where none is needed.
+        by: Option<String>,
         /// The new state, or why not.
         reply: oneshot::Sender<Result<RolloutView, NotDone>>,
     },
+    /// Count what is said about answers.
+    Hear {
+        /// In order.
+        said: Vec<Said>,
+        /// In the same order.
+        reply: oneshot::Sender<HeardAll>,
+    },
 }
+
+/// What became of judgements that came later, one for each.
+pub type HeardAll = Vec<Heard>;
 
 /// Why a person's word was not followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -156,6 +156,7 @@ mod tests {
                 hold_reason: None,
                 reason: Some("errors <= 1%: canary 4%".to_owned()),
                 objectives: Vec::new(),
+                failing: Vec::new(),
             }),
         }
     }

@@ -2,22 +2,28 @@
 //!
 //! Never publishes or writes a file: it says what changed, the controller acts.
 
+mod failing;
+mod noted;
+mod view;
+
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::api::{RolloutView, StepView};
+use crate::control::api::SaidView;
+use crate::control::body::Body;
 use crate::control::build::{Standing, is_dealt_by_chance, leg_key, shares};
+use crate::control::feedback::Feedback;
 use crate::control::ledger::{Entry, Remembered};
 use crate::control::roster::Roster;
+use crate::control::running::failing::Failing;
 use crate::rollout::judge::{Pair, SLOT, SlotCounts, SlotTally};
-use crate::rollout::machine::{Effect, Pause, State, Word};
+use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
 use crate::rollout::plan::Plan;
 use crate::rollout::release::Release;
 use crate::rollout::step::Copies;
-use crate::rollout::verdict::{HoldReason, Tally, Verdict};
+use crate::rollout::verdict::Tally;
 use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, Measures, MirrorResult};
-use crate::telemetry::metrics::RolloutGauges;
 use crate::telemetry::registry::Registry;
 use crate::units::{Ratio, Tick};
 
@@ -29,6 +35,7 @@ pub struct Running {
     release: Release,
     /// The last one is that of the present weights; older ones until nobody counts there.
     epochs: Vec<Epoch>,
+    epochs_made: u64,
     /// The end of the last slot that was judged.
     closed: Tick,
     /// Copies that the canary answered in a mirror step, and failed to.
@@ -39,6 +46,12 @@ pub struct Running {
     configured: f64,
     by_chance: bool,
     rolled_back: Vec<(String, u64)>,
+    /// The last word of a person that was followed.
+    said: Option<SaidView>,
+    /// What the evidence was made of.
+    failing: Failing,
+    feedback: Feedback,
+    body: Body,
 }
 
 /// Whether either version has an endpoint.
@@ -85,9 +98,13 @@ struct Reading {
 /// Attempts assigned under the same weights.
 #[derive(Debug)]
 struct Epoch {
+    /// Rises by one with each.
+    number: u64,
     evidence: Arc<Evidence>,
     /// Counts that the judge has taken in, of stable and of the canary.
     taken: [ArmCounts; 2],
+    /// Stable's latencies were taken as well.
+    measured: bool,
 }
 
 impl Epoch {
@@ -128,6 +145,7 @@ impl Running {
             since: if is_old { since.to_owned() } else { wall.to_owned() },
             release,
             epochs: Vec::new(),
+            epochs_made: 0,
             closed: tick,
             leg: counting.registry.leg(leg_key(&plan.rule, &plan.canary)),
             copies_taken: Tally::default(),
@@ -136,6 +154,10 @@ impl Running {
             by_chance: is_dealt_by_chance(config, plan),
             // From zero, or a rate would miss the first.
             rolled_back: plan.objectives.iter().map(|one| (one.name(), 0)).collect(),
+            said: remembered.and_then(|entry| entry.said.clone()),
+            failing: Failing::default(),
+            feedback: Feedback::default(),
+            body: Body::default(),
         };
         running.new_epoch(counting);
         running
@@ -201,21 +223,31 @@ impl Running {
 
     /// From here on attempts are assigned with another chance, or count afresh.
     pub fn new_epoch(&mut self, counting: Counting<'_>) {
+        let body = self.body.threshold();
         let thresholds = self.plan().objectives.iter().map(|objective| match objective.signal() {
-            Signal::Errors => None,
+            Signal::Errors | Signal::Feedback(_) => None,
             Signal::Latency { threshold, .. } => Some(threshold),
+            Signal::Body => body,
         });
+        let measures = Measures {
+            thresholds: thresholds.collect(),
+            ids: Feedback::is_wanted(&self.plan().objectives),
+            latencies: self.has_body(),
+        };
         let (alarm, workers) = (Arc::clone(counting.alarm), counting.registry.workers());
-        let thresholds = thresholds.collect();
-        let measures = Measures { thresholds, ..Measures::default() };
-        let evidence = Evidence::new(measures, alarm, workers);
+        let evidence = Arc::new(Evidence::new(measures, alarm, workers));
         self.copies_taken = self.copies();
-        self.epochs.push(Epoch { evidence: Arc::new(evidence), taken: Default::default() });
+        self.epochs_made += 1;
+        let number = self.epochs_made;
+        self.epochs.push(Epoch { number, evidence, taken: Default::default(), measured: false });
     }
 
     /// Forgets attempts under way: they count for nothing that starts afresh.
     pub fn forget_epochs(&mut self) {
         self.epochs.clear();
+        self.body = Body::default();
+        self.failing = Failing::default();
+        self.feedback = Feedback::default();
     }
 
     /// What a snapshot needs of it.
@@ -274,15 +306,25 @@ impl Running {
             epoch.taken = taken;
         }
         let present = self.epochs.len().saturating_sub(1);
+        self.remember_answers(now);
+        self.feedback.clear();
+        self.note_failures();
         let mut index = 0;
-        self.epochs.retain(|_| {
+        let has_body = self.has_body();
+        let body = &mut self.body;
+        self.epochs.retain(|epoch| {
             index += 1;
-            index > present || held[index - 1]
+            let stays = index > present || held[index - 1];
+            if !stays && has_body && !epoch.measured {
+                body.keep(&epoch.evidence.latencies());
+            }
+            stays
         });
         if self.state().has_ended() {
             return None;
         }
         let effect = self.release.close_slot(now, &counts);
+        self.failing.forget(self.release.findings());
         self.count(effect);
         Some((counts, effect))
     }
@@ -294,6 +336,9 @@ impl Running {
         }
         let counts = self.slot_counts(&self.read());
         let effect = self.release.look(now, &counts);
+        if effect.is_some() {
+            self.note_failures();
+        }
         self.count(effect);
         effect.map(|effect| (counts, Some(effect)))
     }
@@ -301,6 +346,11 @@ impl Running {
     /// Follows a person's word.
     pub fn told(&mut self, now: Tick, word: Word) -> Option<Effect> {
         self.release.told(now, word)
+    }
+
+    /// Who said what was followed, and when.
+    pub fn was_told(&mut self, said: SaidView) {
+        self.said = Some(said);
     }
 
     fn count(&mut self, effect: Option<Effect>) {
@@ -344,11 +394,12 @@ impl Running {
                         errors(stable),
                         Pair { canary: canary.bad_once, stable: stable.bad_once },
                     ),
-                    Signal::Latency { .. } => (
+                    Signal::Latency { .. } | Signal::Body => (
                         slowness(canary, index),
                         slowness(stable, index),
                         Pair { canary: canary.slow_once[index], stable: stable.slow_once[index] },
                     ),
+                    Signal::Feedback(_) => continue,
                 };
                 tally.canary += of_canary;
                 tally.stable += of_stable;
@@ -357,6 +408,13 @@ impl Running {
                     tally.relative_bad.stable += bad.stable;
                 }
             }
+        }
+        for (index, tally) in counts.objectives.iter_mut().enumerate() {
+            let said = self.feedback.said(index);
+            tally.canary += said.canary;
+            tally.stable += said.stable;
+            tally.relative_bad.canary += said.relative_bad.canary;
+            tally.relative_bad.stable += said.relative_bad.stable;
         }
         counts
     }
@@ -373,93 +431,8 @@ impl Running {
             rollout: self.plan().name.to_string(),
             version: self.plan().version.to_string(),
             since: self.since.clone(),
+            said: self.said.clone(),
             state,
-        }
-    }
-
-    /// As the admin API shows it.
-    pub fn view(&self, config: &Config) -> RolloutView {
-        let plan = self.plan();
-        let last = self.release.findings();
-        let judged = || last.map(Into::into).unwrap_or_default();
-        let (verdict, reason, objectives) = match self.state() {
-            State::Progressing { pause, .. } => {
-                let reason = match pause {
-                    Some(Pause::Breach(cause)) => Some(cause.text.clone()),
-                    Some(Pause::Step | Pause::Operator) | None => None,
-                };
-                (last.map_or(Verdict::Hold, |one| one.decision.verdict()), reason, judged())
-            }
-            State::Promoted { .. } => {
-                (Verdict::Promote, Some("every step was left".to_owned()), judged())
-            }
-            State::RolledBack { cause, .. } => {
-                (Verdict::Rollback, Some(cause.text.clone()), cause.objectives.clone())
-            }
-            State::Aborted { .. } => {
-                (Verdict::Rollback, Some("aborted by an operator".to_owned()), judged())
-            }
-        };
-        RolloutView {
-            name: plan.name.to_string(),
-            rule: plan.rule.to_string(),
-            stable: plan.stable.to_string(),
-            canary: plan.canary.to_string(),
-            version: plan.version.to_string(),
-            state: self.state_name().to_owned(),
-            step: self.step(),
-            steps: plan.steps.iter().map(StepView::from).collect(),
-            weight: shares(config, plan, self.share()).0,
-            reason,
-            since: self.since.clone(),
-            verdict,
-            hold_reason: self.hold_reason(),
-            objectives,
-        }
-    }
-
-    /// From 0; `None` without steps, and when there are none any more.
-    fn step(&self) -> Option<u32> {
-        let step = self.state().step().filter(|_| !self.plan().steps.is_empty())?;
-        u32::try_from(step).ok()
-    }
-
-    fn hold_reason(&self) -> Option<String> {
-        match self.state() {
-            // Said at once: the hold is that of the last look, which may be before the pause.
-            State::Progressing { pause: Some(_), hold: Some(hold), .. }
-                if !hold.reason.is_alarm() && hold.reason != HoldReason::NoEndpoint =>
-            {
-                Some(HoldReason::Paused.to_string())
-            }
-            State::Progressing { hold: Some(hold), .. } => Some(hold.reason.to_string()),
-            State::Progressing { .. } if !self.ready.canary => {
-                Some(HoldReason::NoEndpoint.to_string())
-            }
-            State::Progressing { pause: Some(_), .. } => Some(HoldReason::Paused.to_string()),
-            _ => None,
-        }
-    }
-
-    /// `holding` as well when it is the canary's endpoints that are missing.
-    pub fn state_name(&self) -> &'static str {
-        match self.state() {
-            State::Progressing { pause: None, .. } if !self.ready.canary => "holding",
-            state => state.as_str(),
-        }
-    }
-
-    /// For the metrics; the same numbers as in `view`.
-    pub fn gauges(&self, view: &RolloutView) -> RolloutGauges {
-        let evidence = view.objectives.iter();
-        RolloutGauges {
-            name: view.name.clone(),
-            state: self.state_name(),
-            weight: view.weight,
-            evidence: evidence
-                .map(|one| (one.name.clone(), one.over_limit, one.worse_than_stable))
-                .collect(),
-            rolled_back: self.rolled_back.clone(),
         }
     }
 }

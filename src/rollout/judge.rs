@@ -3,12 +3,15 @@
 //! Never decides what counts as bad, and never which attempts are evidence: only those that
 //! both versions could have got may be in the counts.
 
+mod saved;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::evidence::{Evidence, Wealth, dripped};
+use crate::rollout::evidence::{Evidence, dripped};
 use crate::rollout::interval::Interval;
+pub use crate::rollout::judge::saved::SavedJudge;
 use crate::rollout::objective::{Bound, Evidences, Objective, SHARED_MIN, Signal, Standing};
 use crate::rollout::plan::Plan;
 use crate::rollout::step::{SOAK_MIN, Until};
@@ -98,6 +101,8 @@ pub struct Judge {
     /// The end of the last slot taken in.
     closed: Tick,
     canary_seen: Tick,
+    /// Nobody looked for a while before this, so that what was seen of it is not all.
+    blind: Option<Tick>,
 }
 
 /// What was seen of the present step.
@@ -132,30 +137,6 @@ struct Judged {
     bad_seen: [Option<Tick>; 2],
 }
 
-/// A judge's evidence, to be written down so that a restart can go on with it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedJudge {
-    age_seconds: f64,
-    #[serde(default)]
-    step_seconds: f64,
-    #[serde(default)]
-    step_attempts: u64,
-    objectives: Vec<SavedObjective>,
-}
-
-/// One objective of a [`SavedJudge`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct SavedObjective {
-    name: String,
-    canary: Tally,
-    stable: Tally,
-    #[serde(default)]
-    step: Tally,
-    over_limit: Wealth,
-    worse_than_stable: Wealth,
-    stable_over_limit: Wealth,
-}
-
 impl Judge {
     /// Starts without evidence, in the plan's first step. `canary_share` is the chance with
     /// which a request that goes to either version goes to the canary, 0 to 1.
@@ -171,6 +152,7 @@ impl Judge {
             age: Duration::ZERO,
             closed: start,
             canary_seen: start,
+            blind: None,
         }
     }
 
@@ -195,7 +177,13 @@ impl Judge {
     pub fn close_slot(&mut self, now: Tick, counts: &SlotCounts) -> Findings {
         let age = self.age.saturating_add(now.since(self.closed));
         let drip = dripped(age) - dripped(self.age);
-        let seen = self.step.take_in(drip, age.saturating_sub(self.age), counts);
+        let span = age.saturating_sub(self.age);
+        if span > IDLE_MAX {
+            self.blind = Some(now);
+        }
+        // What nobody watched was not soaked.
+        let watched = if span > IDLE_MAX { Duration::ZERO } else { span };
+        let seen = self.step.take_in(drip, watched, counts);
         self.age = age;
         self.closed = self.closed.max(now);
         if seen > 0 {
@@ -235,34 +223,6 @@ impl Judge {
     /// The chance with which a request goes to the canary.
     pub fn share(&self) -> f64 {
         self.share
-    }
-
-    /// What to write down for [`Self::restore`].
-    pub fn save(&self) -> SavedJudge {
-        SavedJudge {
-            age_seconds: self.age.as_secs_f64(),
-            step_seconds: self.step.age.as_secs_f64(),
-            step_attempts: self.step.attempts,
-            objectives: self.objectives.iter().map(Judged::save).collect(),
-        }
-    }
-
-    /// Goes on with what was saved in `step`. `None` if it is not from a judge of this plan;
-    /// then only starting afresh is left.
-    pub fn restore(
-        plan: &Plan,
-        (step, canary_share): (usize, f64),
-        now: Tick,
-        saved: &SavedJudge,
-    ) -> Option<Self> {
-        let mut judge = Self::new(plan, canary_share, now);
-        judge.step = Watch::new(plan, step);
-        judge.step.age = Duration::try_from_secs_f64(saved.step_seconds).ok()?;
-        judge.step.attempts = saved.step_attempts;
-        judge.age = Duration::try_from_secs_f64(saved.age_seconds).ok()?;
-        let same = judge.objectives.len() == saved.objectives.len();
-        let mut pairs = judge.objectives.iter_mut().zip(&saved.objectives);
-        (same && pairs.all(|(judged, saved)| judged.restore(saved))).then_some(judge)
     }
 
     /// How things stand, `now`.
@@ -310,6 +270,8 @@ impl Judge {
             HoldReason::NoEndpoint
         } else if self.step.is_paused {
             HoldReason::Paused
+        } else if self.blind.is_some_and(|blind| now.since(blind) < IDLE_MAX) {
+            HoldReason::Unknown
         } else if self.step.attempts < self.step.requests_min
             || now.since(self.canary_seen) > IDLE_MAX
         {
@@ -345,7 +307,9 @@ impl Judge {
         let mut limits = self.objectives.iter().filter(|one| one.objective.bound() == Bound::Limit);
         let within = |one: &Judged| {
             let high = Interval::of(one.step.bad, one.step.total).high.get();
-            high <= PROVEN_MARGIN * one.objective.limit().get()
+            let limit = one.objective.limit().get();
+            // Beyond one half, half as much again would be no bound.
+            high <= (PROVEN_MARGIN * limit).min(f64::midpoint(1.0, limit))
         };
         // Nothing to keep is nothing proven.
         limits.clone().next().is_some() && limits.all(within)
@@ -456,26 +420,6 @@ impl Judged {
             threshold,
             standing: self.objective.judge(evidences, threshold),
         }
-    }
-
-    fn save(&self) -> SavedObjective {
-        SavedObjective {
-            name: self.objective.name(),
-            canary: self.canary,
-            stable: self.stable,
-            step: self.step,
-            over_limit: self.over_limit.save(),
-            worse_than_stable: self.worse_than_stable.save(),
-            stable_over_limit: self.stable_over_limit.save(),
-        }
-    }
-
-    fn restore(&mut self, saved: &SavedObjective) -> bool {
-        (self.canary, self.stable, self.step) = (saved.canary, saved.stable, saved.step);
-        saved.name == self.objective.name()
-            && self.over_limit.restore(&saved.over_limit)
-            && self.worse_than_stable.restore(&saved.worse_than_stable)
-            && self.stable_over_limit.restore(&saved.stable_over_limit)
     }
 }
 

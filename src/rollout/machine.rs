@@ -69,6 +69,8 @@ pub struct Hold {
     pub since: Tick,
     /// Whether it has been so since the step's first look.
     pub is_first: bool,
+    /// Whether it has lasted for longer than the plan takes in silence.
+    pub is_overdue: bool,
 }
 
 /// Why a rollout was rolled back, with the numbers it was decided on, kept as they were.
@@ -168,7 +170,9 @@ impl State {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Progressing { pause: Some(_), .. } => "paused",
-            Self::Progressing { hold: Some(Hold { reason, .. }), .. } if reason.is_alarm() => {
+            Self::Progressing { hold: Some(Hold { reason, is_overdue, .. }), .. }
+                if reason.is_alarm() || *is_overdue =>
+            {
                 "holding"
             }
             Self::Progressing { .. } => "progressing",
@@ -325,11 +329,37 @@ impl Plan {
             },
         };
         let lasts = before.filter(|before| before.reason == reason);
-        let hold = lasts.unwrap_or(Hold { reason, since: now, is_first: before.is_none() });
+        let is_first = before.is_none();
+        let hold = lasts.unwrap_or(Hold { reason, since: now, is_first, is_overdue: false });
         if let Some(ended) = self.overdue(hold, now, findings) {
             return ended;
         }
+        let is_overdue = match self.deadline(hold) {
+            Deadline::AlertAfter(most) => now.since(hold.since) >= most,
+            Deadline::RollbackAfter(_) | Deadline::Hold => false,
+        };
+        let hold = Hold { is_overdue, ..hold };
         (State::Progressing { since, step, pause, hold: Some(hold) }, None)
+    }
+
+    /// How long it may be held so.
+    fn deadline(&self, hold: Hold) -> Deadline {
+        match hold.reason {
+            HoldReason::SharedCause => self.on_shared_breach,
+            HoldReason::NotEnoughTraffic => self.on_no_traffic,
+            // A canary that is yet to come is waited for.
+            HoldReason::NoEndpoint if !hold.is_first => self.on_no_endpoint,
+            HoldReason::NoEndpoint
+            | HoldReason::Suspicious
+            | HoldReason::Objective(_)
+            | HoldReason::NoStable
+            | HoldReason::Paused
+            | HoldReason::Soaking
+            | HoldReason::RoutingMismatch
+            | HoldReason::Unknown
+            | HoldReason::NotProven
+            | HoldReason::Overdue => Deadline::Hold,
+        }
     }
 
     /// The end of a rollout that was held for longer than its plan allows.
@@ -339,14 +369,7 @@ impl Plan {
         now: Tick,
         findings: &Findings,
     ) -> Option<(State, Option<Effect>)> {
-        let deadline = match hold.reason {
-            HoldReason::SharedCause => self.on_shared_breach,
-            HoldReason::NotEnoughTraffic => self.on_no_traffic,
-            // A canary that is yet to come is waited for.
-            HoldReason::NoEndpoint if !hold.is_first => self.on_no_endpoint,
-            _ => Deadline::Hold,
-        };
-        let Deadline::RollbackAfter(most) = deadline else { return None };
+        let Deadline::RollbackAfter(most) = self.deadline(hold) else { return None };
         if findings.stable_missing || now.since(hold.since) < most {
             return None;
         }

@@ -14,6 +14,15 @@ use crate::units::{Ratio, duration_text};
 pub const RATIO_DEFAULT: f64 = 1.5;
 /// The r of `not-worse-than-stable`, which has no limit of its own to lean on.
 pub const RATIO_RELATIVE_DEFAULT: f64 = 2.0;
+/// The r of the body objective: a tenth of stable's own attempts are slow by its measure.
+pub const RATIO_BODY_DEFAULT: f64 = 1.25;
+/// The limit of the body objective. Stable's p90 is measured from [`BODY_REQUESTS_MIN`] requests,
+/// so a canary just like it has 10 % slow ones, give or take 1 %.
+pub const LIMIT_BODY_DEFAULT: f64 = 0.125;
+/// The quantile of stable's latency that the body objective measures by.
+pub const BODY_QUANTILE: f64 = 0.9;
+/// Requests of stable before its quantile is taken.
+pub const BODY_REQUESTS_MIN: u64 = 1000;
 
 /// The evidence against stable itself from which a breach counts as shared.
 pub(super) const SHARED_MIN: f64 = 20.0;
@@ -45,6 +54,19 @@ pub enum Signal {
         /// Counted slow at the moment this has passed.
         threshold: Duration,
     },
+    /// Slower than nine tenths of stable's attempts were when the step began, among attempts
+    /// that did not err.
+    Body,
+    /// Called bad later, by whoever knows.
+    Feedback(Label),
+}
+
+/// What feedback is called: short enough to be copied with its objective.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label {
+    bytes: [u8; Label::BYTES_MAX],
+    len: u8,
 }
 
 /// What the canary is held to; both kinds have a limit and a ratio.
@@ -126,6 +148,17 @@ impl Objective {
     /// absolute objective beside it, unless the config says otherwise.
     pub fn not_worse_than_stable(signal: Signal, limit: Ratio) -> Result<Self, ObjectiveError> {
         Self::new(signal, Bound::NotWorseThanStable, limit)
+    }
+
+    /// `latency: body-not-worse-than-stable`, which holds.
+    pub fn body(limit: Ratio) -> Result<Self, ObjectiveError> {
+        Self::new(Signal::Body, Bound::NotWorseThanStable, limit)?.with_ratio(RATIO_BODY_DEFAULT)
+    }
+
+    /// `feedback: { name: NAME, min: SHARE }`, which rolls back: at most `1 - min` bad ones.
+    pub fn feedback(name: Label, min: Ratio) -> Result<Self, ObjectiveError> {
+        let limit = Ratio::new(1.0 - min.get()).ok_or(ObjectiveError::Limit)?;
+        Self::new(Signal::Feedback(name), Bound::Limit, limit)
     }
 
     /// With defaults for ratio and breach.
@@ -218,7 +251,56 @@ impl fmt::Display for Objective {
             (Bound::NotWorseThanStable, Signal::Latency { .. }) => {
                 f.write_str("latency not worse than stable")
             }
+            (_, Signal::Body) => f.write_str("latency body not worse than stable"),
+            (_, Signal::Feedback(name)) => {
+                let min = Ratio::new(1.0 - self.limit.get()).unwrap_or_default();
+                write!(f, "{name} >= {min}")
+            }
         }
+    }
+}
+
+impl Label {
+    /// The longest name.
+    pub const BYTES_MAX: usize = 63;
+
+    /// `None` of a text that is empty or too long.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; Self::BYTES_MAX];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        let len = u8::try_from(text.len()).ok().filter(|len| *len > 0)?;
+        Some(Self { bytes, len })
+    }
+
+    /// As written in the config file.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl TryFrom<String> for Label {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text).ok_or("a name of feedback has 1 to 63 bytes")
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
     }
 }
 
@@ -292,6 +374,10 @@ mod tests {
         let threshold = Duration::from_millis(200);
         let signal = Signal::Latency { quantile: Quantile::P99, threshold };
         assert_eq!(relative(signal), "latency not worse than stable");
+        let body = Objective::body(ratio(0.125)).unwrap();
+        assert_eq!(body.name(), "latency body not worse than stable");
+        let accepted = Objective::feedback(Label::new("accepted").unwrap(), ratio(0.9)).unwrap();
+        assert_eq!(accepted.name(), "accepted >= 90%");
     }
 
     #[test]
@@ -319,10 +405,23 @@ mod tests {
     }
 
     #[test]
+    fn a_label_is_a_short_text() {
+        for text in ["", &"x".repeat(64)] {
+            assert_eq!(Label::new(text), None);
+        }
+        let label = Label::new("thumbs-up").unwrap();
+        let json = serde_json::to_string(&label).unwrap();
+        assert_eq!(json, r#""thumbs-up""#);
+        assert_eq!(serde_json::from_str::<Label>(&json).unwrap(), label);
+    }
+
+    #[test]
     fn absolute_objectives_roll_back_and_relative_ones_hold() {
         let errors = Objective::errors(ratio(0.01)).unwrap();
         assert_eq!((errors.ratio(), errors.on_breach()), (1.5, OnBreach::Rollback));
         let relative = Objective::not_worse_than_stable(Signal::Errors, ratio(0.005)).unwrap();
         assert_eq!((relative.ratio(), relative.on_breach()), (2.0, OnBreach::Hold));
+        let body = Objective::body(ratio(0.125)).unwrap();
+        assert_eq!((body.ratio(), body.on_breach()), (1.25, OnBreach::Hold));
     }
 }

@@ -63,6 +63,9 @@ pub struct Plan {
     pub on_no_endpoint: Deadline,
 }
 
+/// How long a reason to hold lasts before it is an alarm, where the config says `alert`.
+pub const ALERT_DEFAULT: Duration = Duration::from_mins(1);
+
 /// What becomes of a breach that is proven to be the canary's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Breach {
@@ -82,6 +85,8 @@ pub enum Deadline {
     RollbackAfter(Duration),
     /// Holds for as long as it lasts.
     Hold,
+    /// Holds, and when it has lasted this long the state says so: `holding`.
+    AlertAfter(Duration),
 }
 
 impl Plan {

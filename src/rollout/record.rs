@@ -78,6 +78,9 @@ pub enum What {
     Told {
         /// What.
         word: Word,
+        /// The name of the admin token; `None` where none is needed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// The state is another one.
     Changed(Change),
@@ -98,6 +101,22 @@ pub struct Change {
     pub reason: Option<String>,
     /// In the order of the plan, as they were.
     pub objectives: Vec<ObjectiveView>,
+    /// The first requests that made the evidence against the canary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<FailingRequest>,
+}
+
+/// A request that counted against the canary. Nothing of what it asked or got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailingRequest {
+    /// The objective that it counted against.
+    pub objective: String,
+    /// Its `x-request-id`.
+    pub id: String,
+    /// `None` if there was no answer yet.
+    pub status: Option<u16>,
+    /// Until it counted, in milliseconds.
+    pub latency_ms: f64,
 }
 
 impl Change {
@@ -113,6 +132,7 @@ impl Change {
             hold_reason: state.hold().map(|hold| hold.reason.to_string()),
             reason: cause.map(|cause| cause.text.clone()),
             objectives: cause.map_or(found, |cause| cause.objectives.clone()),
+            failing: Vec::new(),
         }
     }
 
@@ -255,7 +275,7 @@ impl Replay {
                 let (end, counts) = slot.open(release.plan().objectives.len());
                 release.look(end, &counts);
             }
-            What::Told { word } => drop(release.told(now, *word)),
+            What::Told { word, .. } => drop(release.told(now, *word)),
             What::Changed(recorded) => {
                 let found = Change::of(release);
                 return Some(if found.is_like(recorded) {

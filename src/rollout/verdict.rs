@@ -58,6 +58,8 @@ pub enum HoldReason {
     NotEnoughTraffic,
     /// Too young to say anything.
     Soaking,
+    /// Nobody was looking for a while: the process was stopped, or had no time to run.
+    Unknown,
     /// The canary does not get the share that it should.
     RoutingMismatch,
     /// Nothing is wrong as far as can be seen.
@@ -75,6 +77,7 @@ impl HoldReason {
             | Self::Objective(_)
             | Self::NoEndpoint
             | Self::NoStable
+            | Self::Unknown
             | Self::RoutingMismatch
             | Self::Overdue => true,
             Self::Paused | Self::NotEnoughTraffic | Self::Soaking | Self::NotProven => false,
@@ -93,6 +96,7 @@ impl fmt::Display for HoldReason {
             Self::Paused => f.write_str("paused"),
             Self::NotEnoughTraffic => f.write_str("not enough traffic"),
             Self::Soaking => f.write_str("soaking"),
+            Self::Unknown => f.write_str("unknown"),
             Self::RoutingMismatch => f.write_str("routing mismatch"),
             Self::NotProven | Self::Overdue => f.write_str("not proven"),
         }
@@ -340,6 +344,7 @@ mod tests {
             (HoldReason::Overdue, "not proven"),
             (HoldReason::Paused, "paused"),
             (HoldReason::RoutingMismatch, "routing mismatch"),
+            (HoldReason::Unknown, "unknown"),
             (HoldReason::NoEndpoint, "canary has no ready endpoint"),
             (HoldReason::NoStable, "stable has no ready endpoint"),
         ] {

@@ -5,6 +5,7 @@
 
 mod command_line;
 mod endpoints;
+mod evidence;
 mod failover;
 mod failures;
 mod hostile_http1;

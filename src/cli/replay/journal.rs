@@ -155,10 +155,11 @@ impl Other {
     fn new(policy: &Plan, recorded: &Plan, share: f64, now: Tick) -> Self {
         let counts_same = |one: &Objective, other: &Objective| match (one.signal(), other.signal())
         {
-            (Signal::Errors, Signal::Errors) => true,
+            (Signal::Errors, Signal::Errors) | (Signal::Body, Signal::Body) => true,
             (Signal::Latency { threshold, .. }, Signal::Latency { threshold: other, .. }) => {
                 threshold == other
             }
+            (Signal::Feedback(name), Signal::Feedback(other)) => name == other,
             _ => false,
         };
         let (mut objectives, mut counted, mut uncounted) = (Vec::new(), Vec::new(), Vec::new());

@@ -211,6 +211,7 @@ mod tests {
                 objective("errors <= 1%", Verdict::Rollback, 411.3),
                 objective("latency p99 <= 200ms", Verdict::Hold, 0.021),
             ],
+            said: None,
         }
     }
 

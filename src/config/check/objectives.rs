@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
-use crate::config::quantity::Limit;
+use crate::config::quantity::{Limit, Relative};
 use crate::config::raw;
 use crate::config::read::{At, Form, Given};
 use crate::config::tree::NodeId;
-use crate::rollout::objective::{Bound, Objective, Quantile, Signal};
+use crate::rollout::objective::{Bound, LIMIT_BODY_DEFAULT, Label, Objective, Quantile, Signal};
 use crate::rollout::plan::OBJECTIVES_MAX;
 use crate::units::Ratio;
 
 /// An objective before its limit is known.
 enum Wanted {
     Errors(Limit),
-    Latency(Option<(Quantile, Duration)>),
+    Latency(Quantile, Duration),
+    LikeStable(Relative),
+    Feedback(Label, Ratio),
 }
 
 impl Checker<'_> {
@@ -36,18 +38,34 @@ impl Checker<'_> {
         for (id, raw, wanted) in wanted {
             let Some(objective) = self.objective(id, raw, &wanted, &limits) else { continue };
             let name = objective.name();
-            self.once(&mut seen, id, &name, &format!("the objective `{name}` stands twice"));
+            // A message says which feedback it is by the label alone.
+            let key = match objective.signal() {
+                Signal::Feedback(label) => label.to_string(),
+                Signal::Errors | Signal::Latency { .. } | Signal::Body => name.clone(),
+            };
+            self.once(&mut seen, id, &key, &format!("the objective `{name}` stands twice"));
             objectives.push(objective);
         }
         objectives
     }
 
     fn wanted(&mut self, id: NodeId, raw: &raw::Objective) -> Option<Wanted> {
-        let there = [("errors", raw.errors.is_there()), ("latency", raw.latency.is_there())];
+        let there = [
+            ("errors", raw.errors.is_there()),
+            ("latency", raw.latency.is_there()),
+            ("feedback", raw.feedback.is_there()),
+        ];
         let alone = self.exactly_one(id, &there, raw.faulty);
         let errors = self.value(&raw.errors).map(Wanted::Errors);
         let latency = self.latency(&raw.latency);
-        errors.or(latency).filter(|_| alone)
+        let feedback = raw.feedback.get().and_then(|raw| self.feedback(raw));
+        errors.or(latency).or(feedback).filter(|_| alone)
+    }
+
+    fn feedback(&mut self, raw: &raw::Feedback) -> Option<Wanted> {
+        let (name, min) = (self.value(&raw.name), self.value(&raw.min));
+        // A name of the config is never too long for a label.
+        Some(Wanted::Feedback(Label::new(&name?)?, min?))
     }
 
     fn objective(
@@ -60,7 +78,10 @@ impl Checker<'_> {
         let limit = self.placed(&raw.limit);
         let ratio = self.value(&raw.ratio);
         let on_breach = self.value(&raw.on_breach);
-        let made = if wanted.is_relative() {
+        let made = if matches!(wanted, Wanted::LikeStable(Relative::Body)) {
+            let default = || Ratio::new(LIMIT_BODY_DEFAULT).unwrap_or_default();
+            Objective::body(limit.map_or_else(default, |(_, limit)| limit))
+        } else if wanted.is_relative() {
             let (signal, floor) = self.beside(id, wanted, limits, limit.map(|(_, limit)| limit))?;
             Objective::not_worse_than_stable(signal, floor)
         } else {
@@ -92,7 +113,11 @@ impl Checker<'_> {
         own: Option<Ratio>,
     ) -> Option<(Signal, Ratio)> {
         let of_errors = matches!(wanted, Wanted::Errors(_));
-        let mut same = limits.iter().filter(|one| (one.signal() == Signal::Errors) == of_errors);
+        let mut same = limits.iter().filter(|one| match one.signal() {
+            Signal::Errors => of_errors,
+            Signal::Latency { .. } => !of_errors,
+            Signal::Body | Signal::Feedback(_) => false,
+        });
         let beside = same.find(|one| one.bound() == Bound::Limit);
         let half = beside.and_then(|one| Ratio::new(one.limit().get() / 2.0));
         let signal = if of_errors { Some(Signal::Errors) } else { beside.map(Objective::signal) };
@@ -117,7 +142,7 @@ impl Checker<'_> {
             Form::Long(pairs) => &pairs.entries,
             Form::Short(word) => {
                 let word = At { id, given: Given::Is(word.clone()) };
-                return self.value(&word).map(|()| Wanted::Latency(None));
+                return self.value(&word).map(Wanted::LikeStable);
             }
         };
         if pairs.len() != 1 {
@@ -130,24 +155,23 @@ impl Checker<'_> {
             let (quantile, threshold) = (self.value(quantile), self.value(threshold));
             found = quantile.zip(threshold);
         }
-        let found = found.filter(|_| pairs.len() == 1)?;
-        Some(Wanted::Latency(Some(found)))
+        let (quantile, threshold) = found.filter(|_| pairs.len() == 1)?;
+        Some(Wanted::Latency(quantile, threshold))
     }
 }
 
 impl Wanted {
     fn is_relative(&self) -> bool {
-        matches!(self, Self::Errors(Limit::Stable) | Self::Latency(None))
+        matches!(self, Self::Errors(Limit::Stable) | Self::LikeStable(_))
     }
 
     /// `None` where stable is the measure.
     fn with_limit(&self) -> Option<Objective> {
         match self {
             Self::Errors(Limit::Rate(limit)) => Objective::errors(*limit).ok(),
-            Self::Latency(Some((quantile, threshold))) => {
-                Some(Objective::latency(*quantile, *threshold))
-            }
-            Self::Errors(Limit::Stable) | Self::Latency(None) => None,
+            Self::Latency(quantile, threshold) => Some(Objective::latency(*quantile, *threshold)),
+            Self::Feedback(name, min) => Objective::feedback(*name, *min).ok(),
+            Self::Errors(Limit::Stable) | Self::LikeStable(_) => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Never binds one: whether an address is free is found out when Serin starts.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
@@ -12,6 +12,9 @@ use crate::config::read::At;
 use crate::config::tree::NodeId;
 use crate::config::{Admin, Listener};
 use crate::names::ListenerName;
+
+/// More tokens than a person would name.
+const TOKENS_MAX: usize = 32;
 
 /// Where the admin port is when the config names none.
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -34,7 +37,8 @@ impl Checker<'_> {
     }
 
     pub(super) fn admin(&mut self, at: &At<raw::Admin>) -> (Option<NodeId>, Admin) {
-        let default = (None, Admin { address: ADMIN_DEFAULT, token_file: None });
+        let default =
+            (None, Admin { address: ADMIN_DEFAULT, token_file: None, tokens: Vec::new() });
         let Some(raw) = at.get() else { return default };
         let (id, address) = match self.placed(&raw.address) {
             Some((id, address)) => (Some(id), address),
@@ -46,16 +50,41 @@ impl Checker<'_> {
         {
             self.token_readable(raw.token_file.id, file);
         }
+        let tokens = self.tokens(&raw.tokens);
         if let Some(id) = id
             && !address.ip().is_loopback()
             && !raw.token_file.is_there()
+            && raw.tokens.items().is_empty()
         {
             let message = format!("`{address}` would let everyone roll back and promote");
             let port = address.port();
             let help = format!("add `token_file`, or listen on `127.0.0.1:{port}`");
             self.report.add(id, Code::OpenAdmin, message, help);
         }
-        (id, Admin { address, token_file })
+        (id, Admin { address, token_file, tokens })
+    }
+
+    fn tokens(&mut self, list: &At<Vec<At<raw::AdminToken>>>) -> Vec<(String, PathBuf)> {
+        self.not_empty(list, "a token, such as `{ name: ci, file: ./ci-token }`");
+        self.at_most(list, TOKENS_MAX, "keep those that people use");
+        let mut seen = Seen::names();
+        let mut tokens = Vec::new();
+        for raw in list.items().iter().filter_map(At::get) {
+            let name = self.own_name(&raw.name, &mut seen);
+            if name.as_deref() == Some(Admin::TOKEN_NAME) {
+                let message = format!("the name `{}` is taken", Admin::TOKEN_NAME);
+                let help = "choose another name: this is that of `token_file`";
+                self.report.add(raw.name.id, Code::DuplicateName, message, help);
+            }
+            let file = self.value(&raw.file);
+            if let Some(file) = &file
+                && self.touch_files
+            {
+                self.token_readable(raw.file.id, file);
+            }
+            tokens.extend(name.zip(file));
+        }
+        tokens
     }
 
     /// A token that cannot be read would lock everyone out; an empty one would let all in.

@@ -136,11 +136,17 @@ impl Checker<'_> {
 
     fn deadline(&mut self, at: &At<raw::DeadlineForm>) -> Option<Deadline> {
         match at.found()? {
-            (id, Form::Short(word)) => {
-                self.value(&At { id, given: Given::Is(word.clone()) });
-                Some(Deadline::Hold)
+            (id, Form::Short(word)) => self.value(&At { id, given: Given::Is(word.clone()) }),
+            (id, Form::Long(raw)) => {
+                let there = [
+                    ("rollback_after", raw.rollback_after.is_there()),
+                    ("alert_after", raw.alert_after.is_there()),
+                ];
+                let alone = self.exactly_one(id, &there, raw.faulty);
+                let rollback = self.value(&raw.rollback_after).map(Deadline::RollbackAfter);
+                let alert = self.value(&raw.alert_after).map(Deadline::AlertAfter);
+                rollback.or(alert).filter(|_| alone)
             }
-            (_, Form::Long(raw)) => self.value(&raw.rollback_after).map(Deadline::RollbackAfter),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::config::read::{listed, similar};
 use crate::config::tree::Scalar;
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
-use crate::rollout::plan::Breach;
+use crate::rollout::plan::{ALERT_DEFAULT, Breach, Deadline};
 use crate::traffic::balance::Balance;
 use crate::traffic::protocol;
 use crate::traffic::retry::Condition;
@@ -274,23 +274,24 @@ impl Quantity for ObjectiveBreach {
 pub struct HoldWord;
 
 impl Quantity for HoldWord {
-    type Value = ();
+    type Value = Deadline;
 
-    fn parse(scalar: &Scalar) -> Result<(), Fault> {
-        choose(scalar, &[("hold", ())], &["alert"]).map_err(|fault| {
-            let help = "write `hold` or `{ rollback_after: 5m }`".to_owned();
+    fn parse(scalar: &Scalar) -> Result<Deadline, Fault> {
+        let words = [("hold", Deadline::Hold), ("alert", Deadline::AlertAfter(ALERT_DEFAULT))];
+        choose(scalar, &words, &[]).map_err(|fault| {
+            let help = "write `hold`, `alert` or `{ rollback_after: 5m }`".to_owned();
             Fault { help, ..fault }
         })
     }
 
     fn schema() -> Schema {
-        json_schema!({ "enum": ["hold"] })
+        json_schema!({ "enum": ["hold", "alert"] })
     }
 }
 
 /// Stable is the measure.
 const RELATIVE: &str = "not-worse-than-stable";
-/// A measure that comes later.
+/// Stable's p90 is.
 const RELATIVE_BODY: &str = "body-not-worse-than-stable";
 
 /// What an objective is measured by.
@@ -323,16 +324,23 @@ impl Quantity for ErrorLimit {
 /// What stands for a limit of latency where no quantile is named.
 pub struct LatencyWord;
 
-impl Quantity for LatencyWord {
-    type Value = ();
+/// How latency is compared with stable's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relative {
+    /// The share that is slow, as another objective calls slow.
+    Slow,
+    /// The share over stable's p90.
+    Body,
+}
 
-    fn parse(scalar: &Scalar) -> Result<(), Fault> {
+impl Quantity for LatencyWord {
+    type Value = Relative;
+
+    fn parse(scalar: &Scalar) -> Result<Relative, Fault> {
         let help = "write a quantile and its limit: `{ p99: 200ms }`";
         match scalar.text.as_str() {
-            RELATIVE => Ok(()),
-            RELATIVE_BODY => {
-                Err(Fault::of(Code::NotSupported, scalar, "is not supported yet", help))
-            }
+            RELATIVE => Ok(Relative::Slow),
+            RELATIVE_BODY => Ok(Relative::Body),
             _ => {
                 let what = "does not say which quantile it limits";
                 Err(Fault::of(Code::WrongKind, scalar, what, help))
@@ -341,6 +349,6 @@ impl Quantity for LatencyWord {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "enum": [RELATIVE] })
+        json_schema!({ "enum": [RELATIVE, RELATIVE_BODY] })
     }
 }

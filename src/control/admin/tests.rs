@@ -1,11 +1,13 @@
 use super::*;
 
 use axum::body::Body;
+use axum::http::HeaderMap;
 use hyper::service::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::defect::{Code, Defect, Place};
 use crate::config::load::{Options, Source};
+use crate::control::feedback::Heard;
 use crate::rollout::verdict::Verdict;
 use crate::telemetry::metrics::Gauges;
 
@@ -25,6 +27,7 @@ fn view(state: &str) -> RolloutView {
         verdict: Verdict::Hold,
         hold_reason: None,
         objectives: Vec::new(),
+        said: None,
     }
 }
 
@@ -81,6 +84,9 @@ impl Port {
                         Some(answer) => reply.send(answer).unwrap(),
                         None => break,
                     },
+                    Command::Hear { said, reply } => {
+                        reply.send(vec![Heard::Counted; said.len()]).unwrap();
+                    }
                 }
             }
         });
@@ -88,7 +94,7 @@ impl Port {
             commands,
             status,
             registry: Arc::new(Registry::new(1)),
-            token: None,
+            tokens: Vec::new(),
             readiness: Arc::default(),
             quit: CancellationToken::new(),
         };
@@ -265,7 +271,7 @@ async fn a_name_that_points_at_loopback_is_not_answered() {
 #[tokio::test]
 async fn with_a_token_every_call_but_the_probes_must_bring_it() {
     let mut port = Port::new(Answers::default());
-    port.state.token = Some("s3cret".to_owned());
+    port.state.tokens = vec![Token { name: "admin".to_owned(), secret: "s3cret".to_owned() }];
     for (request, status) in [
         ("GET /livez", 200),
         ("GET /readyz", 503),
@@ -289,7 +295,7 @@ async fn with_a_token_every_call_but_the_probes_must_bring_it() {
 #[tokio::test]
 async fn the_metrics_port_is_read_only_and_open() {
     let mut port = Port::new(Answers::default());
-    port.state.token = Some("s3cret".to_owned());
+    port.state.tokens = vec![Token { name: "admin".to_owned(), secret: "s3cret".to_owned() }];
     port.state.readiness.set_listening();
     for (request, status) in [
         ("GET /metrics\nhost: 10.0.0.7:9902", 200),

@@ -15,7 +15,7 @@ fn record(rollout: &str, what: What) -> Record {
 }
 
 fn told(rollout: &str) -> Record {
-    record(rollout, What::Told { word: Word::Pause })
+    record(rollout, What::Told { word: Word::Pause, by: None })
 }
 
 fn changed(state: &str) -> Record {
@@ -28,6 +28,7 @@ fn changed(state: &str) -> Record {
             hold_reason: None,
             reason: None,
             objectives: Vec::new(),
+            failing: Vec::new(),
         }),
     )
 }

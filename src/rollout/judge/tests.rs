@@ -70,6 +70,7 @@ fn slots(plan: &Plan, trace: &str) -> Vec<(u32, SlotCounts)> {
         match signal {
             Signal::Errors => Tally { bad: of("err"), total: of("n") },
             Signal::Latency { .. } => Tally { bad: of("slow"), total: of("n") - of("err") },
+            Signal::Body | Signal::Feedback(_) => unreachable!("the traces have none"),
         }
     };
     let counts = |row: &BTreeMap<String, String>| SlotCounts {
@@ -425,6 +426,21 @@ fn a_canary_that_gets_another_share_than_it_should_is_not_compared() {
         let both = SlotCounts { dealt: counts.dealt, ..errors((5, 10), (45, 90)) };
         assert_eq!(feed(&mut judge, 40, &both), Decision::Hold(HoldReason::SharedCause));
     }
+}
+
+#[test]
+fn what_nobody_watched_is_unknown_and_not_soaked() {
+    let plan = stepping(Until::soaked(minutes(2)));
+    let healthy = errors((0, 10), (0, 90));
+    let mut judge = Judge::new(&plan, 0.1, Tick::ZERO);
+    feed(&mut judge, 40, &healthy);
+    // The machine slept for an hour.
+    let after = judge.closed.after(minutes(60));
+    let woken = judge.close_slot(after, &healthy).decision;
+    assert_eq!(woken, Decision::Hold(HoldReason::Unknown));
+    assert_eq!(feed(&mut judge, 239, &healthy), Decision::Hold(HoldReason::Unknown));
+    assert_eq!(feed(&mut judge, 1, &healthy), Decision::Hold(HoldReason::Soaking));
+    assert_eq!(feed(&mut judge, 200, &healthy).verdict(), Verdict::Promote);
 }
 
 #[test]

@@ -255,7 +255,10 @@ fn holding_has_something_against_the_canary() {
         let judged = Event::Judged(&findings);
         let (state, _) = plan(Deadline::Hold).advance(State::start(at(0)), at(1), judged);
         assert_eq!(state.as_str(), name, "{reason}");
-        assert_eq!(state.hold(), Some(Hold { reason, since: at(1), is_first: true }));
+        assert_eq!(
+            state.hold(),
+            Some(Hold { reason, since: at(1), is_first: true, is_overdue: false })
+        );
         assert_eq!(state.since(), at(0));
     }
 }
@@ -283,6 +286,18 @@ fn a_shared_breach_rolls_back_only_when_it_lasts() {
     assert_eq!(looks(&default, &broken).as_str(), "holding");
     let hold = plan(Deadline::Hold);
     assert_eq!(looks(&hold, &[(10, shared()), (1_000_000, shared())]).as_str(), "holding");
+}
+
+#[test]
+fn a_quiet_canary_may_be_an_alarm_when_it_has_lasted() {
+    let plan = Plan { on_no_traffic: Deadline::AlertAfter(Duration::from_mins(1)), ..watching() };
+    let quiet = || held(HoldReason::NotEnoughTraffic);
+    let seen = [(5, quiet()), (64, quiet())];
+    assert_eq!(looks(&plan, &seen).as_str(), "progressing");
+    assert_eq!(looks(&plan, &[&seen[..], &[(65, quiet())]].concat()).as_str(), "holding");
+    let back = [(5, quiet()), (65, quiet()), (66, held(HoldReason::Soaking)), (67, quiet())];
+    assert_eq!(looks(&plan, &back).as_str(), "progressing", "anew when it was away");
+    assert!(!looks(&plan, &[(5, quiet()), (900_000, quiet())]).has_ended());
 }
 
 /// What may happen, in any order.

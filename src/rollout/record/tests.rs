@@ -94,7 +94,7 @@ impl Recorder {
         if matches!(effect, None | Some(Effect::Refused(_))) {
             return;
         }
-        self.write(What::Told { word });
+        self.write(What::Told { word, by: None });
         if effect == Some(Effect::Restarted) {
             self.begin();
         }
