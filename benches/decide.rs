@@ -68,6 +68,7 @@ fn find_a_rule(c: &mut Criterion) {
                 path,
                 query: None,
                 headers: &headers,
+                client: None,
             };
             assert_eq!(table.find(&request).is_some(), what != "none");
             group.bench_function(BenchmarkId::new(what, rules), |b| {

@@ -23,6 +23,7 @@ use crate::config::defect::Defects;
 use crate::config::load::{self, Loaded};
 use crate::config::{self, Config};
 use crate::control::admin::{self, AdminState, Readiness, Token};
+use crate::control::certificates::Certificates;
 use crate::control::controller::Controller;
 use crate::control::ledger::{Ledger, LedgerError};
 use crate::control::{COMMANDS_MAX, Command, reload};
@@ -110,6 +111,7 @@ impl App {
         let config = loaded.config.clone();
         let workers = config.workers.map_or_else(cores, NonZeroUsize::get);
         let tokens = read_tokens(&config)?;
+        let certificates = read_certificates(path, &loaded, clock)?;
         let (sockets, listeners) = bind_listeners(&config, workers)?;
         let (admin_socket, admin) = bind(config.admin.address, "admin")?;
         let metrics = config.metrics.map(|address| bind(address, "metrics")).transpose()?;
@@ -119,8 +121,14 @@ impl App {
 
         let registry = Arc::new(Registry::new(workers));
         let hash = loaded.hash.clone();
-        let mut controller =
-            Controller::new(clock, path.to_owned(), loaded, Arc::clone(&registry), ledger);
+        let mut controller = Controller::new(
+            clock,
+            path.to_owned(),
+            loaded,
+            Arc::clone(&registry),
+            ledger,
+            certificates,
+        );
         let (known, all_known) = std::sync::mpsc::sync_channel(1);
         controller.tell_when_known(known);
         let readers: Vec<_> = (0..workers).map(|_| controller.reader()).collect();
@@ -236,7 +244,8 @@ impl Control {
 
     async fn run(self) {
         let Self { controller, asked, watch, state, admin, metrics, stop } = self;
-        let watching = tokio::spawn(reload::watch(watch.0, watch.1, state.commands.clone()));
+        let (files, commands) = (controller.files(), state.commands.clone());
+        let watching = tokio::spawn(reload::watch(watch.0, watch.1, files, commands));
         let mut routers = vec![(admin, admin::admin_router(state.clone()))];
         routers.extend(metrics.map(|socket| (socket, admin::metrics_router(state))));
         let mut servers = Vec::new();
@@ -285,6 +294,22 @@ fn read_tokens(config: &Config) -> Result<Vec<Token>, StartError> {
         Ok(Token { name: name.to_owned(), secret: text.trim().to_owned() })
     };
     all.map(read).collect()
+}
+
+/// What was whole when the file was checked may not be any more.
+fn read_certificates(
+    path: &Path,
+    loaded: &Loaded,
+    clock: Clock,
+) -> Result<Certificates, StartError> {
+    let now = i64::try_from(clock.wall().as_secs()).unwrap_or(i64::MAX);
+    let renewed = Certificates::default().renew(&loaded.config, now);
+    if renewed.refused.is_empty() {
+        return Ok(renewed.certificates);
+    }
+    let (origin, text) = (path.display().to_string(), loaded.text.clone());
+    let hash = Some(loaded.hash.clone());
+    Err(StartError::Config(Box::new(Defects { origin, text, hash, list: renewed.refused })))
 }
 
 type Bound = (Vec<Listener>, Vec<(ListenerName, SocketAddr)>);

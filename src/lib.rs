@@ -10,5 +10,6 @@ pub mod proxy;
 pub mod rollout;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tls;
 pub mod traffic;
 pub mod units;

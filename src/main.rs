@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use serin::cli::{check, demo, healthcheck, replay, run, schema, status, verbs, why};
 use serin::config::load;
+use serin::tls;
 
 /// A traffic proxy that puts a new version of a model in front of users safely: it splits
 /// between stable and canary, judges every answer, and takes a bad version out by itself
@@ -61,6 +62,7 @@ fn replay_with_policy(args: &replay::ReplayArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    tls::install_provider();
     let done = match Arguments::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),

@@ -9,9 +9,11 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
+use rustls::ServerConfig;
 
-use crate::names::{BackendName, RolloutName, RuleId};
+use crate::names::{BackendName, ListenerName, RolloutName, RuleId};
 use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
+use crate::telemetry::listeners::Door;
 use crate::telemetry::signs::Signs;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
@@ -19,6 +21,7 @@ use crate::traffic::mirror::Mirror;
 use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::route::Table;
+use crate::traffic::source::Cidr;
 use crate::traffic::split::Split;
 use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
@@ -34,10 +37,43 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// In the config's order.
     pub backends: Vec<Backend>,
+    /// In the config's order.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Whose `x-forwarded-*` fields are appended to; `None` is everyone's.
+    pub trusted_proxies: Option<Vec<Cidr>>,
     /// Counts requests that no rule fits.
     pub unrouted: Arc<Leg>,
     /// Whether clients are told what served them.
     pub response_headers: bool,
+}
+
+/// What is said on a new connection before HTTP.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: ListenerName,
+    /// Who may begin with a PROXY header, and has to; `None` is nobody.
+    pub proxy_protocol: Option<Senders>,
+    /// TLS, with the certificates of now; `None` is cleartext.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Its counters.
+    pub door: Arc<Door>,
+}
+
+/// Who may send a PROXY header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Senders {
+    /// Whoever can connect.
+    Everyone,
+    /// These alone.
+    Of(Vec<Cidr>),
+}
+
+impl Listener {
+    /// Whether HTTP is spoken from the first byte on.
+    pub fn is_plain(&self) -> bool {
+        self.proxy_protocol.is_none() && self.tls.is_none()
+    }
 }
 
 /// A rule, with its weights as they are now.

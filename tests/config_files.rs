@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -13,8 +15,11 @@ use serin::config::defect::{Code, Defect, Defects};
 use serin::config::load::{Loaded, Options, Source, load};
 use serin::config::{Config, render};
 use serin::rollout::plan::{Deadline, SHARED_BREACH_DEFAULT};
+use serin::tls::Version;
+use serin::traffic::client::ClientMatch;
 use serin::traffic::draw::StickyKey;
 use serin::traffic::matching::{PathMatch, ValueMatch};
+use serin_testkit::{Authority, Leaf, SecretFolder};
 
 fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -62,10 +67,78 @@ fn every_example_loads() {
     let files = yaml_files("config");
     assert!(files.len() >= 4, "{files:?}");
     for file in files {
-        if let Err(defects) = load(&file) {
+        // The certificates that they name are the reader's own.
+        let options = Options { touch_files: false, ..Options::RUN };
+        if let Err(defects) = Source::read(&file).unwrap().load(options) {
             panic!("{defects}");
         }
     }
+}
+
+#[test]
+fn the_tls_example_is_for_everyone_and_for_one_job() {
+    let text = fs::read_to_string(in_project("config/tls.yaml")).unwrap();
+    let options = Options { touch_files: false, ..Options::RUN };
+    let config = Source::of("tls.yaml", text).unwrap().load(options).unwrap().config;
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.certificates[0].key, Path::new("/etc/serin/tls/tls.key"));
+    assert!(tls.clients.as_ref().is_some_and(|clients| !clients.required));
+    assert_eq!((tls.min_version, config.trusted_proxies), (Version::Tls12, Some(Vec::new())));
+    let client = config.routes[0].rules[0].matches[0].client.as_ref().unwrap();
+    assert!(matches!(client, ClientMatch::Spiffe(id) if id.ends_with("/sa/batch")));
+}
+
+/// Checks a listener with this certificate and key, and returns the codes.
+fn check_pair(folder: &SecretFolder, cert: &str, key: &str) -> Vec<&'static str> {
+    let (cert, key) = (folder.path(cert), folder.path(key));
+    let text = format!(
+        "listeners:\n  - name: a\n    address: 127.0.0.1:8443\n    tls:\n\
+         \x20     certificates: [{{ cert: {}, key: {} }}]\n\
+         backends: [{{ name: v1, endpoints: [127.0.0.1:9001] }}]\n\
+         routes: [{{ name: r, rules: [{{ name: main, backends: [{{ name: v1 }}] }}] }}]\n",
+        cert.display(),
+        key.display()
+    );
+    let found = match Source::of("tls.yaml", text).unwrap().load(Options::CHECK) {
+        Ok(Loaded { warnings, .. }) => warnings,
+        Err(Defects { list, .. }) => list,
+    };
+    found.iter().map(|defect| defect.code.as_str()).collect()
+}
+
+#[test]
+fn certificates_are_looked_at_as_they_are_used() {
+    let (authority, mut folder) = (Authority::named("servers"), SecretFolder::plain());
+    let leaf = Leaf::server(&["models.example.com"]);
+    for (name, leaf) in [
+        ("good", leaf.clone()),
+        ("other", leaf.clone()),
+        ("old", leaf.clone().expired()),
+        ("young", leaf.days(2, 9)),
+    ] {
+        authority.issue(&leaf).put(&mut folder, name);
+    }
+    let good = fs::read_to_string(folder.path("good.crt")).unwrap();
+    let damaged = good.replace("END", "FIN");
+    let of_nothing = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    folder.put(&[("damaged.crt", &damaged), ("nothing.crt", of_nothing)]);
+    for (cert, key, codes) in [
+        ("good.crt", "good.key", &[][..]),
+        ("good.crt", "other.key", &["SRN0322"]),
+        ("old.crt", "old.key", &["SRN0410"]),
+        ("young.crt", "young.key", &["SRN0410"]),
+        ("damaged.crt", "good.key", &["SRN0320"]),
+        ("nothing.crt", "good.key", &["SRN0320"]),
+        ("none.crt", "good.key", &["SRN0320"]),
+        ("good.key", "good.key", &["SRN0320"]),
+        ("good.crt", "none.key", &["SRN0321"]),
+        // Its mode is as the test's own folder has it: for nobody else.
+        ("good.crt", "good.crt", &["SRN0321"]),
+    ] {
+        assert_eq!(check_pair(&folder, cert, key), codes, "{cert} {key}");
+    }
+    fs::set_permissions(folder.path("good.key"), Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(check_pair(&folder, "good.crt", "good.key"), ["SRN0411"]);
 }
 
 #[test]
@@ -180,6 +253,8 @@ fn every_code_has_a_bad_file_and_a_place_in_the_docs() {
     let mut seen: BTreeSet<_> = files.iter().flat_map(|file| codes(file)).collect();
     // Two are made where they are needed, one by a running Serin.
     seen.extend([Code::Unreadable, Code::TooLarge, Code::NeedsRestart]);
+    // Certificates are made where they are needed.
+    seen.extend([Code::KeyMismatch, Code::NotValidNow, Code::OpenKey, Code::NotTaken]);
     let docs = fs::read_to_string(in_project("docs/configuration.md")).unwrap();
     for code in Code::ALL {
         assert!(seen.contains(code), "no bad file leads to {}", code.as_str());

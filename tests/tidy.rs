@@ -16,12 +16,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("traffic", &["names", "units"]),
     ("rollout", &["names", "units"]),
     ("telemetry", &["names", "units", "clock", "traffic", "rollout"]),
+    ("tls", &["traffic"]),
     ("snapshot", &["names", "units", "traffic", "telemetry"]),
-    ("config", &["names", "units", "traffic", "rollout"]),
-    ("proxy", &["names", "units", "clock", "snapshot", "traffic", "telemetry"]),
+    ("config", &["names", "units", "clock", "traffic", "rollout", "tls"]),
+    ("proxy", &["names", "units", "clock", "snapshot", "traffic", "telemetry", "tls"]),
     (
         "control",
-        &["names", "units", "clock", "config", "snapshot", "traffic", "rollout", "telemetry"],
+        &[
+            "names",
+            "units",
+            "clock",
+            "config",
+            "snapshot",
+            "traffic",
+            "rollout",
+            "telemetry",
+            "tls",
+        ],
     ),
     (
         "app",
@@ -34,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "traffic",
             "rollout",
             "telemetry",
+            "tls",
             "proxy",
             "control",
         ],
@@ -52,7 +64,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "control::Command",
         ],
     ),
-    ("main", &["cli", "config"]),
+    ("main", &["cli", "config", "tls"]),
 ];
 
 /// Modules that decide, and do nothing.

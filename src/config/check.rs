@@ -10,6 +10,7 @@ mod ports;
 mod rollouts;
 mod routes;
 mod steps;
+mod tls;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         let message = "without `state`, a restart forgets what was rolled back";
         checker.report.add(file.rollouts.id, Code::NoLedger, message, help);
     }
+    let trusted_proxies = file.trusted_proxies.get().map(|list| checker.ranges(list));
     let workers = checker.value(&file.workers).and_then(|n| usize::try_from(n).ok());
     let drain_timeout = checker.value(&file.drain_timeout).unwrap_or(DRAIN_TIMEOUT_DEFAULT);
     let response_headers = checker.value(&file.response_headers).unwrap_or(false);
@@ -54,6 +56,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         admin: admin.1,
         metrics: metrics.map(|(_, address)| address),
         state_file: state,
+        trusted_proxies,
         workers: workers.and_then(std::num::NonZero::new),
         drain_timeout,
         response_headers,

@@ -103,6 +103,10 @@ codes! {
     SecondRollout = "0310" Error "two rollouts on one rule";
     HopByHop = "0311" Error "a header that is not for a mirror to set";
     Loop = "0312" Error "an endpoint that is Serin itself";
+    CertificateFile = "0320" Error "a certificate that cannot be used";
+    KeyFile = "0321" Error "a private key that cannot be used";
+    KeyMismatch = "0322" Error "a private key of another certificate";
+    AuthorityFile = "0323" Error "authorities, or what they revoked, that cannot be used";
 
     UnusedBackend = "0401" Warning "a backend that nothing uses";
     MirrorToServing = "0402" Warning "a mirror to a backend that also serves the rule";
@@ -110,8 +114,11 @@ codes! {
     NoLedger = "0404" Warning "rollouts without a state file";
     NoEndpoints = "0405" Warning "a backend without endpoints";
     IdleCanary = "0406" Warning "a rollout whose canary gets no traffic";
+    NotValidNow = "0410" Warning "a certificate that is not valid now";
+    OpenKey = "0411" Warning "a private key that everyone on the machine can read";
 
     NeedsRestart = "0501" Error "a change that a reload cannot make";
+    NotTaken = "0502" Error "a file of TLS that was not taken over";
 }
 
 /// Where something stands in a file.

@@ -30,6 +30,9 @@ pub struct Options {
 impl Options {
     /// As `serin run` reads it.
     pub const RUN: Self = Self { touch_files: true, manifests: false };
+    /// As a running Serin reads it: what its files were made of before may still be good, so
+    /// they are looked at where they are used.
+    pub const RELOAD: Self = Self { touch_files: false, manifests: false };
     /// As `serin check` reads it.
     pub const CHECK: Self = Self { touch_files: true, manifests: true };
 }

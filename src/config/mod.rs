@@ -25,6 +25,7 @@ use http::Uri;
 
 use crate::names::{BackendName, ListenerName, RolloutName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
+use crate::tls::ServerTls;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::ejection::Ejection;
@@ -33,6 +34,7 @@ use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
+use crate::traffic::source::Cidr;
 use crate::traffic::warm_up::WarmUp;
 use crate::units::Weight;
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Where ended rollouts are remembered; `None` is memory only.
     pub state_file: Option<PathBuf>,
+    /// Whose `x-forwarded-*` fields are appended to; `None` is everyone's.
+    pub trusted_proxies: Option<Vec<Cidr>>,
     /// Data-plane threads; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
     /// How long a drain waits for requests in flight.
@@ -88,6 +92,17 @@ pub struct Listener {
     pub name: ListenerName,
     /// Port 0 takes a free one.
     pub address: SocketAddr,
+    /// Whether a connection begins with a PROXY header.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// `None` is cleartext.
+    pub tls: Option<ServerTls>,
+}
+
+/// Connections begin with a PROXY header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Who may send one; `None` is everyone.
+    pub from: Option<Vec<Cidr>>,
 }
 
 /// The admin port.

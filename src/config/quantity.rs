@@ -5,6 +5,7 @@
 mod http;
 mod net;
 mod number;
+mod tls;
 mod word;
 
 use schemars::Schema;
@@ -13,8 +14,9 @@ pub(super) use self::http::{
     CookieName, FieldName, FieldValue, Hostname, MethodName, Parameter, PathExact, PathPrefix,
     Pattern, Target,
 };
-pub(super) use self::net::{Endpoint, FilePath, ListenAddress, WebhookUrl};
+pub(super) use self::net::{CidrText, Endpoint, FilePath, ListenAddress, WebhookUrl};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
+pub(super) use self::tls::{ClientAuthWord, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, OffWord,
     Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, Text, UntilWord,

@@ -3,16 +3,19 @@
 //! Never says whether it makes sense. The texts here are those of the JSON Schema, so
 //! they speak to whoever writes a config file.
 
+mod tls;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::config::quantity::{
-    BalanceWord, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue, FilePath, Flag,
-    HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name, ObjectiveBreach, OffWord,
-    Parameter, PathExact, PathPrefix, Pattern, Percent, Protocol, QuantileKey, Rate, RatioNumber,
-    RetryWord, RolloutBreach, RuleRef, Size, Span, SpanOrZero, Target, Text, UntilWord,
-    VersionText, WebhookUrl,
+    BalanceWord, CidrText, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue,
+    FilePath, Flag, HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name,
+    ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent, Protocol,
+    QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span, SpanOrZero,
+    Target, Text, UntilWord, VersionText, WebhookUrl,
 };
+pub use crate::config::raw::tls::{CertificateFiles, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
 use crate::units::Weight;
@@ -30,7 +33,7 @@ pub type ForForm = Form<As<Span>, Bounds>;
 
 maps! {
     /// Serin's config file.
-    File later ["trusted_proxies" "replay_body_max" "limits" "access_log" "tracing" "notify"
+    File later ["replay_body_max" "limits" "access_log" "tracing" "notify"
                 "feedback" "probe" "fleet" "protocol" "tls"] {
         /// Addresses on which Serin accepts requests; at least one.
         must listeners: Vec<At<Listener>>,
@@ -42,6 +45,9 @@ maps! {
         may state: State,
         /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
         may response_headers: As<Flag> = false,
+        /// Ranges of addresses whose `x-forwarded-*` fields are appended to; from elsewhere they
+        /// are dropped first. Default: nobody's are dropped.
+        may trusted_proxies: Vec<At<As<CidrText>>>,
         /// Threads for requests, 1 to 1024. Default: one per core.
         may workers: As<Count<1, 1024>>,
         /// How long a drain waits for requests in flight; `0s` cuts them at once.
@@ -55,11 +61,16 @@ maps! {
     }
 
     /// An address on which Serin accepts requests.
-    Listener later ["tls" "protocol"] {
+    Listener later ["protocol"] {
         /// Unique among listeners.
         must name: As<Name>,
         /// IP address and port; port 0 takes a free one.
         must address: As<ListenAddress>,
+        /// Whether every connection begins with a PROXY protocol header, which tells who the
+        /// client is; or a map that says who may send one.
+        may proxy_protocol: ProxyProtocolForm = false,
+        /// TLS. Default: cleartext.
+        may tls: ListenerTls,
     }
 
     /// The admin port.
@@ -202,6 +213,8 @@ maps! {
         may cookies: Vec<At<CookieMatch>>,
         /// Conditions on query parameters.
         may query: Vec<At<QueryMatch>>,
+        /// A condition on the client's verified certificate.
+        may client: ClientMatch,
     }
 
     /// A path: exactly one of these keys.
@@ -426,7 +439,7 @@ maps! {
 
 /// How many entries a list or a map has at least and at most, for the JSON Schema alone:
 /// the checks say it in words.
-const COUNTS: [(&str, u32, Option<u32>); 16] = [
+const COUNTS: [(&str, u32, Option<u32>); 18] = [
     ("/properties/listeners", 1, None),
     ("/properties/backends", 1, None),
     ("/properties/routes", 1, None),
@@ -441,6 +454,8 @@ const COUNTS: [(&str, u32, Option<u32>); 16] = [
     ("/$defs/Step", 1, None),
     ("/$defs/Step/properties/methods", 1, None),
     ("/$defs/Objective/properties/latency/anyOf/1", 1, Some(1)),
+    ("/$defs/ListenerTls/properties/certificates", 1, Some(64)),
+    ("/$defs/ClientMatch", 1, Some(1)),
     ("/$defs/Path", 1, Some(1)),
     ("/$defs/Sticky", 1, Some(1)),
 ];

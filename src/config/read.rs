@@ -36,6 +36,11 @@ pub(super) enum Given<T> {
 }
 
 impl<T> At<T> {
+    /// Something that was written at `id`.
+    pub fn is(id: NodeId, value: T) -> Self {
+        Self { id, given: Given::Is(value) }
+    }
+
     /// What was written, if it could be read.
     pub fn get(&self) -> Option<&T> {
         match &self.given {

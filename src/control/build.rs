@@ -7,12 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::{self, Config};
+use crate::control::certificates::Certificates;
 use crate::control::roster::Roster;
 use crate::control::running::Counting;
 use crate::names::{BackendName, RuleId};
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Copies;
-use crate::snapshot::{Backend, Failover, Rollout, Rule, Shadow, Snapshot, Target};
+use crate::snapshot::{
+    Backend, Failover, Listener, Rollout, Rule, Senders, Shadow, Snapshot, Target,
+};
 use crate::telemetry::counts::{Arm, Evidence, LegKey};
 use crate::telemetry::registry::Registry;
 use crate::traffic::draw::Salt;
@@ -99,6 +102,7 @@ pub fn snapshot(
     config: &Config,
     generation: u64,
     Counting { registry, roster, .. }: Counting<'_>,
+    certificates: &Certificates,
     rollouts: &[Standing<'_>],
 ) -> Snapshot {
     let mut builder = Builder { config, registry, roster, used: BTreeSet::new() };
@@ -136,9 +140,31 @@ pub fn snapshot(
                 protocol: b.protocol,
             })
             .collect(),
+        listeners: listeners(config, registry, certificates),
+        trusted_proxies: config.trusted_proxies.clone(),
         unrouted,
         response_headers: config.response_headers,
     }
+}
+
+fn listeners(
+    config: &Config,
+    registry: &Registry,
+    certificates: &Certificates,
+) -> Vec<Arc<Listener>> {
+    let listeners = config.listeners.iter().map(|listener| {
+        let senders = listener.proxy_protocol.as_ref().map(|one| match &one.from {
+            Some(ranges) => Senders::Of(ranges.clone()),
+            None => Senders::Everyone,
+        });
+        Arc::new(Listener {
+            name: listener.name.clone(),
+            proxy_protocol: senders,
+            tls: certificates.server(&listener.name),
+            door: registry.door(&listener.name),
+        })
+    });
+    listeners.collect()
 }
 
 struct Builder<'a> {

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::defect::Defect;
 use crate::config::load::Loaded;
+use crate::control::certificates::{self, Certificates};
 use crate::control::controller::rotation::Reports;
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
@@ -48,6 +49,9 @@ pub struct Controller {
     clock: Clock,
     path: PathBuf,
     config: Arc<Config>,
+    certificates: Certificates,
+    /// What is to be looked at beside the config file.
+    files: watch::Sender<Vec<PathBuf>>,
     hash: String,
     generation: u64,
     loaded_at: String,
@@ -75,6 +79,7 @@ impl Controller {
         loaded: Loaded,
         registry: Arc<Registry>,
         ledger: Ledger,
+        certificates: Certificates,
     ) -> Self {
         let alarm = Arc::new(Alarm::default());
         let config = Arc::new(loaded.config);
@@ -87,7 +92,8 @@ impl Controller {
         });
         let rollouts: Vec<_> = rollouts.collect();
         let standing: Vec<_> = rollouts.iter().filter_map(Running::standing).collect();
-        let publisher = Publisher::new(build::snapshot(&config, 1, counting, &standing));
+        let first = build::snapshot(&config, 1, counting, &certificates, &standing);
+        let publisher = Publisher::new(first);
         drop(standing);
         let status = Status {
             config: Arc::clone(&config),
@@ -101,10 +107,13 @@ impl Controller {
             gauges: Gauges::default(),
         };
         let journal = Journal::open(config.state_file.as_deref());
+        let files = watch::channel(certificates::files(&config)).0;
         let mut controller = Self {
             clock,
             path,
             config,
+            certificates,
+            files,
             hash: loaded.hash,
             generation: 1,
             loaded_at: now.1,
@@ -142,6 +151,11 @@ impl Controller {
     /// What the admin port shows.
     pub fn status(&self) -> watch::Receiver<Arc<Status>> {
         self.status.subscribe()
+    }
+
+    /// Files whose change is worth a reload, beside the config's.
+    pub fn files(&self) -> watch::Receiver<Vec<PathBuf>> {
+        self.files.subscribe()
     }
 
     /// Judges and obeys until told to stop; then puts the evidence on disk.
@@ -313,7 +327,8 @@ impl Controller {
         let standing: Vec<_> = self.rollouts.iter().filter_map(Running::standing).collect();
         let counting =
             Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
-        let next = build::snapshot(&self.config, self.generation, counting, &standing);
+        let (config, certificates) = (&self.config, &self.certificates);
+        let next = build::snapshot(config, self.generation, counting, certificates, &standing);
         drop(standing);
         self.publisher.publish(next);
     }
@@ -338,6 +353,7 @@ impl Controller {
                 generation: self.generation,
                 rollouts: gauges,
                 endpoints: self.roster.gauges(),
+                certificates: self.certificates.gauges(),
             },
         };
         self.status.send_replace(Arc::new(status));

@@ -14,12 +14,15 @@ use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
 use crate::rollout::plan::{Breach, Deadline, Plan};
 use crate::rollout::step::{Step, Until};
+use crate::tls::ServerTls;
+use crate::traffic::client::ClientMatch;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::ejection::Ejection;
 use crate::traffic::health::{HealthCheck, Probe};
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Condition, Retry, Timeouts};
+use crate::traffic::source::Cidr;
 use crate::traffic::warm_up::WarmUp;
 use crate::units::{Ratio, Weight, duration_text};
 
@@ -65,7 +68,7 @@ fn list<'i, T: 'i>(items: impl IntoIterator<Item = &'i T>, show: fn(&'i T) -> Va
 /// `config` as a file that means the same, secrets aside.
 pub fn config(config: &Config) -> Value {
     let admin = &config.admin;
-    map([
+    let mut all = map([
         ("listeners", list(&config.listeners, listener)),
         (
             "admin",
@@ -83,7 +86,12 @@ pub fn config(config: &Config) -> Value {
         ("backends", list(&config.backends, backend)),
         ("routes", list(&config.routes, route)),
         ("rollouts", config.rollouts.iter().map(|plan| rollout(config, plan)).collect()),
-    ])
+    ]);
+    if let Some(ranges) = &config.trusted_proxies {
+        // None of them says something too: nobody is trusted.
+        all["trusted_proxies"] = list(ranges, range);
+    }
+    all
 }
 
 fn token((name, file): &(String, PathBuf)) -> Value {
@@ -91,7 +99,33 @@ fn token((name, file): &(String, PathBuf)) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    json!({ "name": listener.name.as_str(), "address": listener.address })
+    let proxy_protocol = listener.proxy_protocol.as_ref().map(|one| match &one.from {
+        Some(from) => json!({ "from": list(from, range) }),
+        None => true.into(),
+    });
+    map([
+        ("name", listener.name.as_str().into()),
+        ("address", json!(listener.address)),
+        ("proxy_protocol", proxy_protocol.unwrap_or_default()),
+        ("tls", listener.tls.as_ref().map_or(Value::Null, server_tls)),
+    ])
+}
+
+/// Paths, never what is in the files.
+fn server_tls(tls: &ServerTls) -> Value {
+    let ServerTls { certificates, clients, min_version } = tls;
+    let auth = clients.as_ref().map(|one| if one.required { "required" } else { "optional" });
+    map([
+        ("certificates", list(certificates, |one| json!({ "cert": one.cert, "key": one.key }))),
+        ("client_ca", json!(clients.as_ref().map(|one| &one.ca))),
+        ("client_crl", json!(clients.as_ref().and_then(|one| one.crl.as_ref()))),
+        ("client_auth", json!(auth)),
+        ("min_version", min_version.as_str().into()),
+    ])
+}
+
+fn range(range: &Cidr) -> Value {
+    range.to_string().into()
 }
 
 fn backend(backend: &Backend) -> Value {
@@ -174,7 +208,17 @@ fn one_match(one: &Match) -> Value {
         ("headers", headers.collect()),
         ("cookies", one.cookies.iter().map(|(name, value)| condition(name, value)).collect()),
         ("query", one.query.iter().map(|(name, value)| condition(name, value)).collect()),
+        ("client", one.client.as_ref().map_or(Value::Null, client)),
     ])
+}
+
+fn client(one: &ClientMatch) -> Value {
+    match one {
+        ClientMatch::Spiffe(id) => json!({ "spiffe": id }),
+        ClientMatch::Subject(subject) => json!({ "subject": subject }),
+        ClientMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
+        ClientMatch::Present(present) => json!({ "present": present }),
+    }
 }
 
 fn condition(name: &str, value: &ValueMatch) -> Value {
@@ -362,9 +406,20 @@ mod tests {
     use crate::config::load::{Options, Source};
 
     const FILE: &str = r#"
-listeners: [{ name: http, address: "127.0.0.1:8080" }]
+listeners:
+  - { name: http, address: "127.0.0.1:8080", proxy_protocol: true }
+  - name: https
+    address: "127.0.0.1:8443"
+    proxy_protocol: { from: [127.0.0.1, "::/0"] }
+    tls:
+      certificates: [{ cert: a.crt, key: a.key }, { cert: b.crt, key: b.key }]
+      client_ca: ca.crt
+      client_crl: crl.pem
+      client_auth: optional
+      min_version: 1.3
 admin: { address: "0.0.0.0:9901", token_file: /etc/serin/token }
 metrics: { address: "127.0.0.1:9902" }
+trusted_proxies: [10.0.0.0/8]
 state: { file: ./serin-state.json }
 workers: 2
 response_headers: true
@@ -383,6 +438,7 @@ routes:
             headers: [{ name: x-cohort, value: beta }, { name: x-api-key, value: "hunter2" }]
             cookies: [{ name: flags, regex: "a|b" }]
             query: [{ name: debug, present: false }]
+            client: { spiffe: "spiffe://example.org/batch" }
           - path: { exact: /health }
           - path: /
         backends: [{ name: a, weight: 9 }, { name: b }]

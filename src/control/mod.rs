@@ -6,6 +6,7 @@ pub mod admin;
 pub mod api;
 pub mod body;
 pub mod build;
+pub mod certificates;
 pub mod controller;
 pub mod dump;
 pub mod feedback;

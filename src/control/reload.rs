@@ -1,4 +1,5 @@
-//! Notices that the config file has changed, by reading it every second.
+//! Notices that the config file, or a certificate that it names, has changed, by reading
+//! them every second.
 //!
 //! Never watches with inotify: a node has few instances to give, and the `..data` swap of
 //! a mounted ConfigMap shows no write on the file itself.
@@ -6,11 +7,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::load::Source;
 use crate::control::Command;
+use crate::tls::files::{Content, hash as hash_of};
 
 /// How often the file is read.
 pub const POLL: Duration = Duration::from_secs(1);
@@ -19,18 +21,26 @@ pub const POLL: Duration = Duration::from_secs(1);
 /// its name may lead nowhere for a moment.
 const MISSED_LOOKS_MAX: u32 = 2;
 
-/// Asks for a reload whenever the file's content is not what it was at the last look,
-/// until nobody listens. `hash` is that of the content in force.
-pub async fn watch(path: PathBuf, hash: String, commands: mpsc::Sender<Command>) {
-    let mut seen = Some(hash);
+/// Asks for a reload whenever the file's content, or that of one of `files`, is not what it
+/// was at the last look, until nobody listens. `hash` is that of the content in force.
+pub async fn watch(
+    path: PathBuf,
+    hash: String,
+    files: watch::Receiver<Vec<PathBuf>>,
+    commands: mpsc::Sender<Command>,
+) {
+    let mut seen = (Some(hash), Vec::new());
     let mut missed = 0;
     let mut looks = tokio::time::interval(POLL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let now = Source::read(&path).map(|source| source.hash()).ok();
-        missed = if now.is_none() { missed + 1 } else { 0 };
-        if now == seen || (now.is_none() && missed < MISSED_LOOKS_MAX) {
+        let content = |path: &PathBuf| Content::read(path).ok().map(|content| hash_of([&content]));
+        let of_files: Vec<_> = files.borrow().iter().map(content).collect();
+        let now = (Source::read(&path).map(|source| source.hash()).ok(), of_files);
+        let missing = now.0.is_none() || now.1.contains(&None);
+        missed = if missing { missed + 1 } else { 0 };
+        if now == seen || (missing && missed < MISSED_LOOKS_MAX) {
             continue;
         }
         seen = now;

@@ -21,6 +21,7 @@ use crate::proxy::mirror::Copy;
 use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
+use crate::traffic::headers::strip_trailers;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
 use crate::units::Tick;
@@ -176,12 +177,13 @@ impl Source {
                 self.state.set(SourceState::WaitsForClient);
                 Poll::Pending
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.state.set(SourceState::Open);
                 if let Some(data) = frame.data_ref() {
                     self.take_in(data);
                 }
-                if frame.is_trailers() {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
                     self.lost.set(true);
                 }
                 if ended || frame.is_trailers() {

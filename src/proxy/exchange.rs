@@ -95,7 +95,7 @@ impl Exchange {
         let draws = Draws::for_rule(rule.rule, &head);
         let tunnel = head.extensions.get::<Upgrade>().is_some();
         let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
-        forward::to_endpoint(&mut head, &self.peer, !source.is_ended());
+        forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), !source.is_ended());
         self.mirror(&view, rule, (&head, &source), started);
 
         let mut timeouts = rule.rule.timeouts;
@@ -154,7 +154,7 @@ impl Exchange {
         started: Tick,
     ) -> Result<RuleRef<'v>, Error> {
         let found = forward::read_target(head)
-            .and_then(|()| view.find(&forward::view(head)).ok_or(Error::NoRoute));
+            .and_then(|()| view.find(&forward::view(head, &self.peer)).ok_or(Error::NoRoute));
         found.inspect_err(|error| refused(view, self.worker.clock, started, error))
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Never forwards a head whose target is in doubt.
 
+use std::net::IpAddr;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE,
 };
@@ -10,10 +12,12 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::proxy::error::Error;
+use crate::tls::certificate::ClientCertificate;
+use crate::traffic::client::Client;
 use crate::traffic::headers::{
-    TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
-    append_to_list, is_host, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop,
-    traceparent,
+    FORWARDED, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
+    X_FORWARDED_PROTO, X_REQUEST_ID, append_to_list, is_host, keeps_request_id, keeps_traceparent,
+    request_id, strip_hop_by_hop, traceparent,
 };
 use crate::traffic::matching::{RequestView, resolve_path};
 
@@ -24,6 +28,21 @@ pub struct Peer {
     pub address: HeaderValue,
     /// `http` or `https`.
     pub proto: HeaderValue,
+    /// Where it connects from, or whom a PROXY header has named.
+    pub source: IpAddr,
+    /// Its certificate, if it has shown one.
+    pub certificate: Option<Box<ClientCertificate>>,
+    /// What was agreed on in a TLS handshake; `None` is whatever its first bytes say.
+    pub spoken: Option<Spoken>,
+}
+
+/// A version of HTTP that was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// `http/1.1`
+    Http1,
+    /// `h2`
+    Http2,
 }
 
 /// The protocols that a client asks for instead of HTTP: its `upgrade` field. Rides on the
@@ -33,12 +52,36 @@ pub struct Upgrade(pub HeaderValue);
 
 impl Peer {
     /// A client on a cleartext connection.
-    pub fn cleartext(address: std::net::IpAddr) -> Self {
+    pub fn cleartext(source: IpAddr) -> Self {
+        Self::of(source, "http", None, None)
+    }
+
+    /// A client on a TLS connection.
+    pub fn encrypted(
+        source: IpAddr,
+        certificate: Option<Box<ClientCertificate>>,
+        spoken: Option<Spoken>,
+    ) -> Self {
+        Self::of(source, "https", certificate, spoken)
+    }
+
+    /// Who it is, by a certificate.
+    pub fn client(&self) -> Option<&Client> {
+        self.certificate.as_ref().map(|certificate| &certificate.client)
+    }
+
+    fn of(
+        source: IpAddr,
+        proto: &'static str,
+        certificate: Option<Box<ClientCertificate>>,
+        spoken: Option<Spoken>,
+    ) -> Self {
         // An IPv4 client of a socket for both families is an IPv4 client.
-        let text = address.to_canonical().to_string();
+        let text = source.to_canonical().to_string();
         let unknown = HeaderValue::from_static("unknown");
         let address = HeaderValue::try_from(text).unwrap_or(unknown);
-        Self { address, proto: HeaderValue::from_static("http") }
+        let proto = HeaderValue::from_static(proto);
+        Self { address, proto, source, certificate, spoken }
     }
 }
 
@@ -112,18 +155,20 @@ fn count_forwards(head: &mut Parts) -> Result<(), Error> {
 }
 
 /// What matches look at; `head` as [`read_target`] left it.
-pub fn view(head: &Parts) -> RequestView<'_> {
+pub fn view<'a>(head: &'a Parts, peer: &'a Peer) -> RequestView<'a> {
     RequestView {
         method: &head.method,
         host: head.headers.get(HOST).and_then(|host| host.to_str().ok()),
         path: head.uri.path(),
         query: head.uri.query(),
         headers: &head.headers,
+        client: peer.client(),
     }
 }
 
-/// Makes the head of a client's request that of one to an endpoint.
-pub fn to_endpoint(head: &mut Parts, peer: &Peer, has_body: bool) {
+/// Makes the head of a client's request that of one to an endpoint. What it says of where
+/// it came from is kept only if it is `trusted`.
+pub fn to_endpoint(head: &mut Parts, peer: &Peer, trusted: bool, has_body: bool) {
     let headers = &mut head.headers;
     let stripped = strip_hop_by_hop(headers);
     if stripped.te_trailers {
@@ -137,6 +182,15 @@ pub fn to_endpoint(head: &mut Parts, peer: &Peer, has_body: bool) {
     if has_body && !headers.contains_key(CONTENT_LENGTH) {
         // Said aloud, for a GET with a body of unknown length would be sent without it.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if let Some(certificate) = &peer.certificate {
+        // What came under this name is gone by now.
+        headers.insert(X_FORWARDED_CLIENT_CERT, certificate.field.clone());
+    }
+    if !trusted {
+        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED] {
+            headers.remove(name);
+        }
     }
     append_to_list(headers, X_FORWARDED_FOR, &peer.address);
     append_to_list(headers, X_FORWARDED_PROTO, &peer.proto);
@@ -202,7 +256,7 @@ mod tests {
             .header("x-request-id", "mine")
             .header("x-forwarded-for", "9.9.9.9");
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true);
+        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true, true);
         let get = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-for"), Some("9.9.9.9, 127.0.0.1"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
@@ -212,5 +266,23 @@ mod tests {
         assert_eq!((get("te"), get("connection")), (Some("trailers"), Some("te")));
         assert_eq!(get("x-hop"), None);
         assert!(keeps_traceparent(&head.headers[TRACEPARENT]));
+    }
+
+    #[test]
+    fn where_a_request_came_from_is_said_by_whoever_is_trusted() {
+        let request = Request::builder()
+            .header("host", "h")
+            .header("x-forwarded-for", "9.9.9.9")
+            .header("x-forwarded-for", "8.8.8.8")
+            .header("x-forwarded-proto", "https")
+            .header("x-forwarded-host", "other")
+            .header("forwarded", "for=9.9.9.9");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        to_endpoint(&mut head, &Peer::encrypted([127, 0, 0, 1].into(), None, None), false, false);
+        let get = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(get("x-forwarded-for"), Some("127.0.0.1"));
+        assert_eq!(get("x-forwarded-proto"), Some("https"));
+        assert_eq!(get("x-forwarded-host"), Some("h"));
+        assert_eq!(get("forwarded"), None);
     }
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::proxy::forward::Peer;
+use crate::proxy::greeting;
 use crate::proxy::protocol::serve_connection;
 use crate::proxy::worker::{CONNECTIONS_MAX, Worker};
 use crate::snapshot::Reader;
@@ -106,7 +108,10 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<StdListene
     runtime.block_on(async {
         let accepting: Vec<_> = sockets
             .into_iter()
-            .map(|socket| tokio::task::spawn_local(accept(socket, Rc::clone(worker))))
+            .enumerate()
+            .map(|(index, socket)| {
+                tokio::task::spawn_local(accept(socket, index, Rc::clone(worker)))
+            })
             .collect();
         let drained = async {
             stop.drain.cancelled().await;
@@ -124,7 +129,8 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<StdListene
     });
 }
 
-async fn accept(socket: StdListener, worker: Rc<Worker>) {
+/// Accepts at the snapshot's listener `index`, until dropped.
+async fn accept(socket: StdListener, index: usize, worker: Rc<Worker>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -138,8 +144,14 @@ async fn accept(socket: StdListener, worker: Rc<Worker>) {
             Ok((stream, address)) => {
                 // A client that is gone already is found out by the first read.
                 let _ = stream.set_nodelay(true);
-                let peer = Peer::cleartext(address.ip());
-                tokio::task::spawn_local(serve_connection(stream, worker.enter(), peer));
+                let view = worker.view();
+                let listener = &view.snapshot.listeners[index];
+                if listener.is_plain() {
+                    let peer = Peer::cleartext(address.ip());
+                    tokio::task::spawn_local(serve_connection(stream, worker.enter(), peer));
+                } else {
+                    greeting::spawn(stream, address, Arc::clone(listener), worker.enter());
+                }
             }
             Err(error) => {
                 tracing::warn!(worker = worker.index, %error, "cannot accept a connection");

@@ -8,6 +8,7 @@ pub mod deadline;
 pub mod error;
 pub mod exchange;
 pub mod forward;
+pub mod greeting;
 pub mod http1;
 pub mod http2;
 pub mod incoming;

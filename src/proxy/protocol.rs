@@ -15,9 +15,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::proxy::exchange::Exchange;
-use crate::proxy::forward::Peer;
+use crate::proxy::forward::{Peer, Spoken};
 use crate::proxy::worker::Visit;
 
 /// A stream with a client on its other end.
@@ -33,12 +34,22 @@ impl ClientStream for TcpStream {
     }
 }
 
+impl ClientStream for TlsStream<TcpStream> {
+    fn make_abrupt(&self) {
+        self.get_ref().0.make_abrupt();
+    }
+}
+
 /// Serves one client until it leaves or the worker drains.
 pub async fn serve_connection<S: ClientStream>(mut stream: S, visit: Visit, peer: Peer) {
     let Some(first) = first_bytes(&mut stream, &visit).await else { return };
     let worker = Rc::clone(visit.worker());
+    let spoken = peer.spoken;
     let exchange = Exchange::new(Rc::clone(&worker), peer);
-    if first.starts_with(http2::PREFACE) {
+    // What was agreed on is held to; where nothing was, the first bytes tell.
+    let http2 =
+        spoken.map_or_else(|| first.starts_with(http2::PREFACE), |spoken| spoken == Spoken::Http2);
+    if http2 {
         http2::serve(Prefixed { prefix: first, stream }, &worker, &visit, exchange).await;
     } else {
         http1::serve(stream, first, visit, exchange).await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::clock::Clock;
+use crate::proxy::forward::Peer;
 use crate::proxy::upstream::Endpoint;
 use crate::snapshot::{self, Snapshot};
 use crate::telemetry::sample::{WorkerArm, WorkerLeg};
@@ -17,6 +18,7 @@ use crate::telemetry::signs::WorkerSigns;
 use crate::traffic::balance::{Balance, choose, in_turn, mix, ramp, ramp_takes, rendezvous};
 use crate::traffic::matching::RequestView;
 use crate::traffic::protocol::Protocol;
+use crate::traffic::source::is_trusted;
 use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
 
@@ -137,6 +139,11 @@ impl View {
             unrouted: leg(&snapshot.unrouted),
             snapshot: Arc::clone(snapshot),
         }
+    }
+
+    /// Whether what a client says of where its requests came from is kept.
+    pub fn trusts(&self, peer: &Peer) -> bool {
+        is_trusted(self.snapshot.trusted_proxies.as_deref(), peer.source)
     }
 
     /// The rule for `request`.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::proxy::deadline::Deadlines;
+use crate::proxy::greeting::Greetings;
 use crate::proxy::upstream::Endpoint;
 use crate::proxy::view::{EndpointKey, View};
 use crate::snapshot::Reader;
@@ -47,6 +48,8 @@ pub struct Worker {
     pub deadlines: Rc<Deadlines>,
     /// Attempts that may become slow.
     pub open_attempts: Rc<OpenAttempts>,
+    /// Connections that have not come to HTTP yet.
+    pub greetings: Rc<Greetings>,
     reader: RefCell<Reader>,
     view: RefCell<Rc<View>>,
     endpoints: RefCell<HashMap<EndpointKey, Rc<Endpoint>>>,
@@ -78,6 +81,7 @@ impl Worker {
             clock,
             deadlines: Rc::new(Deadlines::new(clock)),
             open_attempts: Rc::default(),
+            greetings: Rc::default(),
             reader: RefCell::new(reader),
             view: RefCell::new(Rc::new(view)),
             endpoints: RefCell::new(endpoints),

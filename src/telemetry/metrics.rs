@@ -10,6 +10,7 @@ use crate::rollout::machine::State;
 use crate::telemetry::counts::{
     BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, MirrorResult, RetryRefused,
 };
+use crate::telemetry::listeners::{Handshake, Turned};
 use crate::telemetry::registry::Registry;
 use crate::traffic::outcome::Outcome;
 
@@ -24,6 +25,8 @@ pub struct Gauges {
     pub rollouts: Vec<RolloutGauges>,
     /// Each endpoint of each backend.
     pub endpoints: Arc<Vec<EndpointGauge>>,
+    /// Each certificate that is shown to somebody.
+    pub certificates: Vec<CertificateGauge>,
 }
 
 /// What is told of one endpoint.
@@ -37,6 +40,17 @@ pub struct EndpointGauge {
     pub serves: bool,
     /// Whether it failed too often, and is out for a while.
     pub is_out: bool,
+}
+
+/// What is told of a certificate in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateGauge {
+    /// Who shows it: `listener` or `backend`, and its name.
+    pub owner: (&'static str, String),
+    /// Its file.
+    pub file: String,
+    /// Last second of its validity, since the Unix epoch.
+    pub not_after: i64,
 }
 
 /// What is told of one rollout.
@@ -65,6 +79,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     copies(&mut text, &mirrors);
     endpoints(&mut text, &gauges.endpoints);
     rollouts(&mut text, &gauges.rollouts);
+    tls(&mut text, registry, &gauges.certificates);
     process(&mut text, gauges);
     text.0
 }
@@ -239,9 +254,40 @@ fn rollouts(text: &mut Text, rollouts: &[RolloutGauges]) {
     }
 }
 
+/// Certificates in force, and what became of connections before their first request; nothing
+/// of a listener where nothing was.
+fn tls(text: &mut Text, registry: &Registry, certificates: &[CertificateGauge]) {
+    let name = "serin_tls_certificate_expiry_timestamp_seconds";
+    text.family(name, GAUGE, "Last second of a certificate's validity, since the Unix epoch.");
+    for CertificateGauge { owner: (kind, owner), file, not_after } in certificates {
+        text.sample(name, &[(kind, owner), ("certificate", file)], not_after);
+    }
+    let doors = registry.doors();
+    let name = "serin_tls_handshakes_total";
+    text.family(name, COUNTER, "TLS handshakes with clients, by how they ended.");
+    for door in &doors {
+        for how in Handshake::ALL {
+            let labels: [Label<'_>; 2] = [("listener", &door.name), ("result", &how.as_str())];
+            text.sample_if_any(name, &labels, door.handshakes(how));
+        }
+    }
+    let name = "serin_connections_refused_total";
+    text.family(name, COUNTER, "Connections that were closed before their first request.");
+    for door in &doors {
+        for why in Turned::ALL {
+            let labels: [Label<'_>; 2] = [("listener", &door.name), ("reason", &why.as_str())];
+            text.sample_if_any(name, &labels, door.turned(why));
+        }
+    }
+}
+
 fn process(text: &mut Text, gauges: &Gauges) {
     let name = "serin_config_last_reload_successful";
-    text.family(name, GAUGE, "Whether the config file that was read last is in force.");
+    text.family(
+        name,
+        GAUGE,
+        "Whether the config file, with its TLS files, is in force as read last.",
+    );
     text.sample(name, &[], u8::from(gauges.reload_successful));
     let name = "serin_config_generation";
     text.family(name, GAUGE, "Rises by one with every config that comes into force.");
@@ -291,6 +337,12 @@ impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a string does not fail, here and below.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample_if_any(&mut self, name: &str, labels: &[Label<'_>], value: u64) {
+        if value > 0 {
+            self.sample(name, labels, value);
+        }
     }
 
     fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl Display) {

@@ -5,6 +5,7 @@
 
 pub mod counts;
 pub mod latencies;
+pub mod listeners;
 pub mod metrics;
 pub mod notes;
 pub mod registry;

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::names::ListenerName;
 use crate::telemetry::counts::{Leg, LegKey};
+use crate::telemetry::listeners::Door;
 
 /// All counters that are rendered.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ struct Known {
     legs: BTreeMap<LegKey, Arc<Leg>>,
     /// Copies under way, by the leg of the mirror.
     budgets: BTreeMap<LegKey, Arc<AtomicU32>>,
+    /// As many as the config has listeners, which no reload changes.
+    doors: BTreeMap<ListenerName, Arc<Door>>,
 }
 
 impl Registry {
@@ -49,6 +53,18 @@ impl Registry {
     /// The number of copies under way for the mirror that counts into `key`.
     pub fn budget(&self, key: LegKey) -> Arc<AtomicU32> {
         Arc::clone(self.lock().budgets.entry(key).or_default())
+    }
+
+    /// The counters of the listener `name`.
+    pub fn door(&self, name: &ListenerName) -> Arc<Door> {
+        let mut known = self.lock();
+        let door = known.doors.entry(name.clone());
+        Arc::clone(door.or_insert_with(|| Arc::new(Door::new(name.clone(), self.workers))))
+    }
+
+    /// The counters of all listeners, by name.
+    pub fn doors(&self) -> Vec<Arc<Door>> {
+        self.lock().doors.values().cloned().collect()
     }
 
     /// Forgets what the config has no more, so that label sets stay bounded by it.

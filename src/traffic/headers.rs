@@ -15,6 +15,10 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The host that the client asked for.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Who the client is, by its verified certificate.
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// What RFC 7239 has in the place of the `x-forwarded-*` fields. Serin passes it on.
+pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 /// Names a request over all its hops.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// W3C trace context, level 1.
@@ -34,16 +38,23 @@ pub struct Stripped {
 
 /// Removes the fields that are meant for this hop alone: those of RFC 9110, section 7.6.1,
 /// and all that `connection` nominates. Fields that frame or address the message are kept
-/// even when they are nominated: without them it would be another message.
+/// even when they are nominated: without them it would be another message. Whoever says
+/// [`X_FORWARDED_CLIENT_CERT`] to us is not believed, so that goes too.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
     let mut stripped = Stripped::default();
     let mut there = [false; HOP_BY_HOP.len()];
     let mut any = false;
+    let mut forged = Vec::new();
     for name in headers.keys() {
         if let Some(index) = HOP_BY_HOP.iter().position(|hop| hop == name) {
             there[index] = true;
             any = true;
+        } else if reads_as(name, &X_FORWARDED_CLIENT_CERT) {
+            forged.push(name.clone());
         }
+    }
+    for name in forged {
+        headers.remove(name);
     }
     if !any {
         return stripped;
@@ -59,6 +70,31 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
         headers.remove(name);
     }
     stripped
+}
+
+/// Removes from a request's trailers what an endpoint that joins them to the head would take
+/// for the proxy's word.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let ours = [
+        X_FORWARDED_CLIENT_CERT,
+        X_FORWARDED_FOR,
+        X_FORWARDED_PROTO,
+        X_FORWARDED_HOST,
+        FORWARDED,
+        X_REQUEST_ID,
+    ];
+    let is_ours = |name: &&HeaderName| ours.iter().any(|one| reads_as(name, one));
+    let forged: Vec<_> = trailers.keys().filter(is_ours).cloned().collect();
+    for name in forged {
+        trailers.remove(name);
+    }
+}
+
+/// Whether an endpoint may take `name` for `other`: to CGI and its heirs `_` is `-`.
+fn reads_as(name: &HeaderName, other: &HeaderName) -> bool {
+    let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
+    name.len() == other.len()
+        && name.iter().zip(other).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
 }
 
 static HOP_BY_HOP: [HeaderName; 7] = [

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, Method};
 use regex::bytes::Regex;
 
+use crate::traffic::client::{Client, ClientMatch};
+
 /// What a match may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
@@ -21,6 +23,8 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
     /// As sent.
     pub headers: &'a HeaderMap,
+    /// Who has sent it; `None` without a verified certificate.
+    pub client: Option<&'a Client>,
 }
 
 /// A hostname that a route answers to. Lower case, without a trailing dot.
@@ -254,12 +258,15 @@ pub struct Match {
     pub cookies: Vec<(String, ValueMatch)>,
     /// Names and values are compared percent-decoded; of a repeated parameter the first counts.
     pub query: Vec<(String, ValueMatch)>,
+    /// `None` is every client.
+    pub client: Option<ClientMatch>,
 }
 
 impl Match {
     /// Whether everything but hostname and path fits; the table has looked at those.
     pub fn fits_beside_path(&self, request: &RequestView<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method == request.method)
+            && self.client.as_ref().is_none_or(|client| client.fits(request.client))
             && self.headers.iter().all(|(name, value)| {
                 value.fits(request.headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
             })

@@ -4,6 +4,7 @@
 //! logs: time comes as a tick, chance as a number, and answers are values.
 
 pub mod balance;
+pub mod client;
 pub mod draw;
 pub mod ejection;
 pub mod headers;
@@ -12,7 +13,9 @@ pub mod matching;
 pub mod mirror;
 pub mod outcome;
 pub mod protocol;
+pub mod proxy_protocol;
 pub mod retry;
 pub mod route;
+pub mod source;
 pub mod split;
 pub mod warm_up;

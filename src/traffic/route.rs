@@ -41,7 +41,7 @@ pub struct Found {
 pub struct Specificity {
     /// A method is named.
     pub method: bool,
-    /// Headers and cookies that must fit.
+    /// Headers and cookies that must fit, and the client.
     pub headers: usize,
     /// Query parameters that must fit.
     pub query: usize,
@@ -51,7 +51,9 @@ impl Specificity {
     fn of(condition: &Match) -> Self {
         Self {
             method: condition.method.is_some(),
-            headers: condition.headers.len() + condition.cookies.len(),
+            headers: condition.headers.len()
+                + condition.cookies.len()
+                + usize::from(condition.client.is_some()),
             query: condition.query.len(),
         }
     }

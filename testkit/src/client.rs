@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use crate::time::within;
+use crate::tls::TlsClient;
 use crate::wire::{Body, Broken, End, Head, Wire};
 
 /// A request to send, once or often.
@@ -38,6 +39,8 @@ pub struct Answer {
 pub struct Client {
     address: SocketAddr,
     wire: Option<Wire>,
+    /// With the name that is expected there.
+    tls: Option<(TlsClient, String)>,
 }
 
 impl Request {
@@ -138,7 +141,22 @@ impl Answer {
 impl Client {
     /// Not connected yet.
     pub fn of(address: SocketAddr) -> Self {
-        Self { address, wire: None }
+        Self { address, wire: None, tls: None }
+    }
+
+    /// Not connected yet; as `tls`, to where `name` is expected.
+    pub fn of_tls(address: SocketAddr, tls: &TlsClient, name: &str) -> Self {
+        Self { address, wire: None, tls: Some((tls.clone(), name.to_owned())) }
+    }
+
+    async fn connect(&self) -> Result<Wire, Broken> {
+        match &self.tls {
+            None => Ok(Wire::connect(self.address).await),
+            Some((tls, name)) => {
+                let stream = tls.connect(self.address, name).await;
+                Ok(Wire::over_tls(stream.map_err(|error| Broken::Handshake(error.to_string()))?))
+            }
+        }
     }
 
     /// Sends `request` and reads the answer.
@@ -152,7 +170,7 @@ impl Client {
         within(&format!("an answer to {} {}", request.method, request.target), async {
             let mut wire = match self.wire.take() {
                 Some(wire) => wire,
-                None => Wire::connect(self.address).await,
+                None => self.connect().await?,
             };
             // A server may answer and close before it has read all.
             let sent = wire.send(request.bytes()).await;

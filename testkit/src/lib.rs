@@ -20,11 +20,13 @@ mod frames;
 mod http2;
 mod http2_backend;
 mod metrics;
+mod pki;
 mod program;
 mod proxy;
 mod rollout;
 mod script;
 mod time;
+mod tls;
 mod wire;
 
 pub use backend::{Backend, BackendBuilder, Seen};
@@ -37,9 +39,11 @@ pub use frames::{
 pub use http2::{Http2, Streamed};
 pub use http2_backend::Http2Backend;
 pub use metrics::Metrics;
+pub use pki::{Authority, Certificate, Leaf, SecretFolder};
 pub use program::{Output, Program, arg};
 pub use proxy::{Proxy, ProxyBuilder};
 pub use rollout::Rollout;
 pub use script::Script;
 pub use time::{PATIENCE, Stopwatch, eventually, ms, secs, seed, within};
+pub use tls::TlsClient;
 pub use wire::{Body, Broken, End, Head, Wire};

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// Bytes that a head may have.
 const HEAD_BYTES_MAX: usize = 1 << 20;
@@ -13,8 +14,14 @@ const HEAD_BYTES_MAX: usize = 1 << 20;
 /// A connection, and what has come on it and was not yet looked at.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     came: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Why there is no more.
@@ -26,6 +33,8 @@ pub enum Broken {
     Cut,
     /// Not HTTP/1.1.
     Garbage(String),
+    /// There was no connection to speak of.
+    Handshake(String),
 }
 
 /// The start line and the fields of a message.
@@ -143,28 +152,52 @@ impl Wire {
     pub fn over(stream: TcpStream) -> Self {
         // A connection that is gone is found out by the first read.
         let _ = stream.set_nodelay(true);
-        Self { stream, came: Vec::new() }
+        Self { stream: Stream::Plain(stream), came: Vec::new() }
+    }
+
+    /// Speaks over a TLS connection.
+    pub fn over_tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream.into())), came: Vec::new() }
     }
 
     /// Sends `bytes` as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Broken> {
-        self.stream.write_all(bytes.as_ref()).await.map_err(|_| Broken::Cut)
+        let bytes = bytes.as_ref();
+        let sent = match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(bytes).await,
+            Stream::Tls(stream) => match stream.write_all(bytes).await {
+                Ok(()) => stream.flush().await,
+                failed => failed,
+            },
+        };
+        sent.map_err(|_| Broken::Cut)
     }
 
     /// Says that nothing more will be sent.
     pub async fn close_writing(&mut self) {
-        let _ = self.stream.shutdown().await;
+        let _ = match &mut self.stream {
+            Stream::Plain(stream) => stream.shutdown().await,
+            Stream::Tls(stream) => stream.shutdown().await,
+        };
     }
 
     /// Ends the connection with a reset.
     pub fn reset(self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        let socket = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// Reads what comes; `false` at the end of the connection, however that came.
     async fn more(&mut self) -> bool {
         let mut part = vec![0; 64 << 10];
-        match self.stream.read(&mut part).await {
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => stream.read(&mut part).await,
+            Stream::Tls(stream) => stream.read(&mut part).await,
+        };
+        match read {
             Ok(0) | Err(_) => false,
             Ok(count) => {
                 self.came.extend_from_slice(&part[..count]);

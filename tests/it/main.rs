@@ -3,6 +3,7 @@
 //!
 //! Never waits a fixed time: what a test is about is looked for until it is so.
 
+mod certificates;
 mod command_line;
 mod endpoints;
 mod evidence;
@@ -11,6 +12,7 @@ mod failures;
 mod hostile_http1;
 mod http2_endpoints;
 mod mirrors;
+mod proxy_protocol;
 mod reload;
 mod request_path;
 mod rollback;
@@ -18,4 +20,5 @@ mod routing;
 mod split;
 mod steps;
 mod strange_endpoints;
+mod tls;
 mod upgrades;

@@ -10,6 +10,7 @@ use crate::config::quantity::{Flag, Pattern, Quantity, Text};
 use crate::config::raw;
 use crate::config::read::{As, At, Form, Given};
 use crate::config::tree::NodeId;
+use crate::traffic::client::ClientMatch;
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 
 /// The three ways to say what a value has to be.
@@ -63,7 +64,23 @@ impl Checker<'_> {
                     faulty: raw.faulty,
                 },
             ),
+            client: raw.client.found().and_then(|(id, raw)| self.client(id, raw)),
         }
+    }
+
+    fn client(&mut self, id: NodeId, raw: &raw::ClientMatch) -> Option<ClientMatch> {
+        let there = [
+            ("spiffe", raw.spiffe.is_there()),
+            ("subject", raw.subject.is_there()),
+            ("regex", raw.regex.is_there()),
+            ("present", raw.present.is_there()),
+        ];
+        let spiffe = self.value(&raw.spiffe).map(ClientMatch::Spiffe);
+        let subject = self.value(&raw.subject).map(ClientMatch::Subject);
+        let regex = self.value(&raw.regex).map(ClientMatch::Regex);
+        let present = self.value(&raw.present).map(ClientMatch::Present);
+        let one = spiffe.or(subject).or(regex).or(present);
+        self.exactly_one(id, &there, raw.faulty).then_some(one)?
     }
 
     fn path(&mut self, at: &At<raw::PathForm>) -> Option<PathMatch> {
@@ -145,5 +162,6 @@ pub(super) fn key(one: &Match) -> String {
     let headers = sorted(one.headers.iter().map(|one| format!("{one:?}")).collect());
     let cookies = sorted(one.cookies.iter().map(|one| format!("{one:?}")).collect());
     let query = sorted(one.query.iter().map(|one| format!("{one:?}")).collect());
-    format!("{path:?} {:?} {headers:?} {cookies:?} {query:?}", one.method)
+    let (method, client) = (&one.method, &one.client);
+    format!("{path:?} {method:?} {headers:?} {cookies:?} {query:?} {client:?}")
 }

@@ -31,7 +31,9 @@ impl Checker<'_> {
             let name = self.own_name(&raw.name, &mut seen);
             let Some((id, address)) = self.placed(&raw.address) else { continue };
             let name = ListenerName::new(name.unwrap_or_default());
-            listeners.push((id, Listener { name, address }));
+            let proxy_protocol = self.proxy_protocol(&raw.proxy_protocol);
+            let tls = raw.tls.found().and_then(|(id, raw)| self.listener_tls(id, raw));
+            listeners.push((id, Listener { name, address, proxy_protocol, tls }));
         }
         listeners
     }

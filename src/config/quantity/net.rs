@@ -11,6 +11,7 @@ use schemars::{Schema, json_schema};
 use crate::config::defect::Code;
 use crate::config::quantity::{Fault, Quantity, text_schema};
 use crate::config::tree::Scalar;
+use crate::traffic::source::{Cidr, CidrError};
 
 /// An IP address and a port to listen on; port 0 takes a free one.
 pub struct ListenAddress;
@@ -39,6 +40,29 @@ impl Quantity for ListenAddress {
 }
 
 const ADDRESS_PATTERN: &str = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$";
+
+/// A range of IP addresses.
+pub struct CidrText;
+
+impl Quantity for CidrText {
+    type Value = Cidr;
+
+    fn parse(scalar: &Scalar) -> Result<Cidr, Fault> {
+        scalar.text.parse().map_err(|error| {
+            let help = match &error {
+                CidrError::NotFirst(range) => format!("write `{range}`"),
+                CidrError::Address | CidrError::Length(_) => {
+                    "write a range like `10.0.0.0/8`, or one address".to_owned()
+                }
+            };
+            Fault::of(Code::Address, scalar, error.to_string(), help)
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$", "10.0.0.0/8")
+    }
+}
 
 /// The IP address and the port of one model server.
 pub struct Endpoint;

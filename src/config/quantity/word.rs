@@ -119,7 +119,7 @@ impl Quantity for QuantileKey {
 }
 
 /// Values of which one is wanted.
-fn choose<T: Copy>(
+pub(super) fn choose<T: Copy>(
     scalar: &Scalar,
     now: &[(&'static str, T)],
     later: &[&'static str],

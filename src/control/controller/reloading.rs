@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::config::defect::{Code, Defect, Defects, Place};
 use crate::config::load::{Loaded, Options, Source};
 use crate::control::ReloadResult;
+use crate::control::certificates::{self, Renewed};
 use crate::control::controller::{Controller, rfc3339};
 use crate::control::running::{Counting, Reconfigured, Running};
 use crate::rollout::record::What;
@@ -17,45 +18,95 @@ impl Controller {
     /// Reads the file; what is wrong with it leaves everything as it is.
     pub(super) fn reload(&mut self) -> ReloadResult {
         let read = Source::read(&self.path).and_then(|source| {
-            if source.hash() == self.hash { Ok(None) } else { source.load(Options::RUN).map(Some) }
+            let same = source.hash() == self.hash;
+            if same { Ok(None) } else { source.load(Options::RELOAD).map(Some) }
         });
-        let result = match read {
-            Ok(None) => {
-                self.last_error.clear();
-                ReloadResult::Unchanged
-            }
-            Ok(Some(loaded)) => match self.needs_restart(&loaded.config) {
-                None => {
-                    // Under the old plan and the old chances.
-                    self.close_slot();
-                    self.take_over(loaded);
-                    ReloadResult::Reloaded
-                }
-                Some(defect) => self.refuse(vec![defect]),
+        let (taken, mut defects) = match read {
+            Ok(None) => (false, Vec::new()),
+            Ok(Some(loaded)) => match self.take_over_whole(loaded) {
+                Ok(kept) => (true, kept),
+                Err(defects) => (false, defects),
             },
-            Err(Defects { list, .. }) => self.refuse(list),
+            Err(Defects { list, .. }) => (false, list),
         };
+        // A config file that is wrong must not keep an old certificate in force.
+        let renewed = if taken { false } else { self.renew(&mut defects) };
+        defects.retain(Defect::is_error);
+        self.report(&defects);
+        self.last_error.clone_from(&defects);
         self.tell();
-        result
+        match (taken, defects.is_empty()) {
+            (true, _) => ReloadResult::Reloaded,
+            (false, false) => ReloadResult::Refused(defects),
+            (false, true) if renewed => ReloadResult::Reloaded,
+            (false, true) => ReloadResult::Unchanged,
+        }
     }
 
-    fn refuse(&mut self, mut defects: Vec<Defect>) -> ReloadResult {
-        defects.retain(Defect::is_error);
-        for defect in &defects {
+    /// Makes another config the one in force. Returns the files that it was not taken over
+    /// with, or why it is none.
+    fn take_over_whole(&mut self, loaded: Loaded) -> Result<Vec<Defect>, Vec<Defect>> {
+        if let Some(defect) = self.needs_restart(&loaded.config) {
+            return Err(vec![defect]);
+        }
+        let Renewed { certificates, kept, refused, .. } =
+            self.certificates.renew(&loaded.config, self.wall());
+        let mut files = certificates::files(&loaded.config);
+        if !refused.is_empty() {
+            // Once they are whole, it is tried again.
+            files.extend(certificates::files(&self.config));
+            self.files.send_replace(files);
+            return Err(refused);
+        }
+        // Under the old plan and the old chances.
+        self.close_slot();
+        self.certificates = certificates;
+        self.files.send_replace(files);
+        self.take_over(loaded);
+        Ok(kept)
+    }
+
+    /// Takes over the files of TLS that have changed. Returns whether one has; what cannot be
+    /// used goes to `defects`.
+    fn renew(&mut self, defects: &mut Vec<Defect>) -> bool {
+        let Renewed { certificates, changed, kept, refused } =
+            self.certificates.renew(&self.config, self.wall());
+        defects.extend(kept.into_iter().chain(refused));
+        self.certificates = certificates;
+        if changed {
+            self.publish();
+            tracing::info!("certificates renewed");
+        }
+        changed
+    }
+
+    /// Seconds since the Unix epoch.
+    fn wall(&self) -> i64 {
+        i64::try_from(self.clock.wall().as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// Says what is wrong, but not what was said before.
+    fn report(&self, defects: &[Defect]) {
+        for defect in defects.iter().filter(|one| !self.last_error.contains(one)) {
+            let stays = match defect.code {
+                Code::NotTaken => "",
+                _ => "; the old config stays",
+            };
             tracing::error!(
-                file = %self.path.display(), line = defect.place.line, code = defect.code.as_str(),
-                help = %defect.help, "{}; the old config stays", defect.message
+                file = %self.path.display(), line = defect.place.line, key = %defect.path,
+                code = defect.code.as_str(), help = %defect.help, "{}{stays}", defect.message
             );
         }
-        self.last_error.clone_from(&defects);
-        ReloadResult::Refused(defects)
     }
 
     /// Sockets, threads and the state file are made once.
     fn needs_restart(&self, next: &Config) -> Option<Defect> {
         let now = &self.config;
+        let sockets = |config: &Config| -> Vec<_> {
+            config.listeners.iter().map(|one| (one.name.clone(), one.address)).collect()
+        };
         let changed = [
-            ("listeners", now.listeners != next.listeners),
+            ("listeners", sockets(now) != sockets(next)),
             ("admin", now.admin != next.admin),
             ("metrics", now.metrics != next.metrics),
             ("state", now.state_file != next.state_file),
@@ -66,7 +117,12 @@ impl Controller {
             code: Code::NeedsRestart,
             place: Place::START,
             path: key.to_owned(),
-            message: format!("`{key}` cannot be changed by a reload"),
+            message: match key {
+                "listeners" => {
+                    "names and addresses of `listeners` cannot be changed by a reload".to_owned()
+                }
+                _ => format!("`{key}` cannot be changed by a reload"),
+            },
             help: format!("restart Serin to change `{key}`, or put it back as it was"),
         })
     }

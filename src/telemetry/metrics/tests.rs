@@ -27,6 +27,11 @@ fn counted() -> Registry {
     let shadow = registry.leg(key("sentiment", "main", "shadow"));
     shadow.of(1).mirrored(MirrorResult::Dropped).add(3);
     registry.budget(shadow.key.clone()).store(2, std::sync::atomic::Ordering::Relaxed);
+    let door = registry.door(&"https".into());
+    door.of(0).handshake(Handshake::Full).add(3);
+    door.of(1).handshake(Handshake::Full).add(1);
+    door.of(1).handshake(Handshake::Failed).add(2);
+    door.of(1).turned(Turned::Timeout).add(1);
     registry
 }
 
@@ -48,7 +53,14 @@ fn gauges() -> Gauges {
         is_out: true,
     };
     let endpoints = Arc::new(vec![endpoint]);
-    Gauges { reload_successful: true, generation: 3, rollouts: vec![rollout], endpoints }
+    let certificate = |kind, owner: &str| CertificateGauge {
+        owner: (kind, owner.to_owned()),
+        file: "/etc/serin/tls.crt".to_owned(),
+        not_after: 1_800_000_000,
+    };
+    let certificates = vec![certificate("listener", "https"), certificate("backend", "v2")];
+    let rollouts = vec![rollout];
+    Gauges { reload_successful: true, generation: 3, rollouts, endpoints, certificates }
 }
 
 #[test]

@@ -119,3 +119,26 @@ fn a_host_is_a_name_or_an_address_and_a_port_at_the_most() {
         assert!(!is_host(host.as_bytes()), "{host}");
     }
 }
+
+#[test]
+fn nobody_says_by_a_field_whose_certificate_they_have() {
+    for name in ["x-forwarded-client-cert", "X-Forwarded-Client-Cert", "x_forwarded_client-cert"] {
+        let mut headers = HeaderMap::new();
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "a".parse().unwrap());
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "b".parse().unwrap());
+        headers.append("x-forwarded-client-certs", "kept".parse().unwrap());
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 1, "{name}: {headers:?}");
+    }
+}
+
+#[test]
+fn nobody_says_in_a_trailer_where_they_come_from() {
+    let mut trailers = HeaderMap::new();
+    for name in ["x-forwarded-for", "x_forwarded-client-cert", "forwarded", "x-request-id"] {
+        trailers.insert(HeaderName::from_static(name), "a".parse().unwrap());
+    }
+    trailers.insert("x-checksum", "kept".parse().unwrap());
+    strip_trailers(&mut trailers);
+    assert_eq!(trailers.len(), 1, "{trailers:?}");
+}

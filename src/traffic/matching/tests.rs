@@ -111,6 +111,7 @@ fn fits(condition: &Match, headers: &[(&str, &str)], query: Option<&str>) -> boo
         path: "/",
         query,
         headers: &map,
+        client: None,
     })
 }
 

@@ -61,8 +61,14 @@ fn check(rules: &[&str], requests: &[(&str, Option<usize>)]) {
                 HeaderValue::from_str(value).unwrap(),
             );
         }
-        let request =
-            RequestView { method: &method, host: Some(host), path, query, headers: &headers };
+        let request = RequestView {
+            method: &method,
+            host: Some(host),
+            path,
+            query,
+            headers: &headers,
+            client: None,
+        };
         assert_eq!(table.find(&request).map(|found| found.rule), *expected, "{text}");
     }
 }
@@ -178,7 +184,7 @@ proptest! {
         let method: Method = method.parse().unwrap();
         let query = query.then_some("q=1");
         let request =
-            RequestView { method: &method, host: Some(&host), path: &path, query, headers: &headers };
+            RequestView { method: &method, host: Some(&host), path: &path, query, headers: &headers, client: None };
         prop_assert_eq!(
             table(&rules).find(&request).map(|found| found.rule),
             find_slowly(&rules, &request)

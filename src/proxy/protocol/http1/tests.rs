@@ -32,6 +32,8 @@ fn talk<F: Future>(client: impl FnOnce(DuplexStream, Rc<Worker>) -> F) -> F::Out
             table: Table::new(Vec::new()),
             rules: Vec::new(),
             backends: Vec::new(),
+            listeners: Vec::new(),
+            trusted_proxies: None,
             unrouted: Arc::new(Leg::new(key, 1)),
             response_headers: false,
         });
