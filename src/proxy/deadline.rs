@@ -76,6 +76,11 @@ impl Deadlines {
         self.clock.now()
     }
 
+    /// The time of the last look, or of the last exchange's start.
+    pub fn coarse_now(&self) -> Tick {
+        self.now.get()
+    }
+
     /// Looks through the list, and for attempts that have become slow, until dropped.
     pub async fn run(&self, open_attempts: &OpenAttempts) {
         loop {
@@ -129,7 +134,7 @@ impl Deadline {
 
     /// The time of the last look at the limits.
     pub fn now(&self) -> Tick {
-        self.all.now.get()
+        self.all.coarse_now()
     }
 
     /// No phase is under way; the limit of the whole exchange stays.

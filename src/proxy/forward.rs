@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::proxy::error::Error;
 use crate::tls::certificate::ClientCertificate;
@@ -97,7 +97,10 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
             .map_err(|_| Error::BadRequest("the host is not a field value"))?;
         head.headers.insert(HOST, host);
     }
-    check_host(head)?;
+    // In HTTP/1.1 it was checked where the head was read.
+    if head.version == Version::HTTP_2 {
+        check_host(&head.headers)?;
+    }
     count_forwards(head)?;
     let target = head.uri.path_and_query().cloned();
     let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -116,22 +119,14 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
     Ok(())
 }
 
-/// One host at the most, and nobody's password in it (RFC 9112, section 3.2; RFC 9110,
-/// section 4.2.4).
-fn check_host(head: &mut Parts) -> Result<(), Error> {
-    let mut hosts = head.headers.get_all(HOST).iter();
+/// One host, and nobody's password in it (RFC 9110, sections 4.2.4 and 7.2).
+fn check_host(headers: &HeaderMap) -> Result<(), Error> {
+    let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
         (Some(_), None) => Err(Error::BadRequest("the host is not well-formed")),
         (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
-        (None, _) if head.version >= Version::HTTP_11 => {
-            Err(Error::BadRequest("the request names no host"))
-        }
-        (None, _) => {
-            // An HTTP/1.1 endpoint must be told one, if only that there is none.
-            head.headers.insert(HOST, HeaderValue::from_static(""));
-            Ok(())
-        }
+        (None, _) => Err(Error::BadRequest("the request names no host")),
     }
 }
 
@@ -214,7 +209,7 @@ mod tests {
     use super::*;
 
     fn read(uri: &str, host: Option<&str>) -> Result<(String, String), u16> {
-        let mut request = Request::builder().uri(uri);
+        let mut request = Request::builder().version(Version::HTTP_2).uri(uri);
         if let Some(host) = host {
             request = request.header("host", host);
         }

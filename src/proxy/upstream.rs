@@ -57,11 +57,13 @@ pub struct Endpoint {
     idle: RefCell<Vec<Idle>>,
     in_flight: Cell<u32>,
     latency: Cell<Latency>,
+    /// When it last answered: near enough for the age of what it gives back.
+    answered: Cell<Tick>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Tick,
 }
 
@@ -97,9 +99,9 @@ enum Wire {
 #[derive(Debug)]
 enum Way {
     /// On a connection of its own, whose first it is.
-    Fresh(Connection),
+    Fresh(Box<Connection>),
     /// On a connection that has served others.
-    Reused(Connection),
+    Reused(Box<Connection>),
     /// Beside others.
     Shared(Lease),
 }
@@ -133,6 +135,7 @@ impl Endpoint {
             idle: RefCell::default(),
             in_flight: Cell::new(0),
             latency: Cell::default(),
+            answered: Cell::new(clock.now()),
         }
     }
 
@@ -143,6 +146,7 @@ impl Endpoint {
 
     fn observe<T>(&self, began: Tick, answered: &Result<Response<T>, Error>) {
         let now = self.clock.now();
+        self.answered.set(now);
         let failed = match answered {
             Ok(response) => response.status().is_server_error(),
             // Nothing is known of an endpoint whose client went away.
@@ -224,7 +228,7 @@ impl Endpoint {
     }
 
     /// The connection that came back last and is still open.
-    fn reuse(&self) -> Option<Connection> {
+    fn reuse(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             let connection = idle.pop()?.connection;
@@ -242,17 +246,17 @@ impl Endpoint {
             if self.http2.get() {
                 Ok(Way::Shared(self.pool.adopt(transport, dial).await?))
             } else {
-                Ok(Way::Fresh(Connection::over(transport)))
+                Ok(Way::Fresh(Box::new(Connection::over(transport))))
             }
         };
         let unreachable = |source| Error::Unreachable { endpoint: self.address, source };
         outbound.wait.within(way).await.map_err(Error::Timeout)?.map_err(unreachable)
     }
 
-    fn take_back(&self, connection: Connection) {
+    fn take_back(&self, connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE_CONNECTIONS_MAX {
-            idle.push(Idle { connection, since: self.clock.now() });
+            idle.push(Idle { connection, since: self.answered.get() });
         }
     }
 }
@@ -330,7 +334,7 @@ impl Wire {
     }
 
     /// A connection that is nobody's now.
-    fn into_reusable(self) -> Option<Connection> {
+    fn into_reusable(self) -> Option<Box<Connection>> {
         match self {
             Self::Http1(body) => body.into_reusable(),
             Self::Http2(_) => None,

@@ -58,6 +58,7 @@ pub struct Worker {
     connection_ended: Notify,
     /// Where connections without a buffer of their own are read into.
     pub scratch: RefCell<Box<[u8]>>,
+    /// The date, and the second since the start at which it was made.
     date: RefCell<(u64, [u8; 29])>,
 }
 
@@ -138,6 +139,9 @@ impl Worker {
                 *sweeps += 1;
                 if *sweeps > CLIENT_IDLE_SWEEPS_MAX {
                     seat.expire();
+                } else if *sweeps == 1 {
+                    // To let go of its buffers.
+                    seat.wake();
                 }
             }
         }
@@ -155,12 +159,13 @@ impl Worker {
     /// Calls `use_it` with the present date as HTTP writes it (RFC 9110, section 5.6.7).
     pub fn with_date<T>(&self, use_it: impl FnOnce(&[u8]) -> T) -> T {
         let mut date = self.date.borrow_mut();
-        let now = self.clock.wall();
-        if date.0 != now.as_secs() {
-            let text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + now);
+        // As coarse as limits are looked at, and free.
+        let second = self.deadlines.coarse_now().since_start().as_secs();
+        if date.0 != second {
+            let text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + self.clock.wall());
             // The format has one length.
             if let Ok(text) = text.as_bytes().try_into() {
-                *date = (now.as_secs(), text);
+                *date = (second, text);
             }
         }
         use_it(&date.1)
@@ -220,6 +225,11 @@ impl Visit {
         if seat.expired || self.worker.is_draining() { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Whether nothing has been asked of it for a while.
+    pub fn is_resting(&self) -> bool {
+        self.worker.connections.borrow()[self.key].idle.is_some_and(|sweeps| sweeps > 0)
+    }
+
     /// Something is asked of it.
     pub fn busy(&self) {
         let seat = &mut self.worker.connections.borrow_mut()[self.key];
@@ -230,6 +240,10 @@ impl Visit {
 impl Seat {
     fn expire(&mut self) {
         self.expired = true;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

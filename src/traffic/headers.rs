@@ -147,14 +147,14 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 
 /// Appends `value` to the list in the field `name`.
 pub fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    if !headers.contains_key(&name) {
+        headers.insert(name, value.clone());
+        return;
+    }
     let mut list = Vec::new();
     for line in headers.get_all(&name) {
         list.extend_from_slice(line.as_bytes());
         list.extend_from_slice(b", ");
-    }
-    if list.is_empty() {
-        headers.insert(name, value.clone());
-        return;
     }
     list.extend_from_slice(value.as_bytes());
     // Joined field values are a field value.

@@ -124,7 +124,12 @@ pub struct ClimbsAboveRoot;
 /// Resolves `.` and `..` segments (also written `%2e`) as RFC 3986, section 5.2.4, does,
 /// but refuses to climb above the root. `%2F` is no slash and `//` stays.
 pub fn resolve_path(path: &str) -> Result<Cow<'_, str>, ClimbsAboveRoot> {
-    if !path.split('/').any(|segment| dots(segment) > 0) {
+    let bytes = path.as_bytes();
+    let suspect = |at: usize| matches!(bytes.get(at + 1), Some(b'.' | b'%'));
+    // Most paths have no segment that begins like one of dots.
+    if !memchr::memchr_iter(b'/', bytes).any(suspect)
+        || !path.split('/').any(|segment| dots(segment) > 0)
+    {
         return Ok(Cow::Borrowed(path));
     }
     let mut kept: Vec<&str> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Never knows why an attempt failed on the wire: the shell says whose fault it was.
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 /// Class of a finished attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +53,8 @@ impl Outcome {
 
 /// The `grpc-status` among `headers`; a value that is no number is UNKNOWN (2).
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    let value = headers.get("grpc-status")?;
+    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    let value = headers.get(GRPC_STATUS)?;
     Some(value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(2))
 }
 

@@ -14,6 +14,9 @@ pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Fields of a head, and of trailers.
 pub const FIELDS_MAX: usize = 128;
 
+/// Fields that are added to a head on its way through: with room for them, it does not grow.
+const FIELDS_ADDED: usize = 6;
+
 /// Where a field lies in its head: places, not slices, for the head is taken out of its
 /// buffer before its fields are taken out of it.
 #[derive(Clone, Copy, Debug)]
@@ -36,22 +39,65 @@ pub fn places(input: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Place> {
     fields.iter().map(place).collect()
 }
 
+/// How often the fields are there that frame, address or direct a message: most messages
+/// have none but one of them, and need not be asked for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// `host`
+    pub hosts: u8,
+    /// `content-length`
+    pub lengths: u8,
+    /// `transfer-encoding`
+    pub codings: u8,
+    /// `connection`
+    pub connections: u8,
+    /// `upgrade`
+    pub upgrades: u8,
+    /// `expect`
+    pub expectations: u8,
+    /// `te`
+    pub tes: u8,
+}
+
+impl Noted {
+    fn note(&mut self, name: &HeaderName) {
+        let count = match name.as_str() {
+            "host" => &mut self.hosts,
+            "content-length" => &mut self.lengths,
+            "transfer-encoding" => &mut self.codings,
+            "connection" => &mut self.connections,
+            "upgrade" => &mut self.upgrades,
+            "expect" => &mut self.expectations,
+            "te" => &mut self.tes,
+            _ => return,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
 /// The fields at `places` of `head`, in their order.
-pub fn read_into(headers: &mut HeaderMap, head: &Bytes, places: &[Place]) -> Result<(), Malformed> {
-    headers.reserve(places.len());
+pub fn read_into(
+    headers: &mut HeaderMap,
+    head: &Bytes,
+    places: &[Place],
+) -> Result<Noted, Malformed> {
+    let mut noted = Noted::default();
+    headers.reserve(places.len() + FIELDS_ADDED);
     for Place { name, value } in places {
         let range = |(from, to): (u32, u32)| from as usize..to as usize;
         let name = HeaderName::from_bytes(&head[range(*name)])
             .map_err(|_| Malformed("a field name that is none"))?;
+        noted.note(&name);
         let value = HeaderValue::from_maybe_shared(head.slice(range(*value)))
             .map_err(|_| Malformed("a field value that is none"))?;
         headers.append(name, value);
     }
-    Ok(())
+    Ok(noted)
 }
 
 /// Writes one field line behind `output`.
 pub fn encode_field(name: &HeaderName, value: &HeaderValue, output: &mut BytesMut) {
+    output.reserve(name.as_str().len() + value.len() + 4);
     output.extend_from_slice(name.as_str().as_bytes());
     output.extend_from_slice(b": ");
     output.extend_from_slice(value.as_bytes());

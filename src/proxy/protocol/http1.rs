@@ -114,8 +114,10 @@ impl<S: ClientStream> Connection<S> {
                     Poll::Ready(Ok(1..)) => {}
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoRequest::Gone)),
                     Poll::Pending if looked_at == 0 => {
-                        self.io.shrink();
                         let goes = self.visit.poll_idle(cx);
+                        if self.visit.is_resting() {
+                            self.io.shrink();
+                        }
                         return goes.map(|()| Err(NoRequest::Gone));
                     }
                     Poll::Pending => {

@@ -28,8 +28,12 @@ pub enum Framing {
     UntilClose,
 }
 
+/// Room for a usual head, so that the buffer does not grow field by field.
+const HEAD_BYTES_USUAL: usize = 1 << 10;
+
 /// Writes a request's head, in origin form, behind `output`.
 pub fn encode_head(head: &Parts, output: &mut BytesMut) {
+    output.reserve(HEAD_BYTES_USUAL);
     let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     output.extend_from_slice(head.method.as_str().as_bytes());
     output.extend_from_slice(b" ");
@@ -81,6 +85,9 @@ pub fn response_framing(
     head: &mut response::Parts,
 ) -> Result<(Framing, bool), Fault> {
     let says = |token: &[u8]| {
+        if !head.headers.contains_key(CONNECTION) {
+            return false;
+        }
         let values = head.headers.get_all(CONNECTION).iter();
         let mut tokens = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
         tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token))
@@ -88,7 +95,9 @@ pub fn response_framing(
     let keep_alive =
         if head.version == Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
     let length = content_length(&head.headers)?;
-    if let Some(length) = length {
+    if let Some(length) = length
+        && head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+    {
         // Repeated, it was the same; it goes on once.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

@@ -58,7 +58,7 @@ pub struct Failed {
 /// A response's body, with its connection and with what is left of the request.
 #[derive(Debug)]
 pub struct Body {
-    connection: Connection,
+    connection: Box<Connection>,
     framing: Framing,
     upload: Option<Upload>,
     /// The endpoint lets the connection be used again, and so do we.
@@ -126,7 +126,7 @@ impl Connection {
     /// Sends a request and waits for the response's head. `head` is in origin form, with
     /// the fields that frame `body`. Interim responses go to `interims`.
     pub async fn send(
-        mut self,
+        mut self: Box<Self>,
         head: &Parts,
         body: RequestBody,
         interims: Option<&Interims>,
@@ -187,7 +187,7 @@ impl Connection {
     }
 
     /// From here on, what the client sends and what the endpoint sends passes as it is.
-    fn into_tunnel(self, mut upload: Upload) -> Body {
+    fn into_tunnel(self: Box<Self>, mut upload: Upload) -> Body {
         upload.framing = UploadFraming::Tunnel;
         upload.body.open_tunnel();
         let framing = Framing::UntilClose;
@@ -308,7 +308,7 @@ impl Upload {
 impl Body {
     /// The connection, if it may serve another request: the body has ended, the request
     /// too, and nothing came after it.
-    pub fn into_reusable(self) -> Option<Connection> {
+    pub fn into_reusable(self) -> Option<Box<Connection>> {
         let reusable = matches!(self.framing, Framing::Ended)
             && self.upload.is_none()
             && self.keep_alive

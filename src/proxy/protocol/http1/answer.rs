@@ -51,6 +51,9 @@ pub enum Framing {
     Tunnel,
 }
 
+/// Room for a usual head, so that the buffer does not grow field by field.
+const HEAD_BYTES_USUAL: usize = 512;
+
 /// How a response with `head` is framed; `ended` when its body is known to be empty.
 pub fn framing(head: &Parts, wants: Wants, ended: bool) -> Framing {
     match head.status {
@@ -76,6 +79,7 @@ pub fn encode(
     date: &[u8],
     output: &mut BytesMut,
 ) {
+    output.reserve(HEAD_BYTES_USUAL);
     encode_status_line(head.status, output);
     let no_length = head.status == StatusCode::NO_CONTENT || framing == Framing::Tunnel;
     let mut dated = false;

@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use crate::proxy::error::Error;
 use crate::proxy::forward::Upgrade;
 use crate::proxy::http1::fields::{
-    FIELDS_MAX, HEAD_BYTES_MAX, Place, content_length, has_bare_line_feed, is_chunked, places,
-    read_into,
+    FIELDS_MAX, HEAD_BYTES_MAX, Noted, Place, content_length, has_bare_line_feed, is_chunked,
+    places, read_into,
 };
 use crate::traffic::headers::is_host;
 
@@ -77,9 +77,9 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
     }
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.version = version;
-    read_into(&mut parts.headers, &head, &fields)
+    let noted = read_into(&mut parts.headers, &head, &fields)
         .map_err(|_| Error::BadRequest("a field is not well-formed"))?;
-    check_host(&parts.headers, version)?;
+    check_host(&mut parts.headers, noted, version)?;
     let (path, authority) = read_target(head.slice(target.0..target.1), &method)?;
     if let Some(authority) = authority {
         // It outranks the field (RFC 9112, section 3.2.2).
@@ -89,11 +89,15 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
     }
     parts.uri = Uri::from(path);
     parts.method = method;
-    let framing = read_framing(&mut parts.headers, version)?;
-    let keep_alive = keeps_alive(&parts.headers, version);
-    let expects_continue = expects_continue(&parts.headers, version, framing)?;
-    let takes_trailers = version == Version::HTTP_11 && takes_trailers(&parts.headers);
-    if let Some(upgrade) = wants_upgrade(&parts.headers, version, framing) {
+    let framing = read_framing(&mut parts.headers, noted, version)?;
+    let keep_alive = keeps_alive(&parts.headers, noted, version);
+    let expects_continue =
+        noted.expectations > 0 && expects_continue(&parts.headers, version, framing)?;
+    let takes_trailers =
+        noted.tes > 0 && version == Version::HTTP_11 && takes_trailers(&parts.headers);
+    if noted.upgrades == 1
+        && let Some(upgrade) = wants_upgrade(&parts.headers, version, framing)
+    {
         parts.extensions.insert(upgrade);
     }
     Ok(Some(Head { parts, framing, keep_alive, expects_continue, takes_trailers }))
@@ -189,17 +193,17 @@ fn name_known_version(input: &mut [u8]) -> bool {
 }
 
 /// One host; none or an empty one where HTTP/1.0 has none (RFC 9112, section 3.2).
-fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Error> {
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
-        (None, _) if version >= Version::HTTP_11 => {
-            Err(Error::BadRequest("the request names no host"))
+fn check_host(headers: &mut HeaderMap, noted: Noted, version: Version) -> Result<(), Error> {
+    match noted.hosts {
+        0 if version >= Version::HTTP_11 => Err(Error::BadRequest("the request names no host")),
+        0 => {
+            // An HTTP/1.1 endpoint must be told one, if only that there is none.
+            headers.insert(HOST, HeaderValue::from_static(""));
+            Ok(())
         }
-        (Some(host), None) if !is_host(host.as_bytes()) => {
-            Err(Error::BadRequest("the host is not well-formed"))
-        }
-        _ => Ok(()),
+        1 if headers.get(HOST).is_some_and(|host| is_host(host.as_bytes())) => Ok(()),
+        1 => Err(Error::BadRequest("the host is not well-formed")),
+        _ => Err(Error::BadRequest("the request names more than one host")),
     }
 }
 
@@ -246,18 +250,22 @@ fn read_target(target: Bytes, method: &Method) -> Result<(PathAndQuery, Option<A
 }
 
 /// How the body is framed; makes the fields say it in one way.
-fn read_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing, Error> {
+fn read_framing(headers: &mut HeaderMap, noted: Noted, version: Version) -> Result<Framing, Error> {
     check_names(headers)?;
-    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
+    if noted.lengths == 0 && noted.codings == 0 {
+        return Ok(Framing::Ended);
+    }
     let length = content_length(headers).map_err(|malformed| Error::BadRequest(malformed.0))?;
-    if lengths > 1 {
+    if noted.lengths > 1 {
         return Err(Error::BadRequest("the length is told twice"));
     }
     match (is_chunked(headers), length) {
         (None, None) => Ok(Framing::Ended),
         (None, Some(length)) => {
-            // `007` goes on as `7`.
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            if headers.get(CONTENT_LENGTH).is_some_and(|text| text.as_bytes().starts_with(b"0")) {
+                // `007` goes on as `7`.
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
             Ok(if length == 0 { Framing::Ended } else { Framing::Length(length) })
         }
         (Some(_), Some(_)) => Err(Error::BadRequest("both a length and a transfer coding")),
@@ -308,7 +316,10 @@ fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
-fn keeps_alive(headers: &HeaderMap, version: Version) -> bool {
+fn keeps_alive(headers: &HeaderMap, noted: Noted, version: Version) -> bool {
+    if noted.connections == 0 {
+        return version == Version::HTTP_11;
+    }
     let says = |word: &[u8]| words(headers, CONNECTION).any(|one| one.eq_ignore_ascii_case(word));
     if version == Version::HTTP_11 {
         !says(b"close")
@@ -344,9 +355,7 @@ fn expects_continue(
 /// requests would pass that nobody looked at. Nor is anything asked for with a body, which
 /// would leave open where the other protocol begins.
 fn wants_upgrade(headers: &HeaderMap, version: Version, framing: Framing) -> Option<Upgrade> {
-    let mut values = headers.get_all(UPGRADE).iter();
-    let upgrade = values.next()?;
-    let single = values.next().is_none();
+    let upgrade = headers.get(UPGRADE)?;
     let nominated = words(headers, CONNECTION).any(|one| one.eq_ignore_ascii_case(b"upgrade"));
     let http = words(headers, UPGRADE).any(|protocol| {
         let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
@@ -356,7 +365,7 @@ fn wants_upgrade(headers: &HeaderMap, version: Version, framing: Framing) -> Opt
             || name.eq_ignore_ascii_case(b"tls")
             || name.eq_ignore_ascii_case(b"h2")
     });
-    let asked = version == Version::HTTP_11 && single && nominated && !http;
+    let asked = version == Version::HTTP_11 && nominated && !http;
     (asked && framing == Framing::Ended).then(|| Upgrade(upgrade.clone()))
 }
 

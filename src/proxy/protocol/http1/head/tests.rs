@@ -33,8 +33,8 @@ fn a_request_is_read_the_same_however_it_arrives() {
         ("GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n", "GET /a?b Some(\"h\")", ended, true),
         ("\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / Some(\"h\")", ended, true),
         ("GET / HTTP/1.7\r\nHost: h\r\n\r\n", "GET / Some(\"h\")", ended, true),
-        ("GET / HTTP/1.0\r\n\r\n", "GET / None", ended, false),
-        ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET / None", ended, true),
+        ("GET / HTTP/1.0\r\n\r\n", "GET / Some(\"\")", ended, false),
+        ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET / Some(\"\")", ended, true),
         (
             "GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n",
             "GET / Some(\"h\")",
