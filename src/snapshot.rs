@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 
 use crate::names::{BackendName, ListenerName, RolloutName, RuleId};
 use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
+use crate::telemetry::gate::Gate;
 use crate::telemetry::listeners::Door;
 use crate::telemetry::signs::Signs;
 use crate::traffic::balance::Balance;
@@ -93,6 +94,8 @@ pub struct Rule {
     pub mirrors: Vec<Shadow>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
+    /// Bytes of a request's body; `None` is any number.
+    pub body_bytes_max: Option<u64>,
     /// What is tried again, and what is being tried again now.
     pub retry: Option<(Retry, Arc<RetryBudget>)>,
     /// Who answers what the canary fails.
@@ -158,6 +161,17 @@ pub struct Backend {
     pub protocol: Protocol,
     /// How long one that is new or came back gets less than its share.
     pub slow_start: Option<Duration>,
+    /// How many requests may be under way; `None` is any number.
+    pub limit: Option<Limit>,
+}
+
+/// How many requests of a backend may be under way, and how long others wait.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// Over all workers and snapshots.
+    pub gate: Arc<Gate>,
+    /// Longest wait.
+    pub queue_timeout: Duration,
 }
 
 /// One address of a backend.

@@ -30,6 +30,7 @@ use crate::traffic::balance::Balance;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::ejection::Ejection;
 use crate::traffic::health::HealthCheck;
+use crate::traffic::limit::Limits;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::protocol::Protocol;
@@ -141,6 +142,8 @@ pub struct Backend {
     pub health: Option<HealthCheck>,
     /// When one that fails gets no requests for a while; `None` is never.
     pub ejection: Option<Ejection>,
+    /// How many requests may be under way; `None` is any number.
+    pub limits: Option<Limits>,
 }
 
 /// Hostnames and the rules for them.
@@ -169,6 +172,8 @@ pub struct Rule {
     pub mirrors: Vec<Mirror>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
+    /// Bytes of a request's body; `None` is any number.
+    pub body_bytes_max: Option<u64>,
     /// What is tried again at the same backend.
     pub retry: Option<Retry>,
     /// Whether stable answers what the canary of a rollout fails.

@@ -18,8 +18,8 @@ pub(super) use self::net::{CidrText, Endpoint, FilePath, ListenAddress, WebhookU
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::tls::{ClientAuthWord, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
-    BalanceWord, ErrorLimit, HoldWord, LatencyWord, Limit, Name, ObjectiveBreach, OffWord,
-    Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, Text, UntilWord,
+    BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, Name, ObjectiveBreach,
+    OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, Text, UntilWord,
     VersionText,
 };
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::config::quantity::{
     BalanceWord, CidrText, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue,
-    FilePath, Flag, HoldWord, Hostname, LatencyWord, ListenAddress, MethodName, Name,
+    FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress, MethodName, Name,
     ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent, Protocol,
     QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span, SpanOrZero,
     Target, Text, UntilWord, VersionText, WebhookUrl,
@@ -104,7 +104,7 @@ maps! {
     }
 
     /// One model version.
-    Backend later ["service" "dns" "limits" "warm_up" "probe" "tls"] {
+    Backend later ["service" "dns" "warm_up" "probe" "tls"] {
         /// Unique among backends.
         must name: As<Name>,
         /// IP addresses with ports, at most 1024. An empty list answers 503.
@@ -120,6 +120,18 @@ maps! {
         may health: Health,
         /// When an endpoint that fails gets no requests for a while; `off` is never.
         may ejection: EjectionForm,
+        /// How many requests may be under way. Default: any number.
+        may limits: BackendLimits,
+    }
+
+    /// How many requests of a backend may be under way, over all its endpoints.
+    BackendLimits later [] {
+        /// A number from 1 to 1000000, or `auto`, which goes by how long answers take.
+        must in_flight: As<InFlightWord>,
+        /// Requests that wait for one of those to end; 0 to 100000.
+        may queue: As<Count<0, 100_000>> = 64,
+        /// How long one waits.
+        may queue_timeout: As<Span> = "2s",
     }
 
     /// How endpoints are asked whether they are well: exactly one of `path`, `grpc` and `tcp`.
@@ -169,7 +181,7 @@ maps! {
     }
 
     /// What is matched, and the backends that share it.
-    Rule later ["limits" "replay_body_max" "on_no_endpoint"] {
+    Rule later ["replay_body_max" "on_no_endpoint"] {
         /// Unique within its route.
         must name: As<Name>,
         /// One of them must fit. Default: every request.
@@ -182,10 +194,18 @@ maps! {
         may mirrors: Vec<At<Mirror>>,
         /// How long each phase may take.
         may timeouts: Timeouts,
+        /// How large a request may be.
+        may limits: RuleLimits,
         /// What is tried again at the same backend. Default: nothing.
         may retry: Retry,
         /// Whether a request that a rollout's canary fails is answered by stable.
         may failover: As<Flag> = false,
+    }
+
+    /// How large a request may be.
+    RuleLimits later ["in_flight" "rate"] {
+        /// A request with a larger body is answered 413; at most 1GiB. Default: any size.
+        may max_body: As<Size>,
     }
 
     /// What is tried again at the same backend, while nothing of an answer was sent.

@@ -14,7 +14,7 @@ use crate::names::{BackendName, RuleId};
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Copies;
 use crate::snapshot::{
-    Backend, Failover, Listener, Rollout, Rule, Senders, Shadow, Snapshot, Target,
+    Backend, Failover, Limit, Listener, Rollout, Rule, Senders, Shadow, Snapshot, Target,
 };
 use crate::telemetry::counts::{Arm, Evidence, LegKey};
 use crate::telemetry::registry::Registry;
@@ -138,6 +138,10 @@ pub fn snapshot(
                 balance: b.balance,
                 slow_start: b.slow_start,
                 protocol: b.protocol,
+                limit: roster
+                    .gate(&b.name)
+                    .zip(b.limits)
+                    .map(|(gate, limits)| Limit { gate, queue_timeout: limits.queue_timeout }),
             })
             .collect(),
         listeners: listeners(config, registry, certificates),
@@ -220,6 +224,7 @@ impl Builder<'_> {
             },
             mirrors,
             timeouts: rule.timeouts,
+            body_bytes_max: rule.body_bytes_max,
             retry: rule.retry.clone().map(|retry| (retry, Arc::default())),
             // The canary comes first, stable second.
             failover: rollout

@@ -223,6 +223,9 @@ impl Controller {
 
     fn close_slot(&mut self) {
         let now = self.now();
+        if !self.has_settled(now) {
+            return;
+        }
         for index in 0..self.rollouts.len() {
             let before = self.rollouts[index].state().as_str();
             let Some((counts, effect)) = self.rollouts[index].close_slot(now) else { continue };
@@ -235,6 +238,7 @@ impl Controller {
         }
         self.measure_bodies();
         self.roster.look(now);
+        self.roster.throttle(now);
         self.rotate(now);
         if self.unsaved {
             self.save();
@@ -354,6 +358,7 @@ impl Controller {
                 rollouts: gauges,
                 endpoints: self.roster.gauges(),
                 certificates: self.certificates.gauges(),
+                limits: self.roster.limits(),
             },
         };
         self.status.send_replace(Arc::new(status));

@@ -19,6 +19,7 @@ use crate::traffic::client::ClientMatch;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::ejection::Ejection;
 use crate::traffic::health::{HealthCheck, Probe};
+use crate::traffic::limit::{InFlight, Limits};
 use crate::traffic::matching::{Match, PathMatch, ValueMatch};
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::{Condition, Retry, Timeouts};
@@ -137,6 +138,7 @@ fn backend(backend: &Backend) -> Value {
         ("slow_start", backend.slow_start.map_or(Value::Null, |span| duration_text(span).into())),
         ("health", backend.health.as_ref().map_or(Value::Null, health)),
         ("ejection", backend.ejection.as_ref().map_or_else(|| "off".into(), ejection)),
+        ("limits", backend.limits.map_or(Value::Null, limits)),
     ])
 }
 
@@ -155,6 +157,15 @@ fn health(check: &HealthCheck) -> Value {
         ("healthy_threshold", check.healthy_threshold.into()),
         ("unhealthy_threshold", check.unhealthy_threshold.into()),
     ])
+}
+
+fn limits(limits: Limits) -> Value {
+    let in_flight = match limits.in_flight {
+        InFlight::Fixed(number) => json!(number),
+        InFlight::Auto => json!("auto"),
+    };
+    let queue_timeout = duration_text(limits.queue_timeout);
+    json!({ "in_flight": in_flight, "queue": limits.queue, "queue_timeout": queue_timeout })
 }
 
 fn ejection(rules: &Ejection) -> Value {
@@ -185,6 +196,7 @@ fn rule(rule: &Rule) -> Value {
         ("sticky", rule.sticky.as_ref().map_or(Value::Null, sticky)),
         ("mirrors", list(&rule.mirrors, mirror)),
         ("timeouts", timeouts(&rule.timeouts)),
+        ("limits", map([("max_body", json!(rule.body_bytes_max))])),
         ("retry", rule.retry.as_ref().map_or(Value::Null, retry)),
         ("failover", if rule.failover { true.into() } else { Value::Null }),
     ])

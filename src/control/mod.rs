@@ -18,6 +18,7 @@ pub mod reload;
 pub mod report;
 pub mod roster;
 pub mod running;
+pub mod throttle;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

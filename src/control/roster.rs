@@ -13,10 +13,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::control::health::{self, Report};
+use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
 use crate::telemetry::counts::Alarm;
-use crate::telemetry::metrics::EndpointGauge;
+use crate::telemetry::gate::Gate;
+use crate::telemetry::metrics::{EndpointGauge, LimitGauge};
 use crate::telemetry::signs::{Read, Signs};
 use crate::traffic::ejection::{Candidate, Record, in_rotation, look};
 use crate::traffic::health::Health;
@@ -42,6 +44,7 @@ pub struct Roster {
 struct Pool {
     settings: config::Backend,
     members: Vec<Member>,
+    throttle: Option<Throttle>,
 }
 
 #[derive(Debug)]
@@ -102,7 +105,12 @@ impl Roster {
                 member
             });
             let members = members.collect();
-            self.pools.push(Pool { settings: settings.clone(), members });
+            let throttle = old.and_then(|pool| pool.throttle);
+            let throttle = settings.limits.map(|limits| match throttle {
+                Some(throttle) => throttle.with(limits, now),
+                None => Throttle::new(limits, self.workers, now),
+            });
+            self.pools.push(Pool { settings: settings.clone(), members, throttle });
         }
     }
 
@@ -144,6 +152,31 @@ impl Roster {
         }
     }
 
+    /// Looks at how long answers took, and gives backends as much as they can do. Call at the
+    /// end of each slot.
+    pub fn throttle(&mut self, now: Tick) {
+        for throttle in self.pools.iter_mut().filter_map(|pool| pool.throttle.as_mut()) {
+            throttle.look(now);
+        }
+    }
+
+    /// What lets requests of `backend` through, if it has limits.
+    pub fn gate(&self, backend: &BackendName) -> Option<Arc<Gate>> {
+        let pool = self.pools.iter().find(|pool| pool.settings.name == *backend)?;
+        Some(Arc::clone(pool.throttle.as_ref()?.gate()))
+    }
+
+    /// For the metrics: of each backend with limits, what may be under way and what waits.
+    pub fn limits(&self) -> Vec<LimitGauge> {
+        let pools = self.pools.iter();
+        let gauge = |pool: &Pool| {
+            let gate = pool.throttle.as_ref()?.gate();
+            let backend = pool.settings.name.clone();
+            Some(LimitGauge { backend, in_flight_max: gate.limit(), waiting: gate.waiting() })
+        };
+        pools.filter_map(gauge).collect()
+    }
+
     /// Looks at what workers saw, and takes out or brings back.
     pub fn look(&mut self, now: Tick) {
         for pool in &mut self.pools {
@@ -173,7 +206,7 @@ impl Roster {
                 let is_news = member.serves != serves;
                 let came_back = is_news && serves && !member.is_old;
                 let signs = came_back.then(|| self.signs(&self.pools[index].settings));
-                let Pool { settings, members } = &mut self.pools[index];
+                let Pool { settings, members, .. } = &mut self.pools[index];
                 let member = &mut members[at];
                 if let Some(signs) = signs {
                     (member.signs, member.read, member.since) = (signs, Read::default(), Some(now));

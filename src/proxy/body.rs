@@ -18,6 +18,7 @@ use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::incoming::{Incoming, Unfinished};
 use crate::proxy::mirror::Copy;
+use crate::proxy::size::SizeLimit;
 use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
@@ -40,6 +41,8 @@ pub struct Source {
     /// The response has begun: time limits are its own from here on.
     answered: Cell<bool>,
     copies: RefCell<Vec<Copy>>,
+    /// How large it may be; set before anything is sent.
+    pub size: SizeLimit,
     /// What is wrong with what the client sent.
     malformed: Cell<Option<&'static str>>,
     /// The client's side of another protocol, until the endpoint speaks it.
@@ -87,13 +90,15 @@ impl Source {
             self.incoming.replace(Some(incoming));
             self.state.set(SourceState::Open);
             self.answered.set(true);
+            self.size.set(None);
             self.is_tunnel.set(true);
         }
     }
 
     /// Why the client's side failed.
     pub fn client_error(&self) -> Error {
-        self.malformed.get().map_or(Error::ClientGone, Error::BadRequest)
+        let other = || self.malformed.get().map_or(Error::ClientGone, Error::BadRequest);
+        if self.size.is_passed() { Error::too_large() } else { other() }
     }
 
     /// A body that is there already.
@@ -176,6 +181,12 @@ impl Source {
             Poll::Pending => {
                 self.state.set(SourceState::WaitsForClient);
                 Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame)))
+                if self.size.is_passed_by(self.kept_bytes.get(), &frame) =>
+            {
+                self.state.set(SourceState::ClientGone);
+                Poll::Ready(Some(Err(Gone)))
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.state.set(SourceState::Open);

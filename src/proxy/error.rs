@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use crate::names::{BackendName, RuleId};
 use crate::proxy::upstream::fault::Fault;
+use crate::telemetry::counts::Limited;
 use crate::traffic::outcome::Outcome;
 use crate::traffic::retry::Failure;
 
@@ -34,6 +35,8 @@ pub enum Timeout {
     Request,
     /// The client sends its body too slowly.
     UploadRate,
+    /// No place at the backend.
+    Queue,
 }
 
 impl Timeout {
@@ -45,6 +48,7 @@ impl Timeout {
             Self::Idle => "idle",
             Self::Request => "request",
             Self::UploadRate => "upload_rate",
+            Self::Queue => "queue",
         }
     }
 }
@@ -72,6 +76,14 @@ pub enum Error {
         /// The backend.
         backend: BackendName,
     },
+    /// The backend has as many requests under way as it may.
+    #[error("backend {backend} is at its limit: {}", .limited.reason())]
+    Busy {
+        /// The backend.
+        backend: BackendName,
+        /// Why the request did not wait, or no longer.
+        limited: Limited,
+    },
     /// Could not connect.
     #[error("cannot connect to {endpoint}: {}", .source.kind())]
     Unreachable {
@@ -95,6 +107,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// The client sends more than it may.
+    pub const fn too_large() -> Self {
+        let what = "the request's body is larger than the rule's `limits.max_body` allows";
+        Self::Refused(StatusCode::PAYLOAD_TOO_LARGE, what)
+    }
+
     /// What the client is told. `None`: there is no client left to tell.
     pub const fn status(&self) -> Option<StatusCode> {
         match self {
@@ -102,7 +120,7 @@ impl Error {
             Self::Refused(status, _) => Some(*status),
             Self::Connect => Some(StatusCode::NOT_IMPLEMENTED),
             Self::NoRoute => Some(StatusCode::NOT_FOUND),
-            Self::NoEndpoint { .. } => Some(StatusCode::SERVICE_UNAVAILABLE),
+            Self::NoEndpoint { .. } | Self::Busy { .. } => Some(StatusCode::SERVICE_UNAVAILABLE),
             Self::Unreachable { .. } | Self::Broken(_) => Some(StatusCode::BAD_GATEWAY),
             Self::Timeout(_) => Some(StatusCode::GATEWAY_TIMEOUT),
             Self::ClientStalled(_) => Some(StatusCode::REQUEST_TIMEOUT),
@@ -119,7 +137,7 @@ impl Error {
             | Self::NoRoute
             | Self::ClientStalled(_)
             | Self::ClientGone => Side::Downstream,
-            Self::NoEndpoint { .. } => Side::Proxy,
+            Self::NoEndpoint { .. } | Self::Busy { .. } => Side::Proxy,
             Self::Unreachable { source, .. } if is_local(source) => Side::Proxy,
             Self::Unreachable { .. } | Self::Broken(_) | Self::Timeout(_) => Side::Upstream,
         }
@@ -134,11 +152,30 @@ impl Error {
             Self::Broken(_) => Some(Failure::Reset),
             // The endpoint that does not read the request does not answer it either.
             Self::Timeout(Timeout::FirstByte | Timeout::Idle) => Some(Failure::FirstByte),
-            Self::Timeout(Timeout::Request | Timeout::UploadRate)
+            Self::Timeout(Timeout::Request | Timeout::UploadRate | Timeout::Queue)
+            | Self::Busy { .. }
             | Self::BadRequest(_)
             | Self::Refused(..)
             | Self::Connect
             | Self::NoRoute
+            | Self::ClientStalled(_)
+            | Self::ClientGone => None,
+        }
+    }
+
+    /// When a client may try again, in seconds.
+    pub const fn retry_after(&self) -> Option<u16> {
+        match self {
+            // Whoever is under way now has a chance to be done then.
+            Self::Busy { .. } => Some(1),
+            Self::BadRequest(_)
+            | Self::Refused(..)
+            | Self::Connect
+            | Self::NoRoute
+            | Self::NoEndpoint { .. }
+            | Self::Unreachable { .. }
+            | Self::Broken(_)
+            | Self::Timeout(_)
             | Self::ClientStalled(_)
             | Self::ClientGone => None,
         }
@@ -191,6 +228,11 @@ mod tests {
             (Error::Timeout(Timeout::FirstByte), Some(504), Outcome::Bad),
             (Error::ClientStalled(Timeout::Idle), Some(408), Outcome::Neutral),
             (Error::ClientGone, None, Outcome::Neutral),
+            (
+                Error::Busy { backend: "b".into(), limited: Limited::QueueFull },
+                Some(503),
+                Outcome::Neutral,
+            ),
             // Refused is the endpoint's; a full table of files is ours.
             (unreachable(111), Some(502), Outcome::Bad),
             (unreachable(24), Some(502), Outcome::Neutral),

@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 
 use crate::clock::Clock;
+use crate::proxy::admission;
 use crate::proxy::body::{Relayed, ResponseBody, Source};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Peer, Upgrade};
@@ -95,6 +96,7 @@ impl Exchange {
         let draws = Draws::for_rule(rule.rule, &head);
         let tunnel = head.extensions.get::<Upgrade>().is_some();
         let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
+        source.size.set(rule.rule.body_bytes_max);
         forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), !source.is_ended());
         self.mirror(&view, rule, (&head, &source), started);
 
@@ -112,17 +114,9 @@ impl Exchange {
             let (target, counters) = tries.target();
             let mut sample = self.open_sample(&tries, counters, (&head, &draws), started);
             let pick = self.pick(&view, rule.rule, (target.backend, &draws), &head, tries.avoid());
-            let answered = match view.endpoint(target.backend, pick, started) {
-                Some(one) => {
-                    tries.went_to(one.endpoint.address());
-                    sample.went_to(&one.signs);
-                    if rule.takes_for_young(one, started) {
-                        sample.at_young_endpoint();
-                    }
-                    one.endpoint.send(&head, &outbound).await
-                }
-                None => Err(no_endpoint(&view, rule.rule, target)),
-            };
+            let request = (&head, &outbound);
+            let answered = self.attempt(&view, rule, pick, (&mut tries, &mut sample), request);
+            let answered = answered.await;
             if tries.go_on(&answered, &head.method, &outbound, self.worker.clock.now()) {
                 give_up(answered, sample);
                 continue;
@@ -144,6 +138,34 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// One attempt: a place at the backend, one of its endpoints, and what that answers.
+    async fn attempt(
+        &self,
+        view: &View,
+        rule: RuleRef<'_>,
+        pick: Pick,
+        (tries, sample): (&mut Tries<'_>, &mut Sample),
+        (head, outbound): (&Parts, &Outbound),
+    ) -> Result<Response<AnswerBody>, Error> {
+        let (target, counters) = tries.target();
+        if forward::announces_more(head, rule.rule.body_bytes_max) {
+            return Err(Error::too_large());
+        }
+        let (backend, clock) = (&view.snapshot.backends[target.backend], self.worker.clock);
+        let counters = counters.leg.counters();
+        sample.admitted(admission::enter(backend, &outbound.wait, counters, clock).await?);
+        let now = clock.now();
+        let Some(one) = view.endpoint(target.backend, pick, now) else {
+            return Err(no_endpoint(view, rule.rule, target));
+        };
+        tries.went_to(one.endpoint.address());
+        sample.went_to(&one.signs);
+        if rule.takes_for_young(one, now) {
+            sample.at_young_endpoint();
+        }
+        one.endpoint.send(head, outbound).await
     }
 
     /// The rule for a request, whose target is made addressable on the way.
@@ -180,10 +202,14 @@ impl Exchange {
                 continue;
             }
             let place = Place::take(&shadow.in_flight, mirror.in_flight_max);
+            let limit = view.snapshot.backends[shadow.backend].limit.as_ref();
+            // A copy does not wait in line with users.
+            let pass = limit.map(|limit| limit.gate.try_enter());
             let draw = fastrand::u64(..);
             let pick = Pick { draw, affinity: draw, avoid: None };
             let endpoint = view.endpoint(shadow.backend, pick, started);
-            let Some((place, endpoint)) = place.zip(endpoint) else {
+            let is_full = pass.as_ref().is_some_and(Option::is_none);
+            let Some((place, endpoint)) = place.zip(endpoint).filter(|_| !is_full) else {
                 leg.counters().mirrored(MirrorResult::Dropped).add(1);
                 continue;
             };
@@ -192,7 +218,7 @@ impl Exchange {
                 head.clone(),
                 Rc::clone(&endpoint.endpoint),
                 (&self.worker.deadlines, rule.rule.timeouts),
-                (Rc::clone(leg), place),
+                (Rc::clone(leg), (place, pass.flatten())),
             ));
         }
     }

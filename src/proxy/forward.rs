@@ -161,6 +161,13 @@ pub fn view<'a>(head: &'a Parts, peer: &'a Peer) -> RequestView<'a> {
     }
 }
 
+/// Whether the head tells of a body of more than `bytes_max`.
+pub fn announces_more(head: &Parts, bytes_max: Option<u64>) -> bool {
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = length.and_then(|text| text.parse::<u64>().ok());
+    length.zip(bytes_max).is_some_and(|(length, max)| length > max)
+}
+
 /// Makes the head of a client's request that of one to an endpoint. What it says of where
 /// it came from is kept only if it is `trusted`.
 pub fn to_endpoint(head: &mut Parts, peer: &Peer, trusted: bool, has_body: bool) {

@@ -18,6 +18,7 @@ use crate::proxy::deadline::Deadlines;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::upstream::{AnswerBody, Endpoint, Outbound};
 use crate::telemetry::counts::MirrorResult;
+use crate::telemetry::gate::Pass;
 use crate::telemetry::sample::WorkerLeg;
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::Timeouts;
@@ -61,8 +62,11 @@ struct Order {
     endpoint: Rc<Endpoint>,
     deadlines: Rc<Deadlines>,
     timeouts: Timeouts,
-    place: Place,
+    place: Places,
 }
+
+/// In the mirror's budget and, where it has limits, at the backend.
+type Places = (Place, Option<Pass>);
 
 impl Copy {
     /// A copy of a request with `head`, to be sent to `endpoint`.
@@ -71,7 +75,7 @@ impl Copy {
         mut head: Parts,
         endpoint: Rc<Endpoint>,
         (deadlines, timeouts): (&Rc<Deadlines>, Timeouts),
-        (leg, place): (Rc<WorkerLeg>, Place),
+        (leg, place): (Rc<WorkerLeg>, Places),
     ) -> Self {
         mirror.dress(&mut head.headers);
         let deadlines = Rc::clone(deadlines);

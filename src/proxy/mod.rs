@@ -3,6 +3,7 @@
 //! Never knows that rollouts exist: it reads weights from a snapshot and counts
 //! outcomes into what the snapshot gives it. Start reading in `exchange`.
 
+pub mod admission;
 pub mod body;
 pub mod deadline;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod listener;
 pub mod mirror;
 pub mod protocol;
 pub mod reply;
+pub mod size;
 pub mod tries;
 pub mod upstream;
 pub mod view;

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SERVER};
 use http::{Method, Response, StatusCode};
 
 use crate::proxy::body::ResponseBody;
@@ -42,6 +42,9 @@ pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<Respons
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     };
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     response.headers_mut().insert(SERVER, HeaderValue::from_static("serin"));
     Some(response)
 }

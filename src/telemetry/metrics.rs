@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::names::BackendName;
 use crate::rollout::machine::State;
 use crate::telemetry::counts::{
-    BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, MirrorResult, RetryRefused,
+    BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, Limited, MirrorResult, RetryRefused,
 };
 use crate::telemetry::listeners::{Handshake, Turned};
 use crate::telemetry::registry::Registry;
@@ -27,6 +27,19 @@ pub struct Gauges {
     pub endpoints: Arc<Vec<EndpointGauge>>,
     /// Each certificate that is shown to somebody.
     pub certificates: Vec<CertificateGauge>,
+    /// Each backend that has limits.
+    pub limits: Vec<LimitGauge>,
+}
+
+/// What is told of a backend with limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitGauge {
+    /// Whose they are.
+    pub backend: BackendName,
+    /// Requests that may be under way.
+    pub in_flight_max: u32,
+    /// Requests that wait.
+    pub waiting: u32,
 }
 
 /// What is told of one endpoint.
@@ -78,6 +91,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     in_flight(&mut text, &legs, &mirrors);
     copies(&mut text, &mirrors);
     endpoints(&mut text, &gauges.endpoints);
+    limits(&mut text, &gauges.limits, &legs);
     rollouts(&mut text, &gauges.rollouts);
     tls(&mut text, registry, &gauges.certificates);
     process(&mut text, gauges);
@@ -217,6 +231,29 @@ fn endpoints(text: &mut Text, endpoints: &[EndpointGauge]) {
     family("serin_endpoint_healthy", "Whether the endpoint gets requests.", |one| one.serves);
     let help = "Whether the endpoint failed too often, and gets no requests for a while.";
     family("serin_endpoint_ejected", help, |one| one.is_out);
+}
+
+fn limits(text: &mut Text, limits: &[LimitGauge], legs: &Legs) {
+    let mut family = |name: &str, help: &str, of: fn(&LimitGauge) -> u32| {
+        text.family(name, GAUGE, help);
+        for one in limits {
+            text.sample(name, &[("backend", &one.backend)], of(one));
+        }
+    };
+    let help = "Requests that a backend with limits may have under way.";
+    family("serin_requests_in_flight_max", help, |one| one.in_flight_max);
+    let help = "Requests that wait for a place at a backend with limits.";
+    family("serin_requests_waiting", help, |one| one.waiting);
+    let name = "serin_requests_limited_total";
+    text.family(name, COUNTER, "Requests that got no place at a backend with limits, by reason.");
+    for leg in legs {
+        for reason in Limited::ALL {
+            let count: u64 = leg.workers().map(|worker| worker.limited(reason).get()).sum();
+            if count > 0 {
+                text.sample(name, &of_leg(leg, &[("reason", &reason.as_str())]), count);
+            }
+        }
+    }
 }
 
 fn rollouts(text: &mut Text, rollouts: &[RolloutGauges]) {

@@ -14,6 +14,7 @@ use slab::Slab;
 use crate::clock::Clock;
 use crate::rollout::judge::SLOT;
 use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
+use crate::telemetry::gate::Pass;
 use crate::telemetry::notes::Failure;
 use crate::telemetry::signs::WorkerSigns;
 use crate::traffic::outcome::Outcome;
@@ -166,6 +167,8 @@ pub struct Sample {
     witness: Option<Witness>,
     /// Of the endpoint it went to.
     signs: Option<Rc<WorkerSigns>>,
+    /// Its place among the backend's requests under way.
+    pass: Option<Pass>,
     clock: Clock,
     started: Tick,
     code: Cell<u16>,
@@ -181,7 +184,17 @@ impl Sample {
         leg.counters().in_flight.add(1);
         let code = Cell::new(CLIENT_GONE);
         let outcome = Outcome::Neutral;
-        Self { leg, witness: None, signs: None, clock, started, code, outcome, answers: true }
+        Self {
+            leg,
+            witness: None,
+            signs: None,
+            pass: None,
+            clock,
+            started,
+            code,
+            outcome,
+            answers: true,
+        }
     }
 
     /// Lets the attempt count as evidence.
@@ -204,6 +217,11 @@ impl Sample {
         }
     }
 
+    /// The attempt holds `pass` until it is over.
+    pub fn admitted(&mut self, pass: Option<Pass>) {
+        self.pass = pass;
+    }
+
     /// The attempt is made at the endpoint of `signs`.
     pub fn went_to(&mut self, signs: &Rc<WorkerSigns>) {
         self.signs = Some(Rc::clone(signs));
@@ -212,8 +230,11 @@ impl Sample {
     /// The response's head is there.
     pub fn first_byte(&self, code: u16) {
         self.code.set(code);
-        let taken = self.clock.now().since(self.started);
-        self.leg.counters().first_byte.record(taken);
+        let now = self.clock.now();
+        self.leg.counters().first_byte.record(now.since(self.started));
+        if let Some(pass) = &self.pass {
+            pass.answered(self.leg.worker, now);
+        }
     }
 
     /// How long the attempt takes says nothing: it lasts as long as its client likes.

@@ -9,6 +9,7 @@ pub mod draw;
 pub mod ejection;
 pub mod headers;
 pub mod health;
+pub mod limit;
 pub mod matching;
 pub mod mirror;
 pub mod outcome;

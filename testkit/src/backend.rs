@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::answers::{answer, chunked};
 use crate::call::Call;
 use crate::script::{Act, Script};
 use crate::time::{eventually, within};
@@ -44,6 +45,7 @@ pub struct BackendBuilder {
     name: String,
     script: Script,
     paths: Vec<(String, Script)>,
+    slots: usize,
 }
 
 /// A request as it came.
@@ -81,6 +83,10 @@ struct Shared {
     requests: AtomicU64,
     gone: AtomicU64,
     calls: mpsc::Sender<Call>,
+    /// Requests that are served at once; others wait.
+    slots: Semaphore,
+    under_way: AtomicU64,
+    most_under_way: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -99,7 +105,8 @@ impl Backend {
     /// A server that answers 200 with its name.
     pub fn named(name: &str) -> BackendBuilder {
         let script = Script::answers(200);
-        BackendBuilder { name: name.to_owned(), script, paths: Vec::new() }
+        let slots = Semaphore::MAX_PERMITS;
+        BackendBuilder { name: name.to_owned(), script, paths: Vec::new(), slots }
     }
 
     /// From the next request on.
@@ -140,6 +147,11 @@ impl Backend {
     /// Connections that are open.
     pub fn open(&self) -> u64 {
         self.shared.open.load(SeqCst)
+    }
+
+    /// The most requests that were there at once.
+    pub fn most_under_way(&self) -> u64 {
+        self.shared.most_under_way.load(SeqCst)
     }
 
     /// Requests whose sender went away before the answer was out.
@@ -204,6 +216,12 @@ impl BackendBuilder {
         self
     }
 
+    /// Serves so many requests at once; others wait for their turn.
+    pub fn at_once(mut self, slots: usize) -> Self {
+        self.slots = slots;
+        self
+    }
+
     /// For targets that start with `path`, does what `script` says instead.
     pub fn on(mut self, path: &str, script: Script) -> Self {
         self.paths.push((path.to_owned(), script));
@@ -232,6 +250,9 @@ impl BackendBuilder {
             requests: AtomicU64::new(0),
             gone: AtomicU64::new(0),
             calls: calls_in,
+            slots: Semaphore::new(self.slots),
+            under_way: AtomicU64::new(0),
+            most_under_way: AtomicU64::new(0),
         });
         let socket = bind(([127, 0, 0, 1], 0).into());
         if alive {
@@ -385,7 +406,13 @@ impl Shared {
                 }
                 continue;
             }
-            if !self.perform(&mut wire, &script, &head, served).await {
+            let under_way = self.under_way.fetch_add(1, SeqCst) + 1;
+            self.most_under_way.fetch_max(under_way, SeqCst);
+            let slot = self.slots.acquire().await;
+            let stays = self.perform(&mut wire, &script, &head, served).await;
+            drop(slot);
+            self.under_way.fetch_sub(1, SeqCst);
+            if !stays {
                 if matches!(script.act, Act::RawThenReset(_)) {
                     wire.reset();
                 }
@@ -461,38 +488,4 @@ impl Shared {
             }
         }
     }
-}
-
-fn fields_text(fields: &[(String, String)]) -> String {
-    fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect()
-}
-
-fn answer(status: u16, fields: &[(String, String)], body: &[u8], method: &str) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {status} Scripted\r\n{}", fields_text(fields));
-    let without_body = matches!(status, 100..200 | 204 | 304);
-    if !without_body {
-        text += &format!("content-length: {}\r\n", body.len());
-    }
-    let mut bytes = (text + "\r\n").into_bytes();
-    if !without_body && method != "HEAD" {
-        bytes.extend_from_slice(body);
-    }
-    bytes
-}
-
-fn chunked(
-    fields: &[(String, String)],
-    chunks: &[Vec<u8>],
-    trailers: &[(String, String)],
-) -> Vec<u8> {
-    let fields = fields_text(fields);
-    let head = format!("HTTP/1.1 200 Scripted\r\n{fields}transfer-encoding: chunked\r\n\r\n");
-    let mut bytes = head.into_bytes();
-    for chunk in chunks {
-        bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
-        bytes.extend_from_slice(chunk);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend(format!("0\r\n{}\r\n", fields_text(trailers)).into_bytes());
-    bytes
 }

@@ -12,6 +12,7 @@
     reason = "a kit for tests: it panics by design, and its texts are short"
 )]
 
+mod answers;
 mod backend;
 mod call;
 mod client;

@@ -2,7 +2,17 @@
 //! key belongs to.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serin_testkit::{Backend, Proxy, ProxyBuilder, Request, Script, eventually, ms};
 
 const MODEL: &str = "model";
@@ -252,4 +262,57 @@ async fn a_reload_keeps_what_is_known_of_endpoints() {
     proxy.reload().await.expect(200);
     assert_eq!(answers(&proxy, 1).await.len(), 1);
     until_healthy(&proxy, &b, true).await;
+}
+
+/// A server of the gRPC health protocol: serves with the status that `status` holds.
+fn grpc_server(status: Arc<AtomicU8>) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            let status = Arc::clone(&status);
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let message = vec![0, 0, 0, 0, 2, 8, status.load(SeqCst)];
+                async move {
+                    let asked = request.into_body().collect().await.unwrap().to_bytes();
+                    assert_eq!(&asked[..], b"\0\0\0\0\x06\x0a\x04chat");
+                    let trailers = http::HeaderMap::from_iter([(
+                        http::HeaderName::from_static("grpc-status"),
+                        http::HeaderValue::from_static("0"),
+                    )]);
+                    let body = Full::new(Bytes::from(message))
+                        .with_trailers(async move { Some(Ok(trailers)) });
+                    let response =
+                        http::Response::builder().header("content-type", "application/grpc");
+                    Ok::<_, Infallible>(response.body(body).unwrap())
+                }
+            });
+            let builder = http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_health_protocol_of_grpc_is_understood() {
+    let status = Arc::new(AtomicU8::new(1));
+    let address = grpc_server(Arc::clone(&status));
+    let model = Backend::named("a").start();
+    let health = ", health: { grpc: chat, interval: 100ms, unhealthy_threshold: 1 }";
+    let proxy = proxy_before(&[&model], health)
+        .replace(&model.address.to_string(), &address.to_string())
+        .start();
+    let labels = [("backend", MODEL)];
+    for (serving, healthy) in [(1, 1.0), (2, 0.0), (1, 1.0), (3, 0.0)] {
+        status.store(serving, SeqCst);
+        eventually(&format!("status {serving} is seen"), async || {
+            let found = proxy.metrics().await.value("serin_endpoint_healthy", &labels);
+            ((found - healthy).abs() < 0.1).then_some(())
+        })
+        .await;
+    }
 }

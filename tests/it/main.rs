@@ -11,6 +11,7 @@ mod failover;
 mod failures;
 mod hostile_http1;
 mod http2_endpoints;
+mod limits;
 mod mirrors;
 mod proxy_protocol;
 mod reload;

@@ -16,6 +16,7 @@ use crate::config::{Backend, Listener};
 use crate::names::BackendName;
 use crate::traffic::ejection::Ejection;
 use crate::traffic::health::{HealthCheck, Probe};
+use crate::traffic::limit::Limits;
 use crate::units::duration_text;
 
 /// Endpoints of one backend.
@@ -38,6 +39,7 @@ impl Checker<'_> {
             let slow_start = self.value(&raw.slow_start);
             let health = raw.health.found().and_then(|(id, raw)| self.health(id, raw));
             let ejection = self.ejection(&raw.ejection);
+            let limits = raw.limits.get().and_then(|raw| self.limits(raw));
             // A bad name is still a name to whoever refers to it.
             let written = raw.name.get().map(|name| name.scalar.text.clone());
             if let Some(name) = name.or(written) {
@@ -50,6 +52,7 @@ impl Checker<'_> {
                     slow_start,
                     health,
                     ejection,
+                    limits,
                 });
             }
         }
@@ -113,6 +116,16 @@ impl Checker<'_> {
             timeout: timeout.unwrap_or_else(|| HealthCheck::TIMEOUT.min(interval)),
             healthy_threshold: healthy.unwrap_or(HealthCheck::HEALTHY_THRESHOLD),
             unhealthy_threshold: unhealthy.unwrap_or(HealthCheck::UNHEALTHY_THRESHOLD),
+        })
+    }
+
+    fn limits(&mut self, raw: &raw::BackendLimits) -> Option<Limits> {
+        let queue = self.value(&raw.queue);
+        let queue_timeout = self.value(&raw.queue_timeout);
+        Some(Limits {
+            in_flight: self.value(&raw.in_flight)?,
+            queue: queue.unwrap_or(Limits::QUEUE),
+            queue_timeout: queue_timeout.unwrap_or(Limits::QUEUE_TIMEOUT),
         })
     }
 

@@ -71,6 +71,7 @@ impl Checker<'_> {
                 sticky: raw.sticky.found().and_then(|(id, raw)| self.sticky(id, raw)),
                 mirrors: self.mirrors(raw, backends),
                 timeouts: raw.timeouts.get().map_or_else(Timeouts::default, |t| self.timeouts(t)),
+                body_bytes_max: raw.limits.get().and_then(|one| self.value(&one.max_body)),
                 retry: raw.retry.get().map(|retry| self.retry(retry)),
                 failover: self.value(&raw.failover).unwrap_or(false),
             };

@@ -6,13 +6,14 @@ use http::StatusCode;
 use schemars::{Schema, json_schema};
 
 use crate::config::defect::Code;
-use crate::config::quantity::{Fault, Quantity, Rate, text_schema};
+use crate::config::quantity::{Count, Fault, Quantity, Rate, text_schema};
 use crate::config::read::{listed, similar};
 use crate::config::tree::Scalar;
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
 use crate::rollout::plan::{ALERT_DEFAULT, Breach, Deadline};
 use crate::traffic::balance::Balance;
+use crate::traffic::limit::InFlight;
 use crate::traffic::protocol;
 use crate::traffic::retry::Condition;
 use crate::units::Ratio;
@@ -185,6 +186,27 @@ impl Quantity for OffWord {
 
     fn schema() -> Schema {
         json_schema!({ "enum": ["off"] })
+    }
+}
+
+/// How many requests may be under way: a number, or `auto`.
+pub struct InFlightWord;
+
+impl Quantity for InFlightWord {
+    type Value = InFlight;
+
+    fn parse(scalar: &Scalar) -> Result<InFlight, Fault> {
+        if scalar.text == "auto" {
+            return Ok(InFlight::Auto);
+        }
+        Count::<1, 1_000_000>::parse(scalar).map(InFlight::Fixed).map_err(|fault| {
+            let help = format!("{}, or `auto`", fault.help);
+            Fault { help, ..fault }
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [Count::<1, 1_000_000>::schema(), { "enum": ["auto"] }] })
     }
 }
 

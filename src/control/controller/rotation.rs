@@ -3,6 +3,7 @@
 //! Never decides who serves: the roster does. Here it is published.
 
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -17,12 +18,17 @@ pub struct Reports {
     reported: mpsc::Receiver<Report>,
     /// Told once everyone has been asked.
     known: Option<SyncSender<()>>,
+    /// Everyone has been asked once, or was waited for long enough.
+    settled: bool,
 }
+
+/// From the start on, endpoints that do not answer are waited for so long.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 impl Reports {
     /// Arriving at `reported`.
     pub fn new(reported: mpsc::Receiver<Report>) -> Self {
-        Self { reported, known: None }
+        Self { reported, known: None, settled: false }
     }
 
     /// The next one.
@@ -37,6 +43,13 @@ impl Reports {
 }
 
 impl Controller {
+    /// Whether it is known who serves. Before that nothing is judged: that a canary has not
+    /// been asked is no reason to hold it, and none to tell of.
+    pub(super) fn has_settled(&mut self, now: Tick) -> bool {
+        self.reports.settled |= self.roster.is_known() || now.since_start() >= SETTLED_AFTER;
+        self.reports.settled
+    }
+
     /// `known` is told once every endpoint that is to be asked has been.
     pub fn tell_when_known(&mut self, known: SyncSender<()>) {
         self.reports.known = Some(known);

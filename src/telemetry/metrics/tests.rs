@@ -23,6 +23,7 @@ fn counted() -> Registry {
     tried.of(0).retries.add(2);
     tried.of(0).refused(RetryRefused::Body).add(1);
     tried.of(1).failovers.add(4);
+    tried.of(1).limited(Limited::QueueFull).add(6);
     registry.leg(key("", "", "")).of(0).requests.count(404);
     let shadow = registry.leg(key("sentiment", "main", "shadow"));
     shadow.of(1).mirrored(MirrorResult::Dropped).add(3);
@@ -59,8 +60,9 @@ fn gauges() -> Gauges {
         not_after: 1_800_000_000,
     };
     let certificates = vec![certificate("listener", "https"), certificate("backend", "v2")];
-    let rollouts = vec![rollout];
-    Gauges { reload_successful: true, generation: 3, rollouts, endpoints, certificates }
+    let limit = LimitGauge { backend: "sentiment-v2".into(), in_flight_max: 32, waiting: 5 };
+    let (rollouts, limits) = (vec![rollout], vec![limit]);
+    Gauges { reload_successful: true, generation: 3, rollouts, endpoints, certificates, limits }
 }
 
 #[test]

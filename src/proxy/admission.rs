@@ -1,0 +1,32 @@
+//! A place among the requests that a backend may have under way.
+//!
+//! Never holds a place without a request: it is free again when the attempt is over,
+//! however that ends.
+
+use crate::clock::Clock;
+use crate::proxy::deadline::Deadline;
+use crate::proxy::error::{Error, Timeout};
+use crate::snapshot::Backend;
+use crate::telemetry::counts::{LegCounters, Limited};
+use crate::telemetry::gate::{Full, Pass};
+
+/// Waits for a place at `backend`, in line and for as long as it says. `None` is no limit.
+pub async fn enter(
+    backend: &Backend,
+    wait: &Deadline,
+    counters: &LegCounters,
+    clock: Clock,
+) -> Result<Option<Pass>, Error> {
+    let Some(limit) = &backend.limit else { return Ok(None) };
+    if let Some(pass) = limit.gate.try_enter() {
+        return Ok(Some(pass.begin(clock.now())));
+    }
+    wait.set(Timeout::Queue, limit.queue_timeout);
+    let limited = match wait.within(limit.gate.enter()).await {
+        Ok(Ok(pass)) => return Ok(Some(pass.begin(clock.now()))),
+        Ok(Err(Full)) => Limited::QueueFull,
+        Err(_) => Limited::QueueTimeout,
+    };
+    counters.limited(limited).add(1);
+    Err(Error::Busy { backend: backend.name.clone(), limited })
+}

@@ -1,0 +1,207 @@
+//! No more than a backend can do, and no more than it may be sent: who waits, who is refused,
+//! and that nobody is blamed for it.
+
+use serin_testkit::{
+    Answer, Backend, Proxy, ProxyBuilder, Request, Script, eventually, ms, within,
+};
+
+/// One rule, one backend, and `limits` of that.
+fn proxy_before(model: &Backend, limits: &str) -> ProxyBuilder {
+    let endpoints = format!("endpoints: [{}]", model.address);
+    Proxy::to(model, "").replace(&endpoints, &format!("{endpoints}, limits: {{ {limits} }}"))
+}
+
+async fn value(proxy: &Proxy, name: &str, labels: &[(&str, &str)]) -> u64 {
+    proxy.metrics().await.value(name, labels).round() as u64
+}
+
+async fn until_waiting(proxy: &Proxy, count: u64) {
+    eventually(&format!("{count} wait"), async || {
+        (value(proxy, "serin_requests_waiting", &[]).await == count).then_some(())
+    })
+    .await;
+}
+
+/// Sends a GET and goes on.
+fn ask(proxy: &Proxy) -> tokio::task::JoinHandle<Answer> {
+    let mut client = proxy.client();
+    tokio::spawn(async move { client.get("/").await })
+}
+
+async fn answer(call: &mut serin_testkit::Call) {
+    let close = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    call.say(close).await;
+}
+
+#[tokio::test]
+async fn those_over_the_limit_wait_in_order_and_those_over_the_queue_are_refused() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = proxy_before(&model, "in_flight: 1, queue: 1, queue_timeout: 1m").start();
+    let first = ask(&proxy);
+    let mut call = model.next_call().await;
+    let second = ask(&proxy);
+    until_waiting(&proxy, 1).await;
+
+    let third = proxy.get("/").await.expect(503);
+    assert_eq!(third.header("retry-after").as_deref(), Some("1"));
+    assert!(third.text().contains("limits.queue"), "{}", third.text());
+    let neutral = [("code", "503"), ("outcome", "neutral")];
+    assert_eq!(value(&proxy, "serin_attempts_total", &neutral).await, 1);
+    let full = [("reason", "queue_full")];
+    assert_eq!(value(&proxy, "serin_requests_limited_total", &full).await, 1);
+    assert_eq!(
+        (model.requests(), value(&proxy, "serin_requests_in_flight_max", &[]).await),
+        (1, 1)
+    );
+
+    answer(&mut call).await;
+    within("the first", first).await.unwrap().expect(200);
+    answer(&mut model.next_call().await).await;
+    within("the second", second).await.unwrap().expect(200);
+    until_waiting(&proxy, 0).await;
+    // The place is free again.
+    let fourth = ask(&proxy);
+    answer(&mut model.next_call().await).await;
+    within("the fourth", fourth).await.unwrap().expect(200);
+}
+
+#[tokio::test]
+async fn a_stream_holds_its_place_to_its_end_and_who_waits_too_long_is_refused() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = proxy_before(&model, "in_flight: 1, queue_timeout: 200ms").start();
+    let mut wire = proxy.client().begin(Request::get("/").bytes()).await;
+    let mut call = model.next_call().await;
+    call.begin_stream().await;
+    call.chunk("data: 1\n\n").await;
+    within("a head", wire.head()).await.unwrap();
+    let refused = proxy.get("/").await.expect(503);
+    assert!(refused.text().contains("queue_timeout"), "{}", refused.text());
+    let late = [("reason", "queue_timeout")];
+    assert_eq!(value(&proxy, "serin_requests_limited_total", &late).await, 1);
+    // A client that leaves gives its place back.
+    drop(wire);
+    call.closed().await;
+    model.now(Script::answers(200));
+    proxy.get("/").await.expect(200);
+}
+
+#[tokio::test]
+async fn whoever_leaves_the_line_makes_room_in_it() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = proxy_before(&model, "in_flight: 1, queue: 1, queue_timeout: 1m").start();
+    let first = ask(&proxy);
+    let mut call = model.next_call().await;
+    let gone = proxy.client().begin(Request::get("/").bytes()).await;
+    until_waiting(&proxy, 1).await;
+    drop(gone);
+    until_waiting(&proxy, 0).await;
+    let second = ask(&proxy);
+    until_waiting(&proxy, 1).await;
+    answer(&mut call).await;
+    within("the first", first).await.unwrap().expect(200);
+    answer(&mut model.next_call().await).await;
+    within("the second", second).await.unwrap().expect(200);
+    assert_eq!(model.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_reload_can_raise_a_limit_for_those_who_wait() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let mut proxy = proxy_before(&model, "in_flight: 1, queue_timeout: 1m").start();
+    let asked = [ask(&proxy), ask(&proxy)];
+    let mut first = model.next_call().await;
+    until_waiting(&proxy, 1).await;
+    proxy.rewrite("in_flight: 1", "in_flight: 2");
+    proxy.reload().await.expect(200);
+    let mut second = model.next_call().await;
+    answer(&mut second).await;
+    answer(&mut first).await;
+    for one in asked {
+        within("an answer", one).await.unwrap().expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_canary_at_its_limit_is_not_blamed_for_it() {
+    let v1 = Backend::named("v1").start();
+    let v2 = Backend::named("v2").does(Script::by_hand()).start();
+    let endpoints = "    endpoints: [127.0.0.1:9002]\n";
+    let limits = "    limits: { in_flight: 1, queue: 0 }\n";
+    let proxy = Proxy::with_config("canary.yaml")
+        .replace(endpoints, &format!("{endpoints}{limits}"))
+        .replace("weight: 90", "weight: 0")
+        .backends([&v1, &v2])
+        .start();
+    let path = "/v2/models/sentiment/infer";
+    let mut client = proxy.client();
+    let held = tokio::spawn(async move { client.get(path).await });
+    let mut call = v2.next_call().await;
+    for _ in 0..30 {
+        proxy.get(path).await.expect(503);
+    }
+    answer(&mut call).await;
+    within("the first", held).await.unwrap().expect(200);
+    let view = proxy.rollout("sentiment-v2").view().await;
+    assert_ne!(view["state"], "rolled_back");
+    assert_eq!(view["objectives"][0]["canary"]["bad"].as_u64().unwrap_or(0), 0);
+}
+
+/// The limit that 40 clients lead to who ask again and again, once it is as wanted and the
+/// model has seen so many `requests`.
+async fn limit_of(model: &Backend, requests: u64, is_wanted: impl Fn(u64) -> bool) -> u64 {
+    let proxy = proxy_before(model, "in_flight: auto, queue: 1000, queue_timeout: 1m").start();
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = proxy.client();
+            tokio::spawn(async move {
+                loop {
+                    client.get("/").await.expect(200);
+                }
+            })
+        })
+        .collect();
+    let limit = eventually("the limit is found", async || {
+        let limit = value(&proxy, "serin_requests_in_flight_max", &[]).await;
+        (model.requests() >= requests && is_wanted(limit)).then_some(limit)
+    })
+    .await;
+    for client in clients {
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled(), "a client got another answer");
+    }
+    limit
+}
+
+#[tokio::test]
+async fn a_limit_of_its_own_finds_out_what_a_model_can_do() {
+    // One at a time, 10 ms each: 40 at once take 400 ms.
+    let narrow = Backend::named("narrow").at_once(1).after(ms(10)).start();
+    // All at once, 100 ms each.
+    let wide = Backend::named("wide").after(ms(100)).start();
+    let (few, many) = tokio::join!(
+        limit_of(&narrow, 500, |limit| limit <= 8),
+        limit_of(&wide, 500, |limit| limit >= 20)
+    );
+    assert!(few >= 1 && many > few);
+    assert!(narrow.most_under_way() <= 12, "{}", narrow.most_under_way());
+}
+
+#[tokio::test]
+async fn a_body_larger_than_the_rule_takes_is_refused_before_and_while_it_comes() {
+    let model = Backend::named("model").does(Script::echoes()).start();
+    let proxy = Proxy::to(&model, "limits: { max_body: 10kB }").start();
+    let mut client = proxy.client();
+    let send = |bytes: usize, chunked: bool| {
+        let request = Request::post("/", "x".repeat(bytes));
+        if chunked { request.chunked() } else { request }
+    };
+    for chunked in [false, true] {
+        client.send(&send(10_000, chunked)).await.expect(200);
+        let answer = proxy.send(&send(10_001, chunked)).await;
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert!(answer.text().contains("max_body"), "{}", answer.text());
+    }
+    assert!(model.seen().iter().filter(|seen| seen.body.len() > 10_000).count() == 0);
+    let neutral = [("code", "413"), ("outcome", "neutral")];
+    assert_eq!(value(&proxy, "serin_attempts_total", &neutral).await, 2);
+}
