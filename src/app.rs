@@ -239,7 +239,11 @@ impl Control {
     fn start(self) -> io::Result<JoinHandle<()>> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("serin-control".to_owned());
-        thread.spawn(move || runtime.block_on(self.run()))
+        thread.spawn(move || {
+            runtime.block_on(self.run());
+            // A resolver that does not answer is not waited for.
+            runtime.shutdown_background();
+        })
     }
 
     async fn run(self) {
@@ -269,10 +273,17 @@ impl Control {
 /// How long the start waits for endpoints to be asked for the first time: a request that came
 /// before would be refused for want of an endpoint. `None` where nobody is asked.
 fn patience_of(config: &Config) -> Option<Duration> {
-    let checks = config.backends.iter().filter_map(|backend| backend.health.as_ref());
-    let longest = checks.map(|check| check.timeout).max()?;
-    Some((longest + PATIENCE_MORE).min(PATIENCE_MAX))
+    let backends = config.backends.iter();
+    let longest = backends.filter_map(|backend| {
+        let resolver = backend.dns.as_ref().map(|_| PATIENCE_DNS);
+        let asked = backend.health.as_ref().map(|check| check.timeout);
+        resolver.into_iter().chain(asked).reduce(|one, other| one + other)
+    });
+    Some((longest.max()? + PATIENCE_MORE).min(PATIENCE_MAX))
 }
+
+/// For the system's resolver.
+const PATIENCE_DNS: Duration = Duration::from_secs(2);
 
 /// For the control thread to take the answers in.
 const PATIENCE_MORE: Duration = Duration::from_millis(250);

@@ -14,6 +14,7 @@ mod quantity;
 mod raw;
 mod read;
 pub mod render;
+mod schema;
 mod tree;
 
 use std::net::SocketAddr;
@@ -130,8 +131,12 @@ impl Admin {
 pub struct Backend {
     /// Unique.
     pub name: BackendName,
-    /// May be empty: then the backend answers 503.
+    /// May be empty: then the backend answers 503, or they are found by `dns`.
     pub endpoints: Vec<SocketAddr>,
+    /// The name by which they are found.
+    pub dns: Option<DnsName>,
+    /// From one look for the name to the next.
+    pub dns_refresh: Duration,
     /// How they share requests.
     pub balance: Balance,
     /// What is spoken with its endpoints.
@@ -144,6 +149,26 @@ pub struct Backend {
     pub ejection: Option<Ejection>,
     /// How many requests may be under way; `None` is any number.
     pub limits: Option<Limits>,
+}
+
+/// A name whose addresses are endpoints, all at one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsName {
+    /// As DNS knows it.
+    pub host: String,
+    /// Of every endpoint.
+    pub port: u16,
+}
+
+impl std::fmt::Display for DnsName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl Backend {
+    /// Where the config does not say how often a name is looked up.
+    pub const DNS_REFRESH: Duration = Duration::from_secs(5);
 }
 
 /// Hostnames and the rules for them.
@@ -182,5 +207,5 @@ pub struct Rule {
 
 /// The JSON Schema of a config file, for editors.
 pub fn schema() -> serde_json::Value {
-    raw::schema()
+    schema::schema()
 }

@@ -6,14 +6,13 @@
 mod tls;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde_json::Value;
 
 use crate::config::quantity::{
-    BalanceWord, CidrText, CookieName, Count, Endpoint, ErrorLimit, FieldName, FieldValue,
-    FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress, MethodName, Name,
-    ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent, Protocol,
-    QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span, SpanOrZero,
-    Target, Text, UntilWord, VersionText, WebhookUrl,
+    BalanceWord, CidrText, CookieName, Count, DnsTarget, Endpoint, ErrorLimit, FieldName,
+    FieldValue, FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress,
+    MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
+    Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span,
+    SpanOrZero, Target, Text, UntilWord, VersionText, WebhookUrl,
 };
 pub use crate::config::raw::tls::{CertificateFiles, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
@@ -104,11 +103,15 @@ maps! {
     }
 
     /// One model version.
-    Backend later ["service" "dns" "warm_up" "probe" "tls"] {
+    Backend later ["service" "warm_up" "probe" "tls"] {
         /// Unique among backends.
         must name: As<Name>,
         /// IP addresses with ports, at most 1024. An empty list answers 503.
         may endpoints: Vec<At<As<Endpoint>>>,
+        /// Instead of `endpoints`: a name whose addresses are the endpoints, and their port.
+        may dns: As<DnsTarget>,
+        /// From one look for the name to the next, a tenth more or less; 1s at least.
+        may dns_refresh: As<Span> = "5s",
         /// How Serin speaks to the endpoints: `http1`, `http2`, or what TLS chooses with `auto`.
         may protocol: As<Protocol> = "http1",
         /// How the endpoints share requests: `peak_ewma`, `least_request`, `round_robin` or `hash`.
@@ -455,45 +458,4 @@ maps! {
         /// The share that must be good, above 0% and below 100%.
         must min: As<Rate>,
     }
-}
-
-/// How many entries a list or a map has at least and at most, for the JSON Schema alone:
-/// the checks say it in words.
-const COUNTS: [(&str, u32, Option<u32>); 18] = [
-    ("/properties/listeners", 1, None),
-    ("/properties/backends", 1, None),
-    ("/properties/routes", 1, None),
-    ("/$defs/Backend/properties/endpoints", 0, Some(1024)),
-    ("/$defs/Route/properties/hostnames", 1, None),
-    ("/$defs/Route/properties/rules", 1, None),
-    ("/$defs/Rule/properties/matches", 1, None),
-    ("/$defs/Rule/properties/backends", 1, None),
-    ("/$defs/Mirror/properties/methods", 1, None),
-    ("/$defs/Rollout/properties/objectives", 1, Some(8)),
-    ("/$defs/Rollout/properties/steps", 1, Some(50)),
-    ("/$defs/Step", 1, None),
-    ("/$defs/Step/properties/methods", 1, None),
-    ("/$defs/Objective/properties/latency/anyOf/1", 1, Some(1)),
-    ("/$defs/ListenerTls/properties/certificates", 1, Some(64)),
-    ("/$defs/ClientMatch", 1, Some(1)),
-    ("/$defs/Path", 1, Some(1)),
-    ("/$defs/Sticky", 1, Some(1)),
-];
-
-/// The JSON Schema of the file.
-pub(super) fn schema() -> Value {
-    let mut schema = SchemaGenerator::default().into_root_schema_for::<File>().to_value();
-    schema["title"] = "Serin config".into();
-    for (pointer, min, max) in COUNTS {
-        let Some(part) = schema.pointer_mut(pointer) else {
-            debug_assert!(false, "the schema has no {pointer}");
-            continue;
-        };
-        let what = if part["type"] == "array" { "Items" } else { "Properties" };
-        part[format!("min{what}")] = min.into();
-        if let Some(max) = max {
-            part[format!("max{what}")] = max.into();
-        }
-    }
-    schema
 }

@@ -359,6 +359,7 @@ impl Controller {
                 endpoints: self.roster.gauges(),
                 certificates: self.certificates.gauges(),
                 limits: self.roster.limits(),
+                searches: self.roster.searches(),
             },
         };
         self.status.send_replace(Arc::new(status));

@@ -130,9 +130,12 @@ fn range(range: &Cidr) -> Value {
 }
 
 fn backend(backend: &Backend) -> Value {
+    let refresh = duration_text(backend.dns_refresh);
     map([
         ("name", backend.name.as_str().into()),
-        ("endpoints", json!(backend.endpoints)),
+        ("endpoints", if backend.dns.is_none() { json!(backend.endpoints) } else { Value::Null }),
+        ("dns", json!(backend.dns.as_ref().map(ToString::to_string))),
+        ("dns_refresh", backend.dns.as_ref().map_or(Value::Null, |_| refresh.into())),
         ("balance", backend.balance.as_str().into()),
         ("protocol", backend.protocol.as_str().into()),
         ("slow_start", backend.slow_start.map_or(Value::Null, |span| duration_text(span).into())),

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
+use crate::control::roster::Report;
 use crate::traffic::health::{HealthCheck, Probe};
 
 /// Bytes of an answer that are read.
@@ -23,11 +24,11 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// What came of asking; the error is for people.
 #[derive(Debug)]
-pub struct Report {
+pub struct Answer {
     /// Which asking it was.
     pub id: u64,
     /// Whether the endpoint is well.
-    pub answer: Result<(), String>,
+    pub well: Result<(), String>,
 }
 
 /// Asks `address` until the handle is dropped.
@@ -44,8 +45,8 @@ pub fn start(
         loop {
             let began = clock.now();
             let asked = tokio::time::timeout(check.timeout, ask(&check.probe, address)).await;
-            let answer = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-            if reports.send(Report { id, answer }).await.is_err() {
+            let well = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            if reports.send(Report::Health(Answer { id, well })).await.is_err() {
                 return;
             }
             let wait =

@@ -8,6 +8,7 @@ pub mod body;
 pub mod build;
 pub mod certificates;
 pub mod controller;
+pub mod discovery;
 pub mod dump;
 pub mod feedback;
 pub mod health;

@@ -12,7 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::control::health::{self, Report};
+use crate::control::discovery::{self, Found};
+use crate::control::health;
 use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
@@ -23,6 +24,15 @@ use crate::telemetry::signs::{Read, Signs};
 use crate::traffic::ejection::{Candidate, Record, in_rotation, look};
 use crate::traffic::health::Health;
 use crate::units::Tick;
+
+/// What came of asking, in the background.
+#[derive(Debug)]
+pub enum Report {
+    /// Whether an endpoint is well.
+    Health(health::Answer),
+    /// Which endpoints there are.
+    Found(Found),
+}
 
 /// Reports that wait for the controller. When full, whoever asks an endpoint waits.
 const REPORTS_MAX: usize = 1024;
@@ -45,6 +55,19 @@ struct Pool {
     settings: config::Backend,
     members: Vec<Member>,
     throttle: Option<Throttle>,
+    search: Search,
+}
+
+/// The search for a backend's endpoints; idle where the config lists them.
+#[derive(Debug, Default)]
+struct Search {
+    asking: Option<(u64, AbortOnDropHandle<()>)>,
+    /// It was there at Serin's start.
+    is_old: bool,
+    /// Asked at least once, whatever came of it.
+    is_known: bool,
+    /// The last answer was none.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -78,9 +101,9 @@ impl Roster {
         let mut roster = Self { workers, alarm, clock, pools, reports, next_id: 0, gauges };
         let now = clock.now();
         roster.take_over(config, now);
-        for member in roster.pools.iter_mut().flat_map(|pool| &mut pool.members) {
-            member.is_old = true;
-            member.since = None;
+        for pool in &mut roster.pools {
+            pool.search.is_old = true;
+            pool.members.iter_mut().for_each(Member::set_old);
         }
         roster.settle(now);
         (roster, reported)
@@ -93,7 +116,13 @@ impl Roster {
             let old = before.iter().position(|pool| pool.settings.name == settings.name);
             let mut old = old.map(|index| before.swap_remove(index));
             let same_check = old.as_ref().is_some_and(|old| old.settings.health == settings.health);
-            let members = settings.endpoints.iter().map(|address| {
+            let same_name = old.as_ref().is_some_and(|old| old.settings.dns == settings.dns);
+            let addresses = match (&settings.dns, &old) {
+                (Some(_), Some(old)) => old.members.iter().map(|one| one.address).collect(),
+                (Some(_), None) => Vec::new(),
+                (None, _) => settings.endpoints.clone(),
+            };
+            let members = addresses.iter().map(|address| {
                 let known = old.as_mut().and_then(|pool| pool.leave(*address));
                 let mut member =
                     known.unwrap_or_else(|| Member::new(*address, self.signs(settings), now));
@@ -105,12 +134,15 @@ impl Roster {
                 member
             });
             let members = members.collect();
-            let throttle = old.and_then(|pool| pool.throttle);
+            let (throttle, search) = old.map(|pool| (pool.throttle, pool.search)).unzip();
+            let throttle = throttle.flatten();
             let throttle = settings.limits.map(|limits| match throttle {
                 Some(throttle) => throttle.with(limits, now),
                 None => Throttle::new(limits, self.workers, now),
             });
-            self.pools.push(Pool { settings: settings.clone(), members, throttle });
+            // What another name led to serves until this one has an answer.
+            let search = search.filter(|_| same_name).unwrap_or_default();
+            self.pools.push(Pool { settings: settings.clone(), members, throttle, search });
         }
     }
 
@@ -122,6 +154,12 @@ impl Roster {
     /// Begins to ask who is to be asked and is not. Within the control plane's runtime only.
     pub fn ask(&mut self) {
         for pool in &mut self.pools {
+            if let (Some(name), None) = (&pool.settings.dns, &pool.search.asking) {
+                let (id, every) = (self.next_id, pool.settings.dns_refresh);
+                self.next_id += 1;
+                let asking = discovery::start(id, name.clone(), every, self.reports.clone());
+                pool.search.asking = Some((id, asking));
+            }
             let Some(check) = &pool.settings.health else { continue };
             for member in pool.members.iter_mut().filter(|member| member.asking.is_none()) {
                 let (id, reports) = (self.next_id, self.reports.clone());
@@ -134,22 +172,54 @@ impl Roster {
 
     /// Whether everyone who is to be asked has answered once, or has not.
     pub fn is_known(&self) -> bool {
-        let mut asked = self.pools.iter().filter(|pool| pool.settings.health.is_some());
-        asked.all(|pool| pool.members.iter().all(|member| member.health.is_known()))
+        self.pools.iter().all(|pool| {
+            let is_found = pool.settings.dns.is_none() || pool.search.is_known;
+            let is_asked = pool.settings.health.is_some();
+            is_found && pool.members.iter().all(|member| !is_asked || member.health.is_known())
+        })
     }
 
-    /// Takes in what came of asking.
-    pub fn take_in(&mut self, report: Report) {
+    /// Takes in what came of asking. Call [`Self::ask`] then: there may be new ones.
+    pub fn take_in(&mut self, report: Report, now: Tick) {
+        match report {
+            Report::Health(answer) => self.take_in_health(answer),
+            Report::Found(found) => self.take_in_found(found, now),
+        }
+    }
+
+    fn take_in_health(&mut self, answer: health::Answer) {
         for pool in &mut self.pools {
             let Some(check) = &pool.settings.health else { continue };
             let of = |member: &Member| member.asking.as_ref().map(|(id, _)| *id);
-            let found = pool.members.iter_mut().find(|member| of(member) == Some(report.id));
+            let found = pool.members.iter_mut().find(|member| of(member) == Some(answer.id));
             if let Some(member) = found {
-                member.health = member.health.observe(report.answer.is_ok(), check);
-                member.complaint = report.answer.err().unwrap_or_default();
+                member.health = member.health.observe(answer.well.is_ok(), check);
+                member.complaint = answer.well.err().unwrap_or_default();
                 return;
             }
         }
+    }
+
+    fn take_in_found(&mut self, found: Found, now: Tick) {
+        let of = |pool: &Pool| pool.search.asking.as_ref().map(|(id, _)| *id);
+        let Some(index) = self.pools.iter().position(|pool| of(pool) == Some(found.id)) else {
+            return;
+        };
+        let signs = || self.signs(&self.pools[index].settings);
+        let addresses = match found.answer {
+            Ok(addresses) => addresses,
+            Err(error) => return self.pools[index].not_found(&error),
+        };
+        let known = |address| self.pools[index].members.iter().any(|one| one.address == address);
+        let new = addresses.iter().filter(|address| !known(**address));
+        let new: Vec<_> = new.map(|address| Member::new(*address, signs(), now)).collect();
+        let pool = &mut self.pools[index];
+        pool.members.retain(|member| addresses.contains(&member.address));
+        pool.members.extend(new);
+        if pool.search.is_old && !pool.search.is_known {
+            pool.members.iter_mut().for_each(Member::set_old);
+        }
+        (pool.search.is_known, pool.search.failed) = (true, false);
     }
 
     /// Looks at how long answers took, and gives backends as much as they can do. Call at the
@@ -248,6 +318,12 @@ impl Roster {
         pool.into_iter().flat_map(|pool| &pool.members)
     }
 
+    /// For the metrics: of each backend that is found by name, whether that works.
+    pub fn searches(&self) -> Vec<(BackendName, bool)> {
+        let found = self.pools.iter().filter(|pool| pool.settings.dns.is_some());
+        found.map(|pool| (pool.settings.name.clone(), !pool.search.failed)).collect()
+    }
+
     /// For the metrics.
     pub fn gauges(&self) -> Arc<Vec<EndpointGauge>> {
         Arc::clone(&self.gauges)
@@ -266,6 +342,15 @@ impl Pool {
         let pairs = self.members.iter().map(|member| (is_well(member), member.record.is_out()));
         let pairs: Vec<_> = pairs.collect();
         in_rotation(&self.settings.ejection.unwrap_or_default(), &pairs)
+    }
+
+    /// Keeps what is known.
+    fn not_found(&mut self, error: &str) {
+        self.search.is_known = true;
+        if !std::mem::replace(&mut self.search.failed, true) {
+            let (backend, count) = (&self.settings.name, self.members.len());
+            tracing::warn!(%backend, error, "DNS fails: {count} endpoints stay as they were");
+        }
     }
 
     /// Takes a member out of here.
@@ -300,6 +385,12 @@ impl Member {
         }
     }
 
+    /// It has been there since Serin's start.
+    fn set_old(&mut self) {
+        self.is_old = true;
+        self.since = None;
+    }
+
     /// Says aloud that it goes or comes.
     fn tell(&self, settings: &config::Backend, serves: bool) {
         let (backend, endpoint) = (&settings.name, self.address);
@@ -313,3 +404,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ pub struct Gauges {
     pub certificates: Vec<CertificateGauge>,
     /// Each backend that has limits.
     pub limits: Vec<LimitGauge>,
+    /// Each backend that is found by name, and whether that works.
+    pub searches: Vec<(BackendName, bool)>,
 }
 
 /// What is told of a backend with limits.
@@ -91,6 +93,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     in_flight(&mut text, &legs, &mirrors);
     copies(&mut text, &mirrors);
     endpoints(&mut text, &gauges.endpoints);
+    searches(&mut text, &gauges.searches);
     limits(&mut text, &gauges.limits, &legs);
     rollouts(&mut text, &gauges.rollouts);
     tls(&mut text, registry, &gauges.certificates);
@@ -231,6 +234,14 @@ fn endpoints(text: &mut Text, endpoints: &[EndpointGauge]) {
     family("serin_endpoint_healthy", "Whether the endpoint gets requests.", |one| one.serves);
     let help = "Whether the endpoint failed too often, and gets no requests for a while.";
     family("serin_endpoint_ejected", help, |one| one.is_out);
+}
+
+fn searches(text: &mut Text, searches: &[(BackendName, bool)]) {
+    let name = "serin_discovery_successful";
+    text.family(name, GAUGE, "Whether the last search for a backend's endpoints found any.");
+    for (backend, successful) in searches {
+        text.sample(name, &[("backend", backend)], u8::from(*successful));
+    }
 }
 
 fn limits(text: &mut Text, limits: &[LimitGauge], legs: &Legs) {

@@ -149,6 +149,11 @@ impl Backend {
         self.shared.open.load(SeqCst)
     }
 
+    /// Requests that are there now.
+    pub fn under_way(&self) -> u64 {
+        self.shared.under_way.load(SeqCst)
+    }
+
     /// The most requests that were there at once.
     pub fn most_under_way(&self) -> u64 {
         self.shared.most_under_way.load(SeqCst)

@@ -316,3 +316,20 @@ async fn the_health_protocol_of_grpc_is_understood() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn endpoints_are_found_by_name() {
+    let model = Backend::named("a").start();
+    let endpoints = format!("endpoints: [{}]", model.address);
+    let dns = format!("dns: \"localhost:{}\"", model.address.port());
+    let proxy = Proxy::to(&model, "").replace(&endpoints, &dns).start();
+    // From the first request on: the start waits for the first answer.
+    proxy.get("/").await.expect(200);
+    let metrics = proxy.metrics().await;
+    assert!((metrics.value("serin_discovery_successful", &[("backend", MODEL)]) - 1.0).abs() < 0.1);
+    // Both families of one machine are one endpoint.
+    assert!((metrics.value("serin_endpoint_healthy", &[("backend", MODEL)]) - 1.0).abs() < 0.1);
+
+    let nowhere = Proxy::to(&model, "").replace(&endpoints, "dns: \"nowhere.invalid:80\"").start();
+    nowhere.get("/").await.expect(503);
+}

@@ -17,6 +17,7 @@ mod proxy_protocol;
 mod reload;
 mod request_path;
 mod rollback;
+mod rolling;
 mod routing;
 mod split;
 mod steps;

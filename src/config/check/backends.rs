@@ -10,7 +10,7 @@ use crate::config::check::ports::reaches;
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
 use crate::config::raw;
-use crate::config::read::{At, Form, Given, missing};
+use crate::config::read::{At, Form, Given};
 use crate::config::tree::{NodeId, shown};
 use crate::config::{Backend, Listener};
 use crate::names::BackendName;
@@ -21,6 +21,9 @@ use crate::units::duration_text;
 
 /// Endpoints of one backend.
 const ENDPOINTS_MAX: usize = 1024;
+
+/// More often the resolver would be busy with it.
+const DNS_REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// More often a model server would be busy with saying that it is well.
 const HEALTH_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -35,6 +38,8 @@ impl Checker<'_> {
             let name = self.own_name(&raw.name, &mut seen);
             let protocol = self.value(&raw.protocol).unwrap_or_default();
             let endpoints = self.endpoints(at.id, raw);
+            let dns = self.value(&raw.dns);
+            let dns_refresh = self.dns_refresh(raw);
             let balance = self.value(&raw.balance).unwrap_or_default();
             let slow_start = self.value(&raw.slow_start);
             let health = raw.health.found().and_then(|(id, raw)| self.health(id, raw));
@@ -47,6 +52,8 @@ impl Checker<'_> {
                 backends.push(Backend {
                     name,
                     endpoints,
+                    dns,
+                    dns_refresh,
                     balance,
                     protocol,
                     slow_start,
@@ -60,9 +67,8 @@ impl Checker<'_> {
     }
 
     fn endpoints(&mut self, id: NodeId, raw: &raw::Backend) -> Vec<SocketAddr> {
-        if !raw.endpoints.is_there() && !raw.faulty {
-            missing(id, "endpoints", self.report);
-        }
+        let there = [("endpoints", raw.endpoints.is_there()), ("dns", raw.dns.is_there())];
+        self.exactly_one(id, &there, raw.faulty);
         self.at_most(&raw.endpoints, ENDPOINTS_MAX, "split them over several backends");
         if raw.endpoints.get().is_some_and(Vec::is_empty) {
             let message = "without endpoints, every request for this backend is answered 503";
@@ -79,6 +85,18 @@ impl Checker<'_> {
             endpoints.push(endpoint);
         }
         endpoints
+    }
+
+    fn dns_refresh(&mut self, raw: &raw::Backend) -> Duration {
+        let Some((id, refresh)) = self.placed(&raw.dns_refresh) else {
+            return Backend::DNS_REFRESH;
+        };
+        if refresh < DNS_REFRESH_MIN {
+            let message = format!("`{}` is less than 1s", duration_text(refresh));
+            let help = "write how often the name is looked up, as in `5s`";
+            self.report.add(id, Code::Duration, message, help);
+        }
+        refresh
     }
 
     fn health(&mut self, id: NodeId, raw: &raw::Health) -> Option<HealthCheck> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use http::Uri;
 use schemars::{Schema, json_schema};
 
+use crate::config::DnsName;
 use crate::config::defect::Code;
 use crate::config::quantity::{Fault, Quantity, text_schema};
 use crate::config::tree::Scalar;
@@ -91,7 +92,7 @@ impl Quantity for Endpoint {
             return Err(Fault::of(Code::Address, scalar, "is a URL, not an endpoint", help));
         }
         if letters && host.parse::<IpAddr>().is_err() && !host.starts_with('[') {
-            let help = "write IP addresses; finding them by DNS name is not supported yet";
+            let help = "write IP addresses, or `dns: NAME:PORT` instead of `endpoints`";
             return Err(Fault::of(Code::Address, scalar, "is a hostname, not an IP address", help));
         }
         let help = without_port(&scalar.text, "9000");
@@ -100,6 +101,40 @@ impl Quantity for Endpoint {
 
     fn schema() -> Schema {
         text_schema(ADDRESS_PATTERN, "10.0.0.7:9000")
+    }
+}
+
+/// A hostname and the port of the endpoints that it leads to.
+pub struct DnsTarget;
+
+impl Quantity for DnsTarget {
+    type Value = DnsName;
+
+    fn parse(scalar: &Scalar) -> Result<DnsName, Fault> {
+        let fault = |what: &str, help: &str| Fault::of(Code::Address, scalar, what, help);
+        let help = "write a name and a port, as in `embeddings.models.svc.cluster.local:8080`";
+        let Some((host, port)) = scalar.text.rsplit_once(':') else {
+            return Err(fault("has no port", help));
+        };
+        if host.parse::<IpAddr>().is_ok() || host.starts_with('[') {
+            return Err(fault("is an address, not a name", "write it under `endpoints`"));
+        }
+        let is_label = |label: &str| {
+            let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+            (1..=63).contains(&label.len()) && label.bytes().all(inner)
+        };
+        let name = host.strip_suffix('.').unwrap_or(host);
+        if name.len() > 253 || !name.split('.').all(is_label) {
+            return Err(fault("is not a name of DNS with a port", help));
+        }
+        match port.parse() {
+            Ok(port) if port > 0 => Ok(DnsName { host: host.to_owned(), port }),
+            _ => Err(fault("has no port from 1 to 65535", help)),
+        }
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[A-Za-z0-9._-]+:[0-9]{1,5}$", "embeddings.models.svc.cluster.local:8080")
     }
 }
 

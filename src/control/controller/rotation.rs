@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::control::controller::Controller;
-use crate::control::health::Report;
+use crate::control::roster::Report;
 use crate::control::running::Counting;
 use crate::units::Tick;
 
@@ -57,11 +57,13 @@ impl Controller {
 
     /// Takes in reports, this one and those behind it: many at once are one change.
     pub(super) fn hear(&mut self, first: Report) {
-        self.roster.take_in(first);
+        let now = self.now();
+        self.roster.take_in(first, now);
         while let Some(report) = self.reports.at_once() {
-            self.roster.take_in(report);
+            self.roster.take_in(report, now);
         }
-        if self.rotate(self.now()) {
+        self.roster.ask();
+        if self.rotate(now) {
             self.tell();
         }
         if self.roster.is_known()

@@ -62,7 +62,16 @@ fn gauges() -> Gauges {
     let certificates = vec![certificate("listener", "https"), certificate("backend", "v2")];
     let limit = LimitGauge { backend: "sentiment-v2".into(), in_flight_max: 32, waiting: 5 };
     let (rollouts, limits) = (vec![rollout], vec![limit]);
-    Gauges { reload_successful: true, generation: 3, rollouts, endpoints, certificates, limits }
+    let searches = vec![("sentiment-v2".into(), true)];
+    Gauges {
+        reload_successful: true,
+        generation: 3,
+        rollouts,
+        endpoints,
+        certificates,
+        limits,
+        searches,
+    }
 }
 
 #[test]
