@@ -24,7 +24,7 @@ use crate::config::load::{self, Loaded};
 use crate::config::{self, Config};
 use crate::control::admin::{self, AdminState, Readiness, Token};
 use crate::control::certificates::Certificates;
-use crate::control::controller::Controller;
+use crate::control::controller::{Controller, Memory};
 use crate::control::ledger::{Ledger, LedgerError};
 use crate::control::{COMMANDS_MAX, Command, reload};
 use crate::names::ListenerName;
@@ -117,6 +117,7 @@ impl App {
         let metrics = config.metrics.map(|address| bind(address, "metrics")).transpose()?;
         // After the sockets: a second Serin started by mistake must not touch the first one's.
         let ledger = Ledger::open(config.state_file.clone())?;
+        let memory = Memory::start(ledger).map_err(StartError::Thread)?;
         let (metrics_socket, metrics) = metrics.unzip();
 
         let registry = Arc::new(Registry::new(workers));
@@ -126,7 +127,7 @@ impl App {
             path.to_owned(),
             loaded,
             Arc::clone(&registry),
-            ledger,
+            memory,
             certificates,
         );
         let (known, all_known) = std::sync::mpsc::sync_channel(1);

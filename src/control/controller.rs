@@ -7,6 +7,7 @@ mod asked;
 mod reloading;
 mod rotation;
 mod saving;
+mod telling;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,12 +23,14 @@ use crate::config::defect::Defect;
 use crate::config::load::Loaded;
 use crate::control::certificates::{self, Certificates};
 use crate::control::controller::rotation::Reports;
+use crate::control::controller::saving::{Reply, Saving};
+use crate::control::disk::Disk;
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
 use crate::control::notify::Notifier;
 use crate::control::roster::Roster;
 use crate::control::running::{Counting, Running};
-use crate::control::{Command, Status, build, report};
+use crate::control::{Command, Status, build};
 use crate::rollout::judge::SLOT;
 use crate::rollout::machine::Effect;
 use crate::rollout::record::{Change, Packed, Record, What};
@@ -42,6 +45,33 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause between two looks into open slots: failures of one burst are seen together.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// What outlives the process.
+#[derive(Debug)]
+pub struct Memory {
+    /// How rollouts stand.
+    pub ledger: Ledger,
+    /// How they came there.
+    pub journal: Journal,
+    /// Who writes both; `None` is memory only.
+    pub disk: Option<Disk>,
+}
+
+impl Memory {
+    /// Starts the thread that writes, if there is something to write to.
+    pub fn start(ledger: Ledger) -> std::io::Result<Self> {
+        let mut journal = Journal::open(ledger.path());
+        let mut disk = None;
+        if let Some(path) = ledger.path().map(ToOwned::to_owned) {
+            journal.hand_over(|file| {
+                let started = Disk::start(path, file)?;
+                disk = Some(started.clone());
+                std::io::Result::Ok(started)
+            })?;
+        }
+        Ok(Self { ledger, journal, disk })
+    }
+}
 
 /// The one task that owns the snapshot.
 #[derive(Debug)]
@@ -63,8 +93,7 @@ pub struct Controller {
     ledger: Ledger,
     journal: Journal,
     notifier: Notifier,
-    /// Something ended that is not on disk yet.
-    unsaved: bool,
+    saving: Saving,
     alarm: Arc<Alarm>,
     rollouts: Vec<Running>,
     roster: Roster,
@@ -72,15 +101,16 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Publishes the first snapshot. Rollouts go on as `ledger` remembers them.
+    /// Publishes the first snapshot. Rollouts go on as they are remembered.
     pub fn new(
         clock: Clock,
         path: PathBuf,
         loaded: Loaded,
         registry: Arc<Registry>,
-        ledger: Ledger,
+        memory: Memory,
         certificates: Certificates,
     ) -> Self {
+        let Memory { ledger, journal, disk } = memory;
         let alarm = Arc::new(Alarm::default());
         let config = Arc::new(loaded.config);
         let now = (clock.now(), rfc3339(clock));
@@ -106,7 +136,6 @@ impl Controller {
             told: Arc::default(),
             gauges: Gauges::default(),
         };
-        let journal = Journal::open(config.state_file.as_deref());
         let files = watch::channel(certificates::files(&config)).0;
         let mut controller = Self {
             clock,
@@ -124,7 +153,7 @@ impl Controller {
             ledger,
             journal,
             notifier: Notifier::default(),
-            unsaved: false,
+            saving: Saving::new(disk),
             alarm,
             rollouts,
             roster,
@@ -166,6 +195,7 @@ impl Controller {
         saves.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let alarm = Arc::clone(&self.alarm);
         self.roster.ask();
+        let mut disk = self.saving.done();
         loop {
             tokio::select! {
                 _ = slots.tick() => self.close_slot(),
@@ -174,6 +204,7 @@ impl Controller {
                     tokio::time::sleep(LOOK_PAUSE).await;
                 }
                 Some(report) = self.reports.next() => self.hear(report),
+                done = saving::next(&mut disk) => self.disk_did(&done),
                 _ = saves.tick() => self.save_all(),
                 Some(command) = commands.recv() => self.obey(command),
                 () = stop.cancelled() => break,
@@ -181,7 +212,7 @@ impl Controller {
         }
         // What came since the last slot's end may be what decides.
         self.close_slot();
-        self.save_all();
+        self.save_at_the_end(disk).await;
     }
 
     /// What a record of `rollout` is, `now`.
@@ -234,15 +265,13 @@ impl Controller {
             if effect.is_none() && self.rollouts[index].state().as_str() != before {
                 self.note(index, now);
             }
-            self.act(index, now, effect);
+            self.act(index, now, effect, None);
         }
         self.measure_bodies();
         self.roster.look(now);
         self.roster.throttle(now);
         self.rotate(now);
-        if self.unsaved {
-            self.save();
-        }
+        self.go_on_saving(now);
         self.tell();
     }
 
@@ -274,14 +303,14 @@ impl Controller {
         for index in 0..self.rollouts.len() {
             if let Some((counts, effect)) = self.rollouts[index].look(now) {
                 self.write(index, now, What::Looked { slot: Packed::new(now, &counts) });
-                self.act(index, now, effect);
+                self.act(index, now, effect, None);
                 self.tell();
             }
         }
     }
 
     /// Weights first, then the ledger, then words.
-    fn act(&mut self, index: usize, now: Tick, effect: Option<Effect>) {
+    fn act(&mut self, index: usize, now: Tick, effect: Option<Effect>, reply: Option<Reply>) {
         let Some(effect) = effect else { return };
         let counting =
             Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
@@ -300,25 +329,31 @@ impl Controller {
         }
         self.publish();
         self.ledger.remember(self.rollouts[index].entry());
-        self.unsaved = true;
-        self.save();
         if effect == Effect::Restarted {
             self.begin(index, now);
         }
-        self.note(index, now);
-        report::change(&self.rollouts[index].view(&self.config), effect);
+        let record = self.change(index, now);
+        let name = self.rollouts[index].plan().name.clone();
+        self.tell_when_saved((name, now), (record, effect), reply);
+    }
+
+    /// Writes down how a rollout stands.
+    fn change(&mut self, index: usize, now: Tick) -> Record {
+        let failing = self.rollouts[index].failing();
+        let change = Change { failing, ..Change::of(self.rollouts[index].release()) };
+        let record = self.record(index, now, What::Changed(change));
+        self.journal.append_after_slots(&record);
+        record
     }
 
     /// Writes down how a rollout stands, and tells who wants to know.
     fn note(&mut self, index: usize, now: Tick) {
-        let failing = self.rollouts[index].failing();
-        let change = Change { failing, ..Change::of(self.rollouts[index].release()) };
-        let record = self.record(index, now, What::Changed(change));
+        let record = self.change(index, now);
         let rollout = &self.rollouts[index].plan().name;
         if let Some(around) = self.config.around(rollout) {
             self.notifier.tell(&around.webhooks, &record);
         }
-        self.journal.write(record);
+        self.journal.keep(record);
     }
 
     /// In whole milliseconds, so that a moment survives being written down.
@@ -335,34 +370,6 @@ impl Controller {
         let next = build::snapshot(config, self.generation, counting, certificates, &standing);
         drop(standing);
         self.publisher.publish(next);
-    }
-
-    /// Shows how things stand.
-    fn tell(&mut self) {
-        let config = &self.config;
-        let views: Vec<_> = self.rollouts.iter().map(|one| one.view(config)).collect();
-        let pairs = self.rollouts.iter().zip(&views);
-        let gauges = pairs.map(|(rollout, view)| rollout.gauges(view)).collect();
-        let status = Status {
-            config: Arc::clone(&self.config),
-            origin: self.path.display().to_string(),
-            hash: self.hash.clone(),
-            generation: self.generation,
-            loaded_at: self.loaded_at.clone(),
-            last_error: self.last_error.clone(),
-            rollouts: views,
-            told: self.journal.told(),
-            gauges: Gauges {
-                reload_successful: self.last_error.is_empty(),
-                generation: self.generation,
-                rollouts: gauges,
-                endpoints: self.roster.gauges(),
-                certificates: self.certificates.gauges(),
-                limits: self.roster.limits(),
-                searches: self.roster.searches(),
-            },
-        };
-        self.status.send_replace(Arc::new(status));
     }
 }
 

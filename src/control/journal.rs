@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::control::disk::{Disk, Job};
 use crate::rollout::record::{Packed, Record, What};
 
 /// A file is put aside when it is larger, and the one put aside before is deleted: a busy
@@ -24,14 +25,34 @@ const SLOTS_MAX: usize = 40;
 /// Writes down everything that moves a rollout.
 #[derive(Debug)]
 pub struct Journal {
-    /// `None` is memory only.
-    path: Option<PathBuf>,
-    file: Option<File>,
+    place: Place,
     bytes: u64,
     bytes_max: u64,
     /// Judged, but not yet written.
     slots: Vec<(Record, Vec<Packed>)>,
     told: Arc<VecDeque<Record>>,
+    /// Lines were left out: what comes next has to stand for itself.
+    lost: bool,
+}
+
+/// Where lines go.
+#[derive(Debug)]
+enum Place {
+    /// Nowhere: memory only.
+    Memory,
+    /// Into a file, here and now.
+    File(JournalFile),
+    /// To the thread that writes.
+    Disk(Disk),
+}
+
+/// The file of a journal.
+#[derive(Debug)]
+pub struct JournalFile {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+    bytes_max: u64,
     /// Of the last write, so that a full disk is told once.
     failed: bool,
 }
@@ -44,23 +65,35 @@ impl Journal {
 
     fn open_bounded(path: Option<PathBuf>, bytes_max: u64) -> Self {
         let mut journal = Self {
-            path,
-            file: None,
+            place: Place::Memory,
             bytes: 0,
             bytes_max,
             slots: Vec::new(),
             told: Arc::default(),
-            failed: false,
+            lost: false,
         };
-        if let Some(path) = journal.path.clone() {
-            for path in [aside(&path), path] {
+        if let Some(path) = path {
+            for path in [aside(&path), path.clone()] {
                 // One that is not there yet, or cannot be read, has nothing to tell.
                 let _ = journal.recall(&path);
             }
-            let reopened = journal.reopen();
-            journal.check(reopened);
+            let file = JournalFile::open(path, bytes_max);
+            journal.bytes = file.bytes;
+            journal.place = Place::File(file);
         }
         journal
+    }
+
+    /// From here on `start` is given the file, and its thread does the writing.
+    pub fn hand_over<E>(
+        &mut self,
+        start: impl FnOnce(JournalFile) -> Result<Disk, E>,
+    ) -> Result<(), E> {
+        match std::mem::replace(&mut self.place, Place::Memory) {
+            Place::File(file) => self.place = Place::Disk(start(file)?),
+            other => self.place = other,
+        }
+        Ok(())
     }
 
     /// Changes and words, oldest first.
@@ -93,27 +126,38 @@ impl Journal {
         }
     }
 
-    /// Writes `record` after everything that came before it. A change is on disk afterwards.
+    /// Writes `record` after everything that came before it, and keeps it to be told.
     pub fn write(&mut self, record: Record) {
-        self.flush();
-        self.append(&record);
-        if matches!(record.what, What::Changed(_)) {
-            let synced = self.file.as_ref().map_or(Ok(()), File::sync_data);
-            self.check(synced);
-        }
+        self.append_after_slots(&record);
         self.keep(record);
     }
 
-    /// Puts a full file aside. Then it is for the caller to write how every rollout begins.
+    /// Writes `record` after everything that came before it. It is told when it is
+    /// [kept](Self::keep).
+    pub fn append_after_slots(&mut self, record: &Record) {
+        self.flush();
+        self.append(record);
+    }
+
+    /// Puts a full file aside. `true`: it is for the caller to write how every rollout begins.
     #[must_use]
     pub fn rotate(&mut self) -> bool {
-        let Some(path) = &self.path else { return false };
-        if self.bytes < self.bytes_max {
-            return false;
+        let mut anew = std::mem::take(&mut self.lost);
+        if self.bytes >= self.bytes_max {
+            let rotated = match &mut self.place {
+                Place::Memory => false,
+                Place::File(file) => {
+                    file.rotate();
+                    true
+                }
+                Place::Disk(disk) => disk.ask(Job::Rotate),
+            };
+            if rotated {
+                self.bytes = 0;
+                anew = true;
+            }
         }
-        let renamed = fs::rename(path, aside(path)).and_then(|()| self.reopen());
-        self.check(renamed);
-        !self.failed
+        anew
     }
 
     /// What was told before a restart; most of the file is slots, which nobody asks for.
@@ -131,9 +175,79 @@ impl Journal {
         Ok(())
     }
 
+    fn append(&mut self, record: &Record) {
+        // Records are made of texts and finite numbers.
+        let Ok(mut text) = serde_json::to_string(record) else { return };
+        text.push('\n');
+        self.bytes += text.len() as u64;
+        let sync = matches!(record.what, What::Changed(_));
+        match &mut self.place {
+            Place::Memory => {}
+            Place::File(file) => {
+                file.append(&text);
+                if sync {
+                    file.sync();
+                }
+            }
+            Place::Disk(disk) => {
+                if !disk.ask(Job::Lines { text, sync }) {
+                    if !self.lost {
+                        tracing::error!("the disk is too slow: the journal has a gap");
+                    }
+                    self.lost = true;
+                }
+            }
+        }
+    }
+
+    /// Keeps a change or a word, to be told.
+    pub fn keep(&mut self, record: Record) {
+        if matches!(record.what, What::Changed(_) | What::Told { .. }) {
+            let told = Arc::make_mut(&mut self.told);
+            told.push_back(record);
+            if told.len() > TOLD_MAX {
+                told.pop_front();
+            }
+        }
+    }
+}
+
+impl JournalFile {
+    /// Goes on with the file at `path`; what is wrong with it is logged.
+    pub fn open(path: PathBuf, bytes_max: u64) -> Self {
+        let mut file = Self { path, file: None, bytes: 0, bytes_max, failed: false };
+        let reopened = file.reopen();
+        file.check(reopened);
+        file
+    }
+
+    /// Adds whole lines. A file that is far too large, because it cannot be put aside, gets no
+    /// more.
+    pub fn append(&mut self, text: &str) {
+        let Some(file) = &mut self.file else { return };
+        if self.bytes > 2 * self.bytes_max {
+            self.check(Err(io::Error::other("it is full and cannot be put aside")));
+            return;
+        }
+        self.bytes += text.len() as u64;
+        let written = file.write_all(text.as_bytes());
+        self.check(written);
+    }
+
+    /// What was added is on disk afterwards.
+    pub fn sync(&mut self) {
+        let synced = self.file.as_ref().map_or(Ok(()), File::sync_data);
+        self.check(synced);
+    }
+
+    /// Puts the file aside and begins another.
+    pub fn rotate(&mut self) {
+        let renamed = fs::rename(&self.path, aside(&self.path)).and_then(|()| self.reopen());
+        self.check(renamed);
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
         self.bytes = file.seek(SeekFrom::End(0))?;
         let mut last = [b'\n'];
         if self.bytes > 0 {
@@ -148,32 +262,12 @@ impl Journal {
         Ok(())
     }
 
-    fn append(&mut self, record: &Record) {
-        let Some(file) = &mut self.file else { return };
-        let line = serde_json::to_string(record).map_err(io::Error::from);
-        let written = line.and_then(|line| {
-            self.bytes += line.len() as u64 + 1;
-            file.write_all(format!("{line}\n").as_bytes())
-        });
-        self.check(written);
-    }
-
-    fn keep(&mut self, record: Record) {
-        if matches!(record.what, What::Changed(_) | What::Told { .. }) {
-            let told = Arc::make_mut(&mut self.told);
-            told.push_back(record);
-            if told.len() > TOLD_MAX {
-                told.pop_front();
-            }
-        }
-    }
-
     fn check(&mut self, result: io::Result<()>) {
         match result {
             Ok(()) => self.failed = false,
             Err(error) => {
                 if !self.failed {
-                    let path = self.path.as_deref().unwrap_or(Path::new("")).display();
+                    let path = self.path.display();
                     tracing::error!(%path, %error, "the journal is not written");
                 }
                 self.failed = true;

@@ -163,10 +163,20 @@ impl Ledger {
     /// synced, renamed over it, and the folder synced.
     pub fn save(&self) -> Result<(), LedgerError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let document = Document { format: FORMAT, rollouts: self.entries.clone() };
-        let text = serde_json::to_string_pretty(&document).map_err(io::Error::from);
-        text.and_then(|text| replace(path, text.as_bytes()))
+        replace(path, self.content().as_bytes())
             .map_err(|source| LedgerError::Io { path: path.clone(), source })
+    }
+
+    /// Where it lies; `None` is memory only.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// What the file is to hold.
+    pub fn content(&self) -> String {
+        let document = Document { format: FORMAT, rollouts: self.entries.clone() };
+        // Entries are made of texts and finite numbers.
+        serde_json::to_string_pretty(&document).unwrap_or_default()
     }
 }
 
@@ -189,7 +199,8 @@ fn lock(path: &Path) -> Result<File, LedgerError> {
     }
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Puts `content` on disk in place of what `path` holds: whole, or not at all.
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -9,6 +9,7 @@ pub mod build;
 pub mod certificates;
 pub mod controller;
 pub mod discovery;
+pub mod disk;
 pub mod dump;
 pub mod feedback;
 pub mod health;

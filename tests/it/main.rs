@@ -5,6 +5,7 @@
 
 mod certificates;
 mod command_line;
+mod crash;
 mod endpoints;
 mod evidence;
 mod failover;

@@ -2,13 +2,12 @@
 //!
 //! Never decides whether a word makes sense: the state machine does.
 
-use crate::control::api::{RolloutView, SaidView};
-use crate::control::controller::{Controller, rfc3339};
+use crate::control::controller::Controller;
+use crate::control::controller::saving::Reply;
 use crate::control::feedback::{Heard, Said};
 use crate::control::{Command, NotDone};
 use crate::names::RolloutName;
 use crate::rollout::machine::{Effect, Word};
-use crate::rollout::record::What;
 
 impl Controller {
     /// Does what is asked.
@@ -19,7 +18,7 @@ impl Controller {
                 let _ = reply.send(self.reload());
             }
             Command::Operate { rollout, word, by, reply } => {
-                let _ = reply.send(self.operate(&rollout, word, by));
+                self.operate(&rollout, word, by, reply);
             }
             Command::Hear { said, reply } => {
                 let _ = reply.send(said.iter().map(|one| self.hear_said(one)).collect());
@@ -41,38 +40,29 @@ impl Controller {
         excuse
     }
 
-    fn operate(
-        &mut self,
-        name: &RolloutName,
-        word: Word,
-        by: Option<String>,
-    ) -> Result<RolloutView, NotDone> {
+    fn operate(&mut self, name: &RolloutName, word: Word, by: Option<String>, reply: Reply) {
         let found = self.rollouts.iter().position(|rollout| rollout.plan().name == *name);
-        let index = found.ok_or(NotDone::Unknown)?;
+        let Some(index) = found else {
+            let _ = reply.send(Err(NotDone::Unknown));
+            return;
+        };
         if word == Word::Reset && self.rollouts[index].state().has_ended() {
-            // Out of the ledger first: what is reset must not come back with a restart.
-            let plan = self.rollouts[index].plan();
-            let remembered = self.ledger.find(&plan.name, &plan.version).cloned();
-            self.ledger.forget(&plan.name, &plan.version);
-            if let Err(error) = self.ledger.save() {
-                if let Some(entry) = remembered {
-                    self.ledger.remember(entry);
-                }
-                return Err(NotDone::Failed(error.to_string()));
-            }
+            self.reset_when_saved(index, by, reply);
+            return;
         }
         let now = self.now();
-        let effect = self.rollouts[index].told(now, word);
-        if let Some(Effect::Refused(refusal)) = effect {
-            return Err(NotDone::Refused(refusal.to_string()));
+        match self.rollouts[index].told(now, word) {
+            Some(Effect::Refused(refusal)) => {
+                let _ = reply.send(Err(NotDone::Refused(refusal.to_string())));
+            }
+            None => {
+                let _ = reply.send(Ok(self.rollouts[index].view(&self.config)));
+            }
+            effect => {
+                self.was_told(index, now, word, by);
+                self.act(index, now, effect, Some(reply));
+                self.tell();
+            }
         }
-        if effect.is_some() {
-            let at = rfc3339(self.clock);
-            self.rollouts[index].was_told(SaidView { word, by: by.clone(), at });
-            self.write(index, now, What::Told { word, by });
-        }
-        self.act(index, now, effect);
-        self.tell();
-        Ok(self.rollouts[index].view(&self.config))
     }
 }

@@ -153,6 +153,10 @@ impl Controller {
             };
             self.rollouts.push(rollout);
         }
+        // Brought back, it stands where it stood.
+        for gone in &before {
+            self.ledger.remember(gone.entry());
+        }
         for gone in before.iter().filter(|rollout| rollout.is_out()) {
             tracing::warn!(
                 rollout = %gone.plan().name, version = %gone.plan().version,
