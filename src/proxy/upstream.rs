@@ -92,7 +92,7 @@ pub struct AnswerBody {
 #[derive(Debug)]
 enum Wire {
     Http1(http1::Body),
-    Http2(http2::Body),
+    Http2(Box<http2::Body>),
 }
 
 /// How a request goes to the endpoint.
@@ -285,10 +285,12 @@ impl Outbound {
                 }
                 Way::Shared(lease) => {
                     let sent = http2::send(lease, head, body, endpoint).await;
-                    sent.map(|response| response.map(Wire::Http2)).map_err(|one| {
-                        excuse = one.excuse;
-                        one.fault
-                    })
+                    sent.map(|response| response.map(|body| Wire::Http2(Box::new(body)))).map_err(
+                        |one| {
+                            excuse = one.excuse;
+                            one.fault
+                        },
+                    )
                 }
             }
         };

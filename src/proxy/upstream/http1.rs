@@ -60,7 +60,8 @@ pub struct Failed {
 pub struct Body {
     connection: Box<Connection>,
     framing: Framing,
-    upload: Option<Upload>,
+    /// Rarely there, and large.
+    upload: Option<Box<Upload>>,
     /// The endpoint lets the connection be used again, and so do we.
     keep_alive: bool,
     /// The request broke off.
@@ -181,7 +182,7 @@ impl Connection {
             response_framing(&head.method, &mut parts).map_err(|fault| failed(fault, false))?;
         let keep_alive = keep_alive && write_error.is_none();
         let framing = Framing::from(framing);
-        let upload = uploading.then_some(upload);
+        let upload = uploading.then(|| Box::new(upload));
         let body = Body { connection: self, framing, upload, keep_alive, client_gone: false };
         Ok(Response::from_parts(parts, body))
     }
@@ -194,7 +195,7 @@ impl Connection {
         Body {
             connection: self,
             framing,
-            upload: Some(upload),
+            upload: Some(Box::new(upload)),
             keep_alive: false,
             client_gone: false,
         }
