@@ -16,6 +16,7 @@ use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
 use crate::telemetry::gate::Gate;
 use crate::telemetry::listeners::Door;
 use crate::telemetry::signs::Signs;
+use crate::tls::client::Encryption;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::mirror::Mirror;
@@ -159,6 +160,8 @@ pub struct Backend {
     pub balance: Balance,
     /// What is spoken with them.
     pub protocol: Protocol,
+    /// TLS to them, with the certificates of now; `None` is cleartext.
+    pub tls: Option<Arc<Encryption>>,
     /// How long one that is new or came back gets less than its share.
     pub slow_start: Option<Duration>,
     /// How many requests may be under way; `None` is any number.

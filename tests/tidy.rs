@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("rollout", &["names", "units"]),
     ("telemetry", &["names", "units", "clock", "traffic", "rollout"]),
     ("tls", &["traffic"]),
-    ("snapshot", &["names", "units", "traffic", "telemetry"]),
+    ("snapshot", &["names", "units", "traffic", "telemetry", "tls"]),
     ("config", &["names", "units", "clock", "traffic", "rollout", "tls"]),
     ("proxy", &["names", "units", "clock", "snapshot", "traffic", "telemetry", "tls"]),
     (

@@ -26,7 +26,7 @@ use http::Uri;
 
 use crate::names::{BackendName, ListenerName, RolloutName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
-use crate::tls::ServerTls;
+use crate::tls::{EndpointTls, ServerTls};
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::ejection::Ejection;
@@ -141,6 +141,8 @@ pub struct Backend {
     pub balance: Balance,
     /// What is spoken with its endpoints.
     pub protocol: Protocol,
+    /// `None` is cleartext.
+    pub tls: Option<EndpointTls>,
     /// How long one that is new or came back gets less than its share.
     pub slow_start: Option<Duration>,
     /// How they are asked whether they are well; `None` is not at all.

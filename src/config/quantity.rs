@@ -16,7 +16,7 @@ pub(super) use self::http::{
 };
 pub(super) use self::net::{CidrText, DnsTarget, Endpoint, FilePath, ListenAddress, WebhookUrl};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
-pub(super) use self::tls::{ClientAuthWord, SpiffeId, TlsVersionWord};
+pub(super) use self::tls::{ClientAuthWord, ServerNameText, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, Name, ObjectiveBreach,
     OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, Text, UntilWord,

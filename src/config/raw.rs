@@ -14,7 +14,7 @@ use crate::config::quantity::{
     Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span,
     SpanOrZero, Target, Text, UntilWord, VersionText, WebhookUrl,
 };
-pub use crate::config::raw::tls::{CertificateFiles, ClientMatch, ListenerTls, ProxyProtocolForm};
+pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
 use crate::units::Weight;
@@ -103,7 +103,7 @@ maps! {
     }
 
     /// One model version.
-    Backend later ["service" "warm_up" "probe" "tls"] {
+    Backend later ["service" "warm_up" "probe"] {
         /// Unique among backends.
         must name: As<Name>,
         /// IP addresses with ports, at most 1024. An empty list answers 503.
@@ -114,6 +114,8 @@ maps! {
         may dns_refresh: As<Span> = "5s",
         /// How Serin speaks to the endpoints: `http1`, `http2`, or what TLS chooses with `auto`.
         may protocol: As<Protocol> = "http1",
+        /// TLS to the endpoints. Default: cleartext.
+        may tls: BackendTls,
         /// How the endpoints share requests: `peak_ewma`, `least_request`, `round_robin` or `hash`.
         may balance: As<BalanceWord> = "peak_ewma",
         /// How long an endpoint that is new or came back gets less than its share. Default: it

@@ -142,6 +142,7 @@ pub fn snapshot(
                     .gate(&b.name)
                     .zip(b.limits)
                     .map(|(gate, limits)| Limit { gate, queue_timeout: limits.queue_timeout }),
+                tls: certificates.backend(&b.name),
             })
             .collect(),
         listeners: listeners(config, registry, certificates),

@@ -7,24 +7,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::Config;
 use crate::config::defect::{Code, Defect, Place};
-use crate::names::ListenerName;
+use crate::names::{BackendName, ListenerName};
 use crate::telemetry::metrics::CertificateGauge;
+use crate::tls::client::{self, Encryption};
 use crate::tls::fault::Fault;
-use crate::tls::files::{AuthorityContent, Pair, PairContent};
-use crate::tls::server::Verifier;
-use crate::tls::{ClientAuth, PairFiles, ServerTls, server};
+use crate::tls::files::{
+    AuthorityContent, Content, Pair, PairContent, authorities, hash as hash_of,
+};
+use crate::tls::server::{self, Verifier};
+use crate::tls::{ClientAuth, EndpointTls, PairFiles, ServerTls};
 
 /// Everything that TLS needs for one config.
 #[derive(Clone, Debug, Default)]
 pub struct Certificates {
     pairs: BTreeMap<PairFiles, Kept<Arc<Pair>>>,
     verifiers: BTreeMap<ClientAuth, Kept<Verifier>>,
+    roots: BTreeMap<PathBuf, Kept<Arc<RootCertStore>>>,
     servers: BTreeMap<ListenerName, Server>,
+    backends: BTreeMap<BackendName, Client>,
 }
 
 /// What was made of some files, and of which content.
@@ -44,6 +50,17 @@ struct Server {
     asked: Option<u128>,
     ticketer: Arc<dyn ProducesTickets>,
     config: Arc<ServerConfig>,
+}
+
+/// TLS to the endpoints of one backend.
+#[derive(Clone, Debug)]
+struct Client {
+    settings: EndpointTls,
+    /// Of the certificate that is shown.
+    shown: Option<u128>,
+    /// Of the authorities that are believed.
+    believed: Option<u128>,
+    encryption: Arc<Encryption>,
 }
 
 /// What the files say now.
@@ -72,6 +89,16 @@ impl Certificates {
                 renewing.server(&listener.name, tls, &format!("listeners[{index}].tls"));
             }
         }
+        for (index, backend) in config.backends.iter().enumerate() {
+            if let Some(tls) = &backend.tls {
+                let mut tls = tls.clone();
+                // Whoever is found by a name is asked for by it.
+                let host = backend.dns.as_ref().map(|dns| dns.host.trim_end_matches('.'));
+                let found_by = host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
+                tls.server_name = tls.server_name.or(found_by);
+                renewing.client(&backend.name, &tls, &format!("backends[{index}].tls"));
+            }
+        }
         let Renewing { next, faults, .. } = renewing;
         let (kept, refused): (Vec<_>, Vec<_>) = faults.into_iter().partition(|(kept, _)| *kept);
         let defects =
@@ -85,11 +112,14 @@ impl Certificates {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        let pairs = self.servers.iter().zip(&other.servers);
-        self.servers.len() == other.servers.len()
-            && pairs.into_iter().all(|((name, one), (other_name, other))| {
-                name == other_name && Arc::ptr_eq(&one.config, &other.config)
-            })
+        let servers = |of: &Self| -> Vec<_> {
+            of.servers.iter().map(|(name, one)| (name.clone(), Arc::as_ptr(&one.config))).collect()
+        };
+        let backends = |of: &Self| -> Vec<_> {
+            let all = of.backends.iter();
+            all.map(|(name, one)| (name.clone(), Arc::as_ptr(&one.encryption))).collect()
+        };
+        servers(self) == servers(other) && backends(self) == backends(other)
     }
 
     /// TLS of the listener `name`; `None` where it has none.
@@ -97,20 +127,30 @@ impl Certificates {
         self.servers.get(name).map(|server| Arc::clone(&server.config))
     }
 
-    /// When what is shown expires.
+    /// TLS to the endpoints of the backend `name`; `None` where it has none.
+    pub fn backend(&self, name: &BackendName) -> Option<Arc<Encryption>> {
+        self.backends.get(name).map(|client| Arc::clone(&client.encryption))
+    }
+
+    /// When what is shown expires, each certificate of an owner once.
     pub fn gauges(&self) -> Vec<CertificateGauge> {
+        let servers = self.servers.iter().flat_map(|(name, server)| {
+            let owner = ("listener", name.to_string());
+            server.settings.certificates.iter().map(move |files| (owner.clone(), files))
+        });
+        let backends = self.backends.iter().filter_map(|(name, client)| {
+            Some((("backend", name.to_string()), client.settings.certificate.as_ref()?))
+        });
+        let mut seen = BTreeSet::new();
         let mut gauges = Vec::new();
-        for (name, server) in &self.servers {
-            for files in &server.settings.certificates {
-                let Some(pair) = self.pairs.get(files) else { continue };
-                gauges.push(CertificateGauge {
-                    owner: ("listener", name.to_string()),
-                    file: files.cert.display().to_string(),
-                    not_after: pair.value.facts.not_after,
-                });
+        for (owner, files) in servers.chain(backends) {
+            let Some(pair) = self.pairs.get(files) else { continue };
+            if seen.insert((owner.clone(), &files.cert)) {
+                let file = files.cert.display().to_string();
+                let not_after = pair.value.facts.not_after;
+                gauges.push(CertificateGauge { owner, file, not_after });
             }
         }
-        gauges.dedup();
         gauges
     }
 }
@@ -125,6 +165,12 @@ pub fn files(config: &Config) -> Vec<PathBuf> {
         if let Some(ClientAuth { ca, crl, .. }) = &tls.clients {
             files.insert(ca.clone());
             files.extend(crl.clone());
+        }
+    }
+    for tls in config.backends.iter().filter_map(|backend| backend.tls.as_ref()) {
+        files.extend(tls.ca.clone());
+        if let Some(PairFiles { cert, key }) = &tls.certificate {
+            files.extend([cert.clone(), key.clone()]);
         }
     }
     files.into_iter().collect()
@@ -185,6 +231,62 @@ impl Renewing<'_> {
                 self.next.servers.extend(before);
             }
         }
+    }
+
+    fn client(&mut self, name: &BackendName, settings: &EndpointTls, key: &str) {
+        let pair = settings.certificate.as_ref();
+        let pair = pair.map(|files| self.pair(files, &format!("{key}.cert")));
+        let roots = settings.ca.as_ref();
+        let roots = roots.map(|file| self.roots(file, &format!("{key}.ca")));
+        // What lacks was told of.
+        if matches!(pair, Some(None)) || matches!(roots, Some(None)) {
+            return;
+        }
+        let (pair, roots) = (pair.flatten(), roots.flatten());
+        let (shown, believed) =
+            (pair.as_ref().map(|one| one.hash), roots.as_ref().map(|one| one.hash));
+        let before = self.before.backends.get(name);
+        let same = before.filter(|one| {
+            one.settings == *settings && one.shown == shown && one.believed == believed
+        });
+        if let Some(same) = same {
+            self.next.backends.insert(name.clone(), same.clone());
+            return;
+        }
+        let made = roots.map_or_else(client::system_authorities, |one| Ok(one.value));
+        let made = made.and_then(|roots| {
+            let pair = pair.map(|one| one.value);
+            Encryption::new(roots, settings.server_name.clone(), pair.as_ref())
+        });
+        match made {
+            Ok(encryption) => {
+                let (settings, encryption) = (settings.clone(), Arc::new(encryption));
+                let client = Client { settings, shown, believed, encryption };
+                self.next.backends.insert(name.clone(), client);
+            }
+            Err(fault) => {
+                self.fault(before.is_some(), key, &fault);
+                let before = before.map(|client| (name.clone(), client.clone()));
+                self.next.backends.extend(before);
+            }
+        }
+    }
+
+    fn roots(&mut self, file: &PathBuf, key: &str) -> Option<Kept<Arc<RootCertStore>>> {
+        if let Some(known) = self.next.roots.get(file) {
+            return Some(known.clone());
+        }
+        let before = self.before.roots.get(file).cloned();
+        let made = Content::read(file).and_then(|content| {
+            let hash = hash_of([&content]);
+            if let Some(same) = before.as_ref().filter(|one| one.hash == hash) {
+                return Ok(same.clone());
+            }
+            Ok(Kept { hash, value: Arc::new(authorities(&content)?) })
+        });
+        let kept = self.made_or_before(made, before, key)?;
+        self.next.roots.insert(file.clone(), kept.clone());
+        Some(kept)
     }
 
     fn pair(&mut self, files: &PairFiles, key: &str) -> Option<Kept<Arc<Pair>>> {

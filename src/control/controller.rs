@@ -79,7 +79,7 @@ pub struct Controller {
     clock: Clock,
     path: PathBuf,
     config: Arc<Config>,
-    certificates: Certificates,
+    certificates: watch::Sender<Arc<Certificates>>,
     /// What is to be looked at beside the config file.
     files: watch::Sender<Vec<PathBuf>>,
     hash: String,
@@ -114,7 +114,9 @@ impl Controller {
         let alarm = Arc::new(Alarm::default());
         let config = Arc::new(loaded.config);
         let now = (clock.now(), rfc3339(clock));
-        let (roster, reported) = Roster::new(&config, registry.workers(), &alarm, clock);
+        let certificates = watch::channel(Arc::new(certificates)).0;
+        let (roster, reported) =
+            Roster::new(&config, registry.workers(), &alarm, clock, certificates.subscribe());
         let counting = Counting { alarm: &alarm, registry: &registry, roster: &roster };
         let rollouts = config.rollouts.iter().map(|plan| {
             let remembered = ledger.find(&plan.name, &plan.version);
@@ -122,7 +124,7 @@ impl Controller {
         });
         let rollouts: Vec<_> = rollouts.collect();
         let standing: Vec<_> = rollouts.iter().filter_map(Running::standing).collect();
-        let first = build::snapshot(&config, 1, counting, &certificates, &standing);
+        let first = build::snapshot(&config, 1, counting, &certificates.borrow(), &standing);
         let publisher = Publisher::new(first);
         drop(standing);
         let status = Status {
@@ -366,7 +368,7 @@ impl Controller {
         let standing: Vec<_> = self.rollouts.iter().filter_map(Running::standing).collect();
         let counting =
             Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
-        let (config, certificates) = (&self.config, &self.certificates);
+        let (config, certificates) = (&self.config, &self.certificates.borrow());
         let next = build::snapshot(config, self.generation, counting, certificates, &standing);
         drop(standing);
         self.publisher.publish(next);

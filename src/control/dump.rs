@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue};
+use rustls::pki_types::ServerName;
 use serde_json::{Map, Value, json};
 
 use crate::config::{Backend, Config, Listener, Route, Rule, render};
@@ -14,7 +15,7 @@ use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
 use crate::rollout::plan::{Breach, Deadline, Plan};
 use crate::rollout::step::{Step, Until};
-use crate::tls::ServerTls;
+use crate::tls::{EndpointTls, ServerTls};
 use crate::traffic::client::ClientMatch;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::ejection::Ejection;
@@ -125,13 +126,23 @@ fn server_tls(tls: &ServerTls) -> Value {
     ])
 }
 
+fn endpoint_tls(tls: &EndpointTls) -> Value {
+    let EndpointTls { ca, server_name, certificate } = tls;
+    map([
+        ("ca", json!(ca)),
+        ("server_name", json!(server_name.as_ref().map(ServerName::to_str))),
+        ("cert", json!(certificate.as_ref().map(|one| &one.cert))),
+        ("key", json!(certificate.as_ref().map(|one| &one.key))),
+    ])
+}
+
 fn range(range: &Cidr) -> Value {
     range.to_string().into()
 }
 
 fn backend(backend: &Backend) -> Value {
     let refresh = duration_text(backend.dns_refresh);
-    map([
+    let mut all = map([
         ("name", backend.name.as_str().into()),
         ("endpoints", if backend.dns.is_none() { json!(backend.endpoints) } else { Value::Null }),
         ("dns", json!(backend.dns.as_ref().map(ToString::to_string))),
@@ -142,7 +153,12 @@ fn backend(backend: &Backend) -> Value {
         ("health", backend.health.as_ref().map_or(Value::Null, health)),
         ("ejection", backend.ejection.as_ref().map_or_else(|| "off".into(), ejection)),
         ("limits", backend.limits.map_or(Value::Null, limits)),
-    ])
+    ]);
+    if let Some(tls) = &backend.tls {
+        // An empty map is TLS as well.
+        all["tls"] = endpoint_tls(tls);
+    }
+    all
 }
 
 fn health(check: &HealthCheck) -> Value {
@@ -440,8 +456,11 @@ workers: 2
 response_headers: true
 backends:
   - { name: a, endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"] }
-  - { name: b, endpoints: ["127.0.0.1:9003"], balance: peak_ewma }
-  - { name: shadow, endpoints: ["127.0.0.1:9004"] }
+  - name: b
+    endpoints: ["127.0.0.1:9003"]
+    balance: peak_ewma
+    tls: { ca: ca.crt, server_name: models.internal, cert: a.crt, key: a.key }
+  - { name: shadow, endpoints: ["127.0.0.1:9004"], tls: {} }
 routes:
   - name: models
     hostnames: [example.com, "*.example.com"]

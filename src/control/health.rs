@@ -3,6 +3,7 @@
 //! Never decides what an answer means: it reports, and the roster counts.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,12 +12,16 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
+use crate::control::certificates::Certificates;
 use crate::control::roster::Report;
+use crate::names::BackendName;
+use crate::tls::client::{Encryption, Offer};
 use crate::traffic::health::{HealthCheck, Probe};
 
 /// Bytes of an answer that are read.
@@ -36,6 +41,7 @@ pub fn start(
     id: u64,
     check: HealthCheck,
     address: SocketAddr,
+    tls: TlsOfNow,
     reports: mpsc::Sender<Report>,
     clock: Clock,
 ) -> AbortOnDropHandle<()> {
@@ -44,7 +50,8 @@ pub fn start(
         let mut part = 0.1..1.0;
         loop {
             let began = clock.now();
-            let asked = tokio::time::timeout(check.timeout, ask(&check.probe, address)).await;
+            let asked =
+                tokio::time::timeout(check.timeout, ask(&check.probe, address, tls.get())).await;
             let well = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
             if reports.send(Report::Health(Answer { id, well })).await.is_err() {
                 return;
@@ -61,8 +68,48 @@ pub fn start(
 /// Between two questions, however long an answer took.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
-async fn ask(probe: &Probe, address: SocketAddr) -> Result<(), String> {
+/// What TLS with a backend's endpoints is made of, which may change from one question to
+/// the next.
+#[derive(Clone, Debug)]
+pub struct TlsOfNow {
+    /// Whose endpoints are asked.
+    pub backend: BackendName,
+    /// What is in force.
+    pub certificates: watch::Receiver<Arc<Certificates>>,
+}
+
+impl TlsOfNow {
+    fn get(&self) -> Option<Arc<Encryption>> {
+        self.certificates.borrow().backend(&self.backend)
+    }
+}
+
+async fn ask(
+    probe: &Probe,
+    address: SocketAddr,
+    tls: Option<Arc<Encryption>>,
+) -> Result<(), String> {
     let stream = TcpStream::connect(address).await.map_err(|error| error.kind().to_string())?;
+    let offer = match probe {
+        Probe::Tcp => return Ok(()),
+        Probe::Http { .. } => Offer::Http1,
+        Probe::Grpc { .. } => Offer::Http2,
+    };
+    match tls {
+        None => ask_over(stream, probe, address).await,
+        Some(tls) => {
+            let stream = tls.connect(stream, address.ip(), offer).await;
+            ask_over(stream.map_err(|error| error.to_string())?, probe, address).await
+        }
+    }
+}
+
+/// A stream to an endpoint.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+async fn ask_over(stream: impl Stream, probe: &Probe, address: SocketAddr) -> Result<(), String> {
     match probe {
         Probe::Tcp => Ok(()),
         Probe::Http { path } => ask_http(stream, address, path).await,
@@ -70,7 +117,7 @@ async fn ask(probe: &Probe, address: SocketAddr) -> Result<(), String> {
     }
 }
 
-async fn ask_http(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), String> {
+async fn ask_http(stream: impl Stream, address: SocketAddr, path: &str) -> Result<(), String> {
     let not_http = |error: hyper::Error| format!("no answer: {error}");
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(not_http)?;
@@ -93,7 +140,7 @@ async fn ask_http(stream: TcpStream, address: SocketAddr, path: &str) -> Result<
 
 const USER_AGENT: &str = concat!("serin/", env!("CARGO_PKG_VERSION"), " (health check)");
 
-async fn ask_grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(), String> {
+async fn ask_grpc(stream: impl Stream, address: SocketAddr, service: &str) -> Result<(), String> {
     let not_grpc = |error: hyper::Error| format!("no answer: {error}");
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(not_grpc)?;

@@ -7,13 +7,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::control::certificates::Certificates;
 use crate::control::discovery::{self, Found};
-use crate::control::health;
+use crate::control::health::{self, TlsOfNow};
 use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
@@ -43,6 +44,7 @@ pub struct Roster {
     workers: usize,
     alarm: Arc<Alarm>,
     clock: Clock,
+    certificates: watch::Receiver<Arc<Certificates>>,
     pools: Vec<Pool>,
     reports: mpsc::Sender<Report>,
     /// Of the next asking.
@@ -94,11 +96,14 @@ impl Roster {
         workers: usize,
         alarm: &Arc<Alarm>,
         clock: Clock,
+        certificates: watch::Receiver<Arc<Certificates>>,
     ) -> (Self, mpsc::Receiver<Report>) {
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
         let alarm = Arc::clone(alarm);
         let (pools, gauges) = (Vec::new(), Arc::default());
-        let mut roster = Self { workers, alarm, clock, pools, reports, next_id: 0, gauges };
+        let next_id = 0;
+        let mut roster =
+            Self { workers, alarm, clock, certificates, pools, reports, next_id, gauges };
         let now = clock.now();
         roster.take_over(config, now);
         for pool in &mut roster.pools {
@@ -164,7 +169,12 @@ impl Roster {
             for member in pool.members.iter_mut().filter(|member| member.asking.is_none()) {
                 let (id, reports) = (self.next_id, self.reports.clone());
                 self.next_id += 1;
-                let asking = health::start(id, check.clone(), member.address, reports, self.clock);
+                let tls = TlsOfNow {
+                    backend: pool.settings.name.clone(),
+                    certificates: self.certificates.clone(),
+                };
+                let (check, address) = (check.clone(), member.address);
+                let asking = health::start(id, check, address, tls, reports, self.clock);
                 member.asking = Some((id, asking));
             }
         }

@@ -10,9 +10,11 @@ mod http2;
 mod transport;
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http1::Connection;
 use crate::proxy::upstream::http2::pool::{Dial, Lease, Pool, Turn};
 use crate::proxy::upstream::transport::Transport;
+use crate::tls::client::{Encryption, Offer};
 use crate::traffic::balance::{Cost, Latency};
 use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Excuse, Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
@@ -49,6 +52,9 @@ pub struct Endpoint {
     address: SocketAddr,
     clock: Clock,
     protocol: Protocol,
+    tls: Option<Arc<Encryption>>,
+    /// That it cannot be spoken with over TLS was told of, and has not changed since.
+    tls_fault_told: Cell<bool>,
     /// What was spoken last, where the endpoint chooses.
     http2: Cell<bool>,
     /// Connections that many requests share.
@@ -125,11 +131,18 @@ impl Drop for Busy {
 
 impl Endpoint {
     /// Not connected yet.
-    pub fn new(address: SocketAddr, protocol: Protocol, clock: Clock) -> Self {
+    pub fn new(
+        address: SocketAddr,
+        protocol: Protocol,
+        tls: Option<Arc<Encryption>>,
+        clock: Clock,
+    ) -> Self {
         Self {
             address,
             clock,
             protocol,
+            tls,
+            tls_fault_told: Cell::new(false),
             http2: Cell::new(protocol.is_http2(None)),
             pool: Pool::new(clock),
             idle: RefCell::default(),
@@ -168,7 +181,7 @@ impl Endpoint {
 
     /// Closes connections that have been idle for too long.
     pub fn close_idle(&self, now: Tick) {
-        self.idle.borrow_mut().retain(|idle| {
+        self.idle.borrow_mut().retain_mut(|idle| {
             now.since(idle.since) < IDLE_CONNECTION_AGE_MAX && idle.connection.is_open()
         });
         self.pool.close_idle(now, IDLE_CONNECTION_AGE_MAX);
@@ -231,7 +244,7 @@ impl Endpoint {
     fn reuse(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let connection = idle.pop()?.connection;
+            let mut connection = idle.pop()?.connection;
             if connection.is_open() {
                 return Some(connection);
             }
@@ -241,7 +254,7 @@ impl Endpoint {
     async fn dial(&self, outbound: &Outbound, dial: Option<Dial>) -> Result<Way, Error> {
         outbound.wait.set(Timeout::Connect, outbound.timeouts.connect);
         let way = async {
-            let transport = Transport::connect(self.address).await?;
+            let transport = self.connect().await?;
             self.http2.set(self.protocol.is_http2(transport.chose_http2()));
             if self.http2.get() {
                 Ok(Way::Shared(self.pool.adopt(transport, dial).await?))
@@ -251,6 +264,26 @@ impl Endpoint {
         };
         let unreachable = |source| Error::Unreachable { endpoint: self.address, source };
         outbound.wait.within(way).await.map_err(Error::Timeout)?.map_err(unreachable)
+    }
+
+    async fn connect(&self) -> io::Result<Transport> {
+        let stream = Transport::dial(self.address).await?;
+        let Some(tls) = &self.tls else { return Ok(Transport::Cleartext(stream)) };
+        let offer = match self.protocol {
+            Protocol::Http1 => Offer::Http1,
+            Protocol::Http2 => Offer::Http2,
+            Protocol::Auto => Offer::Both,
+        };
+        // On the heap: most requests do not dial.
+        let connected = Box::pin(tls.connect(stream, self.address.ip(), offer)).await;
+        match &connected {
+            Ok(_) => self.tls_fault_told.set(false),
+            Err(error) if !self.tls_fault_told.replace(true) => {
+                tracing::warn!(endpoint = %self.address, %error, "no TLS with an endpoint");
+            }
+            Err(_) => {}
+        }
+        connected.map(|stream| Transport::Encrypted(Box::new(stream)))
     }
 
     fn take_back(&self, connection: Box<Connection>) {

@@ -22,8 +22,10 @@ use crate::traffic::source::is_trusted;
 use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
 
-/// What makes an endpoint another one for whoever speaks with it.
-pub type EndpointKey = (SocketAddr, Protocol);
+/// What makes an endpoint another one for whoever speaks with it: the last is where its TLS
+/// lies, 0 for none. Whoever has such a number keeps what lies there, so it is not given to
+/// another one meanwhile.
+pub type EndpointKey = (SocketAddr, Protocol, usize);
 
 /// A snapshot as one worker sees it.
 #[derive(Debug)]
@@ -97,11 +99,11 @@ impl View {
         clock: Clock,
     ) -> Self {
         let mut used = HashMap::default();
-        let mut endpoint = |one: &snapshot::Endpoint, protocol: Protocol| {
-            let address = one.address;
-            let key = (address, protocol);
+        let mut endpoint = |one: &snapshot::Endpoint, backend: &snapshot::Backend| {
+            let (address, protocol, tls) = (one.address, backend.protocol, backend.tls.as_ref());
+            let key = (address, protocol, tls.map_or(0, |tls| Arc::as_ptr(tls).addr()));
             let known = known.get(&key).cloned();
-            let new = || Rc::new(Endpoint::new(address, protocol, clock));
+            let new = || Rc::new(Endpoint::new(address, protocol, tls.cloned(), clock));
             EndpointView {
                 endpoint: Rc::clone(used.entry(key).or_insert_with(|| known.unwrap_or_else(new))),
                 signs: Rc::new(WorkerSigns::new(Arc::clone(&one.signs), worker)),
@@ -111,7 +113,7 @@ impl View {
         };
         let endpoints = snapshot.backends.iter().map(|backend| {
             let addresses = backend.endpoints.iter();
-            addresses.map(|one| endpoint(one, backend.protocol)).collect()
+            addresses.map(|one| endpoint(one, backend)).collect()
         });
         let endpoints = endpoints.collect();
         *known = used;

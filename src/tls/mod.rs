@@ -5,6 +5,7 @@
 //! is for `control` to keep. Never repeats a byte of a key.
 
 pub mod certificate;
+pub mod client;
 pub mod fault;
 pub mod files;
 pub mod server;
@@ -14,6 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::ServerName;
 
 /// What TLS is made of. Handed to every config, so that nothing depends on what was
 /// installed first.
@@ -37,6 +39,17 @@ pub struct ServerTls {
     pub clients: Option<ClientAuth>,
     /// The oldest version that is spoken.
     pub min_version: Version,
+}
+
+/// TLS to the endpoints of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointTls {
+    /// PEM: whom to believe; `None` is the authorities of this machine.
+    pub ca: Option<PathBuf>,
+    /// What an endpoint's certificate must be for, and is asked for; `None` is its address.
+    pub server_name: Option<ServerName<'static>>,
+    /// What is shown to an endpoint that asks for a certificate.
+    pub certificate: Option<PairFiles>,
 }
 
 /// A certificate with its chain, and its key.

@@ -46,5 +46,5 @@ pub use proxy::{Proxy, ProxyBuilder};
 pub use rollout::Rollout;
 pub use script::Script;
 pub use time::{PATIENCE, Stopwatch, eventually, ms, secs, seed, within};
-pub use tls::TlsClient;
+pub use tls::{Handshake, TlsClient, TlsFront};
 pub use wire::{Body, Broken, End, Head, Wire};

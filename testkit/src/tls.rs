@@ -1,16 +1,21 @@
-//! A client that speaks TLS.
+//! A client that speaks TLS, and TLS before a model server.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::pki::{Authority, Certificate};
 
@@ -101,4 +106,119 @@ impl TlsClient {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
     }
+}
+
+/// TLS before a model server that speaks without: shakes hands and passes on bytes. Ends when
+/// dropped.
+#[derive(Debug)]
+pub struct TlsFront {
+    /// Where it is.
+    pub address: SocketAddr,
+    shown: Arc<Mutex<Vec<Handshake>>>,
+    config: Arc<Mutex<Arc<ServerConfig>>>,
+    task: JoinHandle<()>,
+}
+
+/// What a client of a [`TlsFront`] said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// The name that it asked for.
+    pub name: Option<String>,
+    /// What was agreed on.
+    pub protocol: Option<String>,
+    /// The certificate that it showed, DER.
+    pub certificate: Option<Vec<u8>>,
+    /// Whether it resumed a session.
+    pub resumed: bool,
+}
+
+impl TlsFront {
+    /// Shows `certificate`, asks for one of `clients`, offers `protocols`; passes `h2` on to
+    /// `http2`, all else to `http1`.
+    pub async fn start(
+        certificate: &Certificate,
+        clients: Option<&Authority>,
+        protocols: &[&str],
+        (http1, http2): (SocketAddr, SocketAddr),
+    ) -> Self {
+        let config = Arc::new(Mutex::new(server(certificate, clients, protocols)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (configs, handshakes) = (Arc::clone(&config), Arc::clone(&shown));
+        let task = tokio::spawn(async move {
+            // They end with it.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let config = Arc::clone(&configs.lock().unwrap_or_else(PoisonError::into_inner));
+                let handshakes = Arc::clone(&handshakes);
+                connections.spawn(async move {
+                    let stream = TlsAcceptor::from(config).accept(stream).await;
+                    let Ok(mut stream) = stream else { return };
+                    let said = Handshake::of(stream.get_ref().1);
+                    let to = if said.protocol.as_deref() == Some("h2") { http2 } else { http1 };
+                    handshakes.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+                    let Ok(mut backend) = TcpStream::connect(to).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut backend).await;
+                });
+            }
+        });
+        Self { address, shown, config, task }
+    }
+
+    /// From the next handshake on.
+    pub fn now(&self, certificate: &Certificate, clients: Option<&Authority>, protocols: &[&str]) {
+        let next = server(certificate, clients, protocols);
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// The handshakes that were good.
+    pub fn handshakes(&self) -> Vec<Handshake> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for TlsFront {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Handshake {
+    fn of(session: &ServerConnection) -> Self {
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        Self {
+            name: session.server_name().map(ToOwned::to_owned),
+            protocol: session.alpn_protocol().map(|one| String::from_utf8_lossy(one).into_owned()),
+            certificate: certificate.map(|one| one.to_vec()),
+            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+fn server(
+    certificate: &Certificate,
+    clients: Option<&Authority>,
+    protocols: &[&str],
+) -> Arc<ServerConfig> {
+    let verifier = match clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(certificates(&authority.pem));
+            let provider = serin::tls::provider();
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .expect("a verifier")
+        }
+    };
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(serin::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&certificate.cert), key)
+        .expect("a certificate and its key");
+    config.alpn_protocols = protocols.iter().map(|one| one.as_bytes().to_vec()).collect();
+    Arc::new(config)
 }

@@ -6,6 +6,7 @@
 mod certificates;
 mod command_line;
 mod crash;
+mod endpoint_tls;
 mod endpoints;
 mod evidence;
 mod failover;

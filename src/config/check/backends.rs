@@ -37,6 +37,7 @@ impl Checker<'_> {
             let Some(raw) = at.get() else { continue };
             let name = self.own_name(&raw.name, &mut seen);
             let protocol = self.value(&raw.protocol).unwrap_or_default();
+            let tls = raw.tls.found().map(|(id, raw)| self.backend_tls(id, raw));
             let endpoints = self.endpoints(at.id, raw);
             let dns = self.value(&raw.dns);
             let dns_refresh = self.dns_refresh(raw);
@@ -56,6 +57,7 @@ impl Checker<'_> {
                     dns_refresh,
                     balance,
                     protocol,
+                    tls,
                     slow_start,
                     health,
                     ejection,

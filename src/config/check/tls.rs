@@ -10,13 +10,13 @@ use crate::clock::Clock;
 use crate::config::ProxyProtocol;
 use crate::config::check::Checker;
 use crate::config::defect::Code;
-use crate::config::quantity::CidrText;
+use crate::config::quantity::{CidrText, FilePath};
 use crate::config::raw;
 use crate::config::read::{As, At, Form, missing};
 use crate::config::tree::NodeId;
 use crate::tls::fault::Fault;
-use crate::tls::files::{AuthorityContent, PairContent};
-use crate::tls::{ClientAuth, PairFiles, ServerTls, server};
+use crate::tls::files::{AuthorityContent, Content, PairContent, authorities};
+use crate::tls::{ClientAuth, EndpointTls, PairFiles, ServerTls, server};
 use crate::traffic::source::Cidr;
 
 /// Certificates of one listener.
@@ -48,7 +48,8 @@ impl Checker<'_> {
         self.not_empty(&raw.certificates, "a certificate with its key");
         self.at_most(&raw.certificates, CERTIFICATES_MAX, "split them over several listeners");
         let pairs = raw.certificates.items().iter().filter_map(At::get);
-        let certificates: Vec<_> = pairs.filter_map(|pair| self.pair(pair)).collect();
+        let certificates: Vec<_> =
+            pairs.filter_map(|pair| self.pair(&pair.cert, &pair.key)).collect();
         let clients = self.client_auth(id, raw);
         let min_version = self.value(&raw.min_version).unwrap_or_default();
         (!certificates.is_empty()).then_some(ServerTls { certificates, clients, min_version })
@@ -74,9 +75,32 @@ impl Checker<'_> {
         Some(files)
     }
 
+    pub(super) fn backend_tls(&mut self, id: NodeId, raw: &raw::BackendTls) -> EndpointTls {
+        let (cert, key) = (&raw.cert, &raw.key);
+        let certificate = match (cert.is_there(), key.is_there()) {
+            (false, false) => None,
+            (true, false) => {
+                missing(id, "key", self.report);
+                None
+            }
+            (false, true) => {
+                missing(id, "cert", self.report);
+                None
+            }
+            (true, true) => self.pair(cert, key),
+        };
+        let ca = self.value(&raw.ca);
+        if let Some(ca) = ca.as_ref().filter(|_| self.touch_files)
+            && let Err(fault) = Content::read(ca).and_then(|content| authorities(&content))
+        {
+            self.report.add(raw.ca.id, Code::AuthorityFile, fault.to_string(), AUTHORITY_HELP);
+        }
+        EndpointTls { ca, server_name: self.value(&raw.server_name), certificate }
+    }
+
     /// A certificate and its key, which must belong together.
-    pub(super) fn pair(&mut self, raw: &raw::CertificateFiles) -> Option<PairFiles> {
-        let (cert, key) = (self.value(&raw.cert), self.value(&raw.key));
+    fn pair(&mut self, cert_at: &At<As<FilePath>>, key_at: &At<As<FilePath>>) -> Option<PairFiles> {
+        let (cert, key) = (self.value(cert_at), self.value(key_at));
         let files = PairFiles { cert: cert?, key: key? };
         if !self.touch_files {
             return Some(files);
@@ -92,14 +116,14 @@ impl Checker<'_> {
                 _ => files.key != files.cert && fault.path() == Some(files.key.as_path()),
             };
             let (at, code, help) = match &fault {
-                Fault::KeyMismatch { .. } => (raw.key.id, Code::KeyMismatch, PAIR_HELP),
-                _ if fault.is_about_time() => (raw.cert.id, Code::NotValidNow, TIME_HELP),
-                _ if of_key => (raw.key.id, Code::KeyFile, KEY_HELP),
-                _ => (raw.cert.id, Code::CertificateFile, CERTIFICATE_HELP),
+                Fault::KeyMismatch { .. } => (key_at.id, Code::KeyMismatch, PAIR_HELP),
+                _ if fault.is_about_time() => (cert_at.id, Code::NotValidNow, TIME_HELP),
+                _ if of_key => (key_at.id, Code::KeyFile, KEY_HELP),
+                _ => (cert_at.id, Code::CertificateFile, CERTIFICATE_HELP),
             };
             self.report.add(at, code, fault.to_string(), help);
         }
-        self.key_is_private(raw.key.id, &files.key);
+        self.key_is_private(key_at.id, &files.key);
         Some(files)
     }
 

@@ -1,5 +1,6 @@
 //! What TLS asks of clients.
 
+use rustls::pki_types::ServerName;
 use schemars::{Schema, json_schema};
 
 use crate::config::defect::Code;
@@ -36,6 +37,24 @@ impl Quantity for TlsVersionWord {
 
     fn schema() -> Schema {
         json_schema!({ "enum": ["1.2", "1.3", 1.2, 1.3] })
+    }
+}
+
+/// A DNS name or an IP address.
+pub struct ServerNameText;
+
+impl Quantity for ServerNameText {
+    type Value = ServerName<'static>;
+
+    fn parse(scalar: &Scalar) -> Result<ServerName<'static>, Fault> {
+        ServerName::try_from(scalar.text.clone()).map_err(|_| {
+            let help = "write a name like `models.example.com`, without port, or an IP address";
+            Fault::of(Code::Hostname, scalar, "is not the name of a server", help)
+        })
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[A-Za-z0-9_.:-]+$", "models.example.com")
     }
 }
 

@@ -3,7 +3,8 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::config::quantity::{
-    CidrText, ClientAuthWord, FilePath, Flag, Pattern, SpiffeId, Text, TlsVersionWord,
+    CidrText, ClientAuthWord, FilePath, Flag, Pattern, ServerNameText, SpiffeId, Text,
+    TlsVersionWord,
 };
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -12,6 +13,19 @@ use crate::config::tree::{Node, Report};
 pub type ProxyProtocolForm = Form<As<Flag>, ProxyProtocol>;
 
 maps! {
+    /// TLS to a backend's endpoints. Its files are read again when they change.
+    BackendTls later ["spiffe"] {
+        /// Authorities of the endpoints' certificates, PEM. Default: those of the machine.
+        may ca: As<FilePath>,
+        /// What their certificates must be for, and are asked for. Default: the name
+        /// in `dns`, else their IP address.
+        may server_name: As<ServerNameText>,
+        /// A certificate to show, PEM, with its chain; together with `key`.
+        may cert: As<FilePath>,
+        /// Its private key, PEM.
+        may key: As<FilePath>,
+    }
+
     /// Who may send a PROXY protocol header; connections from elsewhere are closed.
     ProxyProtocol later [] {
         /// Ranges of addresses: `10.0.0.0/8`.

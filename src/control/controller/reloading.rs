@@ -50,7 +50,7 @@ impl Controller {
             return Err(vec![defect]);
         }
         let Renewed { certificates, kept, refused, .. } =
-            self.certificates.renew(&loaded.config, self.wall());
+            self.certificates.borrow().renew(&loaded.config, self.wall());
         let mut files = certificates::files(&loaded.config);
         if !refused.is_empty() {
             // Once they are whole, it is tried again.
@@ -60,7 +60,7 @@ impl Controller {
         }
         // Under the old plan and the old chances.
         self.close_slot();
-        self.certificates = certificates;
+        self.certificates.send_replace(Arc::new(certificates));
         self.files.send_replace(files);
         self.take_over(loaded);
         Ok(kept)
@@ -70,9 +70,9 @@ impl Controller {
     /// used goes to `defects`.
     fn renew(&mut self, defects: &mut Vec<Defect>) -> bool {
         let Renewed { certificates, changed, kept, refused } =
-            self.certificates.renew(&self.config, self.wall());
+            self.certificates.borrow().renew(&self.config, self.wall());
         defects.extend(kept.into_iter().chain(refused));
-        self.certificates = certificates;
+        self.certificates.send_replace(Arc::new(certificates));
         if changed {
             self.publish();
             tracing::info!("certificates renewed");

@@ -43,7 +43,7 @@ impl Controller {
                 generation: self.generation,
                 rollouts: gauges,
                 endpoints: self.roster.gauges(),
-                certificates: self.certificates.gauges(),
+                certificates: self.certificates.borrow().gauges(),
                 limits: self.roster.limits(),
                 searches: self.roster.searches(),
             },

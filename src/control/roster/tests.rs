@@ -4,6 +4,10 @@ use super::*;
 use crate::config::load::{Options, Source};
 use crate::traffic::outcome::Outcome;
 
+fn no_tls() -> watch::Receiver<Arc<Certificates>> {
+    watch::channel(Arc::default()).1
+}
+
 fn config(backend: &str) -> Config {
     let text = format!(
         "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
@@ -52,7 +56,7 @@ const C: &str = "10.0.0.3:80";
 #[tokio::test]
 async fn names_are_followed_and_a_failure_keeps_what_is_known() {
     let config = config("dns: models.svc:80");
-    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start());
+    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start(), no_tls());
     roster.ask();
     assert!(!roster.is_known() && !roster.is_ready(&"model".into()));
     assert!(found(&mut roster, 0, &[A, B], 1));
@@ -74,7 +78,7 @@ async fn names_are_followed_and_a_failure_keeps_what_is_known() {
 #[tokio::test]
 async fn a_name_that_never_answered_is_known_to_lead_nowhere() {
     let config = config("dns: models.svc:80");
-    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start());
+    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start(), no_tls());
     roster.ask();
     found(&mut roster, 0, &[], 1);
     assert!(roster.is_known() && !roster.is_ready(&"model".into()));
@@ -83,7 +87,7 @@ async fn a_name_that_never_answered_is_known_to_lead_nowhere() {
 #[tokio::test]
 async fn another_name_serves_what_the_old_one_led_to_until_it_has_an_answer() {
     let (mut roster, _reports) =
-        Roster::new(&config("dns: one.svc:80"), 1, &Arc::default(), Clock::start());
+        Roster::new(&config("dns: one.svc:80"), 1, &Arc::default(), Clock::start(), no_tls());
     roster.ask();
     found(&mut roster, 0, &[A], 1);
     roster.take_over(&config("dns: two.svc:80"), at(5));
@@ -98,7 +102,7 @@ async fn another_name_serves_what_the_old_one_led_to_until_it_has_an_answer() {
 async fn who_came_back_is_new_and_who_was_well_at_the_start_is_not() {
     let config =
         config(&format!("endpoints: [{A}, {B}], health: {{ tcp: true, unhealthy_threshold: 1 }}"));
-    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start());
+    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start(), no_tls());
     roster.ask();
     assert!(serving(&roster).is_empty());
     assert!(asked(&mut roster, 0, true, 1));
@@ -113,7 +117,7 @@ async fn who_came_back_is_new_and_who_was_well_at_the_start_is_not() {
 #[tokio::test]
 async fn who_failed_too_often_is_out_and_comes_back_with_a_clean_record() {
     let config = config(&format!("endpoints: [{A}, {B}]"));
-    let (mut roster, _reports) = Roster::new(&config, 2, &Arc::default(), Clock::start());
+    let (mut roster, _reports) = Roster::new(&config, 2, &Arc::default(), Clock::start(), no_tls());
     let fail = |roster: &Roster, times| {
         let bad = &roster.serving(&"model".into())[0].signs;
         (0..times).for_each(|_| bad.count(1, Outcome::Bad));

@@ -120,7 +120,7 @@ impl Connection {
 
     /// Whether an idle connection may still be used: neither closed by the endpoint nor
     /// with bytes that nobody asked for.
-    pub fn is_open(&self) -> bool {
+    pub fn is_open(&mut self) -> bool {
         self.stream.is_quiet()
     }
 

@@ -5,10 +5,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// A connection to an endpoint, before HTTP.
 ///
@@ -17,20 +18,23 @@ use tokio::net::TcpStream;
 pub enum Transport {
     /// Without encryption.
     Cleartext(TcpStream),
+    /// TLS.
+    Encrypted(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
     /// Dials `address`.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self::Cleartext(stream))
+        Ok(stream)
     }
 
     /// Whether others can read along.
     pub fn is_encrypted(&self) -> bool {
         match self {
             Self::Cleartext(_) => false,
+            Self::Encrypted(_) => true,
         }
     }
 
@@ -38,13 +42,20 @@ impl Transport {
     pub fn chose_http2(&self) -> Option<bool> {
         match self {
             Self::Cleartext(_) => None,
+            Self::Encrypted(stream) => Some(stream.get_ref().1.alpn_protocol() == Some(b"h2")),
         }
     }
 
     /// Whether it is neither closed by the endpoint nor has bytes that nobody asked for.
     /// Asks the kernel only when it has told of news.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         match self {
+            // What comes may be for TLS alone, such as a ticket for the next session.
+            Self::Encrypted(stream) => {
+                let mut byte = [0];
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
             Self::Cleartext(stream) => match stream.try_read(&mut [0]) {
                 Ok(_) => false,
                 Err(error) => error.kind() == io::ErrorKind::WouldBlock,
@@ -61,6 +72,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Cleartext(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Encrypted(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -73,6 +85,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Cleartext(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Encrypted(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -83,24 +96,28 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Cleartext(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Encrypted(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Cleartext(stream) => stream.is_write_vectored(),
+            Self::Encrypted(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Cleartext(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Encrypted(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Cleartext(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Encrypted(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -23,7 +23,7 @@ type Read = Result<(u16, Vec<u8>, String, bool), String>;
 fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
     on_local_runtime(async {
         let address = endpoint(response.to_vec(), step, close).await;
-        let transport = Transport::connect(address).await.unwrap();
+        let transport = Transport::Cleartext(Transport::dial(address).await.unwrap());
         let connection = Box::new(Connection::over(transport));
         let request = Request::builder().method(method).uri("/").header("host", "h");
         let (head, ()) = request.body(()).unwrap().into_parts();
