@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
@@ -22,6 +22,7 @@ use crate::proxy::size::SizeLimit;
 use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
+use crate::traffic::events::Events;
 use crate::traffic::headers::strip_trailers;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
@@ -355,13 +356,17 @@ pub struct Attempt {
     pub grpc: bool,
     /// Held by a retry until it ends.
     pub permit: Option<RetryPermit>,
+    /// Of a stream of server-sent events.
+    pub events: Option<Box<Events>>,
+    /// One of them told of an error.
+    pub told_error: bool,
 }
 
 impl Attempt {
     fn end(self) {
         let mut outcome = Outcome::of(self.status, self.grpc_status);
-        if self.grpc && self.grpc_status.is_none() {
-            // It ended before its end.
+        if self.told_error || (self.grpc && self.grpc_status.is_none()) {
+            // What it has to say of itself is worse than its status, or it ended before its end.
             outcome = Outcome::Bad;
         }
         self.sample.settle(outcome);
@@ -392,6 +397,8 @@ impl Relayed {
             grpc_status: grpc_status(response.headers()),
             grpc: is_grpc(response.headers()),
             permit,
+            events: Events::of(response.headers()).map(Box::new),
+            told_error: false,
         };
         response.map(|answer| {
             let mut body = Self { answer, attempt: Some(attempt) };
@@ -421,6 +428,9 @@ impl Relayed {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(attempt) = &mut self.attempt {
                     attempt.wait.clear();
+                    if let Some((events, data)) = attempt.events.as_mut().zip(frame.data_ref()) {
+                        attempt.told_error |= events.take(data);
+                    }
                     if let Some(trailers) = frame.trailers_ref() {
                         attempt.grpc_status = grpc_status(trailers).or(attempt.grpc_status);
                     }
@@ -485,15 +495,6 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Relayed(relayed) => relayed.answer.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Relayed(relayed) => relayed.answer.size_hint(),
         }
     }
 }

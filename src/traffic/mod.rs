@@ -7,6 +7,7 @@ pub mod balance;
 pub mod client;
 pub mod draw;
 pub mod ejection;
+pub mod events;
 pub mod headers;
 pub mod health;
 pub mod limit;

@@ -306,3 +306,27 @@ async fn requests_that_could_be_read_in_two_ways_are_refused() {
     }
     assert_eq!(model.requests(), 0);
 }
+
+#[tokio::test]
+async fn an_error_event_in_a_stream_is_bad_whatever_its_status() {
+    let model = Backend::named("model")
+        .on("/error", stream_of(["data: a\n\neve", "nt: error\ndata: oom\n\n"]))
+        .on("/openai", stream_of(["data: {\"error\": ", "{\"code\": 500}}\n\n"]))
+        .on("/good", stream_of(["data: error\n\n", "data: [DONE]\n\n"]))
+        .start();
+    let proxy = Proxy::to(&model, "").start();
+    for (path, bad) in [("/good", 0.0), ("/error", 1.0), ("/openai", 2.0)] {
+        proxy.get(path).await.expect(200);
+        eventually("it is counted", async || {
+            let metrics = proxy.metrics().await;
+            let value = |outcome| metrics.value("serin_attempts_total", &[("outcome", outcome)]);
+            (value("bad") + value("good") > bad + 0.5)
+                .then(|| assert!((value("bad") - bad).abs() < 0.5))
+        })
+        .await;
+    }
+}
+
+fn stream_of(pieces: [&str; 2]) -> Script {
+    Script::chunks(pieces).header("content-type", "text/event-stream")
+}
