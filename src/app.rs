@@ -200,6 +200,12 @@ impl App {
     /// config says or until `hurry` is cancelled; then stops.
     pub fn drain(self, hurry: &CancellationToken) -> Drained {
         self.readiness.set_draining();
+        let clock = Clock::start();
+        let drain_delay = self.watch.drain_delay();
+        // Whoever sends users here is told first, and goes on sending until they have heard.
+        while clock.now().since_start() < drain_delay && !hurry.is_cancelled() {
+            thread::sleep(DRAIN_LOOK);
+        }
         self.stop.drain.cancel();
         let clock = Clock::start();
         let drain_timeout = self.watch.drain_timeout();

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -123,6 +123,8 @@ pub struct Target {
     pub leg: Arc<Leg>,
     /// Its side of the rollout, if it has one.
     pub arm: Option<Arm>,
+    /// Becomes true when its answers are to be ended; `None` is never.
+    pub cut: Option<Arc<AtomicBool>>,
 }
 
 /// A mirror of a rule.

@@ -37,6 +37,11 @@ impl Watch {
     }
 
     /// Of the config in force.
+    pub(super) fn drain_delay(&self) -> Duration {
+        self.status.borrow().config.drain_delay
+    }
+
+    /// Of the config in force.
     pub(super) fn drain_timeout(&self) -> Duration {
         self.status.borrow().config.drain_timeout
     }

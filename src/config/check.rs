@@ -37,6 +37,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     let routes = checker.routes(&file.routes, &backends);
     checker.all_used(&file.backends, &file.routes);
     let rollouts = checker.rollouts(&file.rollouts, &routes, &backends);
+    checker.failovers_used(&file.routes, &rollouts);
     let around = checker.around(&file.rollouts);
     let state = file.state.get().and_then(|state| checker.value(&state.file));
     if state.is_none() && !rollouts.is_empty() && !file.state.is_there() {
@@ -47,6 +48,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     let trusted_proxies = file.trusted_proxies.get().map(|list| checker.ranges(list));
     let workers = checker.value(&file.workers).and_then(|n| usize::try_from(n).ok());
     let drain_timeout = checker.value(&file.drain_timeout).unwrap_or(DRAIN_TIMEOUT_DEFAULT);
+    let drain_delay = checker.value(&file.drain_delay).unwrap_or_default();
     let response_headers = checker.value(&file.response_headers).unwrap_or(false);
     if report.refuses() {
         return None;
@@ -58,6 +60,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         state_file: state,
         trusted_proxies,
         workers: workers.and_then(std::num::NonZero::new),
+        drain_delay,
         drain_timeout,
         response_headers,
         backends,

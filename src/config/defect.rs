@@ -114,6 +114,7 @@ codes! {
     NoLedger = "0404" Warning "rollouts without a state file";
     NoEndpoints = "0405" Warning "a backend without endpoints";
     IdleCanary = "0406" Warning "a rollout whose canary gets no traffic";
+    IdleFailover = "0407" Warning "failover on a rule without a rollout";
     NotValidNow = "0410" Warning "a certificate that is not valid now";
     OpenKey = "0411" Warning "a private key that everyone on the machine can read";
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub trusted_proxies: Option<Vec<Cidr>>,
     /// Data-plane threads; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
+    /// How long a drain goes on accepting after it has failed readiness.
+    pub drain_delay: Duration,
     /// How long a drain waits for requests in flight.
     pub drain_timeout: Duration,
     /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
@@ -78,6 +80,8 @@ pub struct Around {
     pub webhooks: Vec<Uri>,
     /// How long the latency of a new endpoint is no evidence.
     pub warm_up: WarmUp,
+    /// Whether answers of a canary that is taken out are ended.
+    pub cut_streams: bool,
 }
 
 impl Config {

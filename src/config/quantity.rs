@@ -19,8 +19,8 @@ pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Spa
 pub(super) use self::tls::{ClientAuthWord, ServerNameText, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, Name, ObjectiveBreach,
-    OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, Text, UntilWord,
-    VersionText,
+    OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, StreamsWord, Text,
+    UntilWord, VersionText,
 };
 
 use crate::config::defect::Code;

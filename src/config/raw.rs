@@ -12,7 +12,7 @@ use crate::config::quantity::{
     FieldValue, FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress,
     MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
     Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span,
-    SpanOrZero, Target, Text, UntilWord, VersionText, WebhookUrl,
+    SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText, WebhookUrl,
 };
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
@@ -49,6 +49,8 @@ maps! {
         may trusted_proxies: Vec<At<As<CidrText>>>,
         /// Threads for requests, 1 to 1024. Default: one per core.
         may workers: As<Count<1, 1024>>,
+        /// How long a drain goes on accepting, with `/readyz` at 503, before it stops.
+        may drain_delay: As<SpanOrZero> = "0s",
         /// How long a drain waits for requests in flight; `0s` cuts them at once.
         may drain_timeout: As<SpanOrZero> = "30s",
         /// Model versions, each with a name.
@@ -349,7 +351,7 @@ maps! {
 
     /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled
     /// back.
-    Rollout later ["streams_on_rollback" "probe" "drift"] {
+    Rollout later ["probe" "drift"] {
         /// Unique among rollouts.
         must name: As<Name>,
         /// The rule whose traffic is split: `route/rule`. One rollout per rule.
@@ -378,6 +380,8 @@ maps! {
         may min_requests: As<Count<1, 1_000_000>> = 100,
         /// How long a slot is: failures within one are one event. 250ms to 10s.
         may burst: As<Span> = "250ms",
+        /// What becomes of answers under way when the canary is taken out: `finish` or `cut`.
+        may streams_on_rollback: As<StreamsWord> = "finish",
         /// Who is told of every change of its state. Default: nobody.
         may notify: Vec<At<Notify>>,
         /// How long the latency of an endpoint that appeared or came back is not judged.

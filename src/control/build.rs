@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::config::{self, Config};
 use crate::control::certificates::Certificates;
@@ -35,6 +36,8 @@ pub struct Standing<'a> {
     pub copies: Option<&'a Copies>,
     /// Whether it has ended: there is no canary any more, even if it gets traffic.
     pub ended: bool,
+    /// Becomes true when the canary's answers are to be ended; `None` is never.
+    pub cut: Option<Arc<AtomicBool>>,
     /// Where attempts under these weights count.
     pub evidence: Arc<Evidence>,
 }
@@ -200,6 +203,9 @@ impl Builder<'_> {
         let targets = weights.iter().map(|(name, _)| Target {
             backend: self.backend(name),
             leg: self.leg(&id, name),
+            cut: rollout
+                .filter(|standing| *name == standing.plan.canary && !standing.ended)
+                .and_then(|standing| standing.cut.clone()),
             arm: plan.filter(|_| comparable).and_then(|plan| {
                 let stable = (*name == plan.stable).then_some(Arm::Stable);
                 stable.or((*name == plan.canary).then_some(Arm::Canary))

@@ -330,6 +330,9 @@ impl Controller {
             _ => {}
         }
         self.publish();
+        if matches!(effect, Effect::RolledBack | Effect::Aborted) {
+            self.rollouts[index].cut_streams();
+        }
         self.ledger.remember(self.rollouts[index].entry());
         if effect == Effect::Restarted {
             self.begin(index, now);

@@ -7,6 +7,7 @@ mod noted;
 mod view;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::config::Config;
 use crate::control::api::SaidView;
@@ -45,6 +46,10 @@ pub struct Running {
     /// The canary's share by the rule's own weights, of what goes to it or to stable.
     configured: f64,
     by_chance: bool,
+    /// Whether answers of a canary that is taken out are ended.
+    cuts_streams: bool,
+    /// Becomes true then.
+    cut: Arc<AtomicBool>,
     rolled_back: Vec<(String, u64)>,
     /// The last word of a person that was followed.
     said: Option<SaidView>,
@@ -152,6 +157,8 @@ impl Running {
             ready: Ready::of(counting.roster, plan),
             configured,
             by_chance: is_dealt_by_chance(config, plan),
+            cuts_streams: cuts_streams(config, plan),
+            cut: Arc::default(),
             // From zero, or a rate would miss the first.
             rolled_back: plan.objectives.iter().map(|one| (one.name(), 0)).collect(),
             said: remembered.and_then(|entry| entry.said.clone()),
@@ -196,6 +203,7 @@ impl Running {
         self.configured = shares(config, plan, None).1;
         self.ready = Ready::of(counting.roster, plan);
         self.by_chance = is_dealt_by_chance(config, plan);
+        self.cuts_streams = cuts_streams(config, plan);
         self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
         let step = self.state().step();
         let replanned = self.release.replan(plan, self.configured, tick);
@@ -258,6 +266,7 @@ impl Running {
             share: self.share(),
             copies: self.copied(),
             ended: self.state().has_ended(),
+            cut: self.cuts_streams.then(|| Arc::clone(&self.cut)),
             evidence,
         })
     }
@@ -341,6 +350,13 @@ impl Running {
         }
         self.count(effect);
         effect.map(|effect| (counts, Some(effect)))
+    }
+
+    /// The canary is out: its answers are ended, if the config says so.
+    pub fn cut_streams(&mut self) {
+        self.cut.store(true, Relaxed);
+        // Those of another chance are not.
+        self.cut = Arc::default();
     }
 
     /// Follows a person's word.
@@ -435,6 +451,10 @@ impl Running {
             state,
         }
     }
+}
+
+fn cuts_streams(config: &Config, plan: &Plan) -> bool {
+    config.around(&plan.name).is_some_and(|around| around.cut_streams)
 }
 
 fn errors(counts: &ArmCounts) -> Tally {

@@ -7,8 +7,9 @@ use crate::clock::Clock;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::snapshot::Backend;
-use crate::telemetry::counts::{LegCounters, Limited};
+use crate::telemetry::counts::LegCounters;
 use crate::telemetry::gate::{Full, Pass};
+use crate::telemetry::reasons::Limited;
 
 /// Waits for a place at `backend`, in line and for as long as it says. `None` is no limit.
 pub async fn enter(

@@ -320,15 +320,6 @@ impl Body for RequestBody {
     }
 }
 
-/// What a client gets: an endpoint's body or one of Serin's own.
-#[derive(Debug)]
-pub enum ResponseBody {
-    /// Serin's own answer.
-    Own(Option<Bytes>),
-    /// What the endpoint sends.
-    Relayed(Relayed),
-}
-
 /// What the endpoint sends, with the measuring of its attempt.
 #[derive(Debug)]
 pub struct Relayed {
@@ -418,12 +409,32 @@ impl Relayed {
     /// The body broke: the client's connection is cut, never ended cleanly.
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(attempt) = self.attempt.take() {
+            attempt.sample.set_failure(error.reason());
             attempt.sample.settle(error.outcome());
         }
         Poll::Ready(Some(Err(error)))
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    /// Sends on what is left of the request, while nobody asks for the response.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        self.answer.poll_upload(cx);
+    }
+
+    /// Longest wait between two pieces.
+    pub fn idle(&self) -> Duration {
+        self.attempt.as_ref().map_or_else(|| Timeouts::default().idle, |attempt| attempt.idle)
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    /// The next piece.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match Pin::new(&mut self.answer).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(attempt) = &mut self.attempt {
@@ -456,45 +467,6 @@ impl Relayed {
                     Poll::Pending => Poll::Pending,
                 }
             }
-        }
-    }
-}
-
-impl ResponseBody {
-    /// Sends on what is left of the request, while nobody asks for the response.
-    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if let Self::Relayed(relayed) = self {
-            relayed.answer.poll_upload(cx);
-        }
-    }
-
-    /// Longest wait between two pieces.
-    pub fn idle(&self) -> Duration {
-        match self {
-            Self::Relayed(Relayed { attempt: Some(attempt), .. }) => attempt.idle,
-            Self::Relayed(_) | Self::Own(_) => Timeouts::default().idle,
-        }
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut *self {
-            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Relayed(relayed) => relayed.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(bytes) => bytes.is_none(),
-            Self::Relayed(relayed) => relayed.answer.is_end_stream(),
         }
     }
 }

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::names::{BackendName, RuleId};
 use crate::proxy::upstream::fault::Fault;
-use crate::telemetry::counts::Limited;
+use crate::telemetry::reasons::{FailureReason, Limited};
 use crate::traffic::outcome::Outcome;
 use crate::traffic::retry::Failure;
 
@@ -101,6 +101,9 @@ pub enum Error {
     /// A time limit passed while Serin waited for the client's body.
     #[error("the request's body came more slowly than `timeouts.{}` allows", .0.as_str())]
     ClientStalled(Timeout),
+    /// The version was taken out while it answered, and answers are cut then.
+    #[error("the model version that was answering has been taken out")]
+    TakenOut,
     /// The client went away while it sent its body.
     #[error("the client went away")]
     ClientGone,
@@ -120,7 +123,9 @@ impl Error {
             Self::Refused(status, _) => Some(*status),
             Self::Connect => Some(StatusCode::NOT_IMPLEMENTED),
             Self::NoRoute => Some(StatusCode::NOT_FOUND),
-            Self::NoEndpoint { .. } | Self::Busy { .. } => Some(StatusCode::SERVICE_UNAVAILABLE),
+            Self::NoEndpoint { .. } | Self::Busy { .. } | Self::TakenOut => {
+                Some(StatusCode::SERVICE_UNAVAILABLE)
+            }
             Self::Unreachable { .. } | Self::Broken(_) => Some(StatusCode::BAD_GATEWAY),
             Self::Timeout(_) => Some(StatusCode::GATEWAY_TIMEOUT),
             Self::ClientStalled(_) => Some(StatusCode::REQUEST_TIMEOUT),
@@ -137,7 +142,7 @@ impl Error {
             | Self::NoRoute
             | Self::ClientStalled(_)
             | Self::ClientGone => Side::Downstream,
-            Self::NoEndpoint { .. } | Self::Busy { .. } => Side::Proxy,
+            Self::NoEndpoint { .. } | Self::Busy { .. } | Self::TakenOut => Side::Proxy,
             Self::Unreachable { source, .. } if is_local(source) => Side::Proxy,
             Self::Unreachable { .. } | Self::Broken(_) | Self::Timeout(_) => Side::Upstream,
         }
@@ -154,6 +159,7 @@ impl Error {
             Self::Timeout(Timeout::FirstByte | Timeout::Idle) => Some(Failure::FirstByte),
             Self::Timeout(Timeout::Request | Timeout::UploadRate | Timeout::Queue)
             | Self::Busy { .. }
+            | Self::TakenOut
             | Self::BadRequest(_)
             | Self::Refused(..)
             | Self::Connect
@@ -177,7 +183,29 @@ impl Error {
             | Self::Broken(_)
             | Self::Timeout(_)
             | Self::ClientStalled(_)
+            | Self::TakenOut
             | Self::ClientGone => None,
+        }
+    }
+
+    /// As in metrics and in problem details.
+    pub fn reason(&self) -> FailureReason {
+        use FailureReason as R;
+        match self {
+            Self::BadRequest(_) | Self::Refused(..) | Self::Connect => R::Refused,
+            Self::NoRoute => R::NoRoute,
+            Self::NoEndpoint { .. } => R::NoEndpoint,
+            Self::Busy { .. } | Self::Timeout(Timeout::Queue) => R::Limit,
+            Self::Unreachable { source, .. } if is_local(source) => R::Local,
+            Self::Unreachable { .. } => R::Connect,
+            Self::Broken(fault) => fault.reason(),
+            Self::Timeout(Timeout::Connect) => R::ConnectTimeout,
+            Self::Timeout(Timeout::FirstByte) => R::FirstByteTimeout,
+            Self::Timeout(Timeout::Idle) => R::IdleTimeout,
+            Self::Timeout(Timeout::Request) => R::RequestTimeout,
+            Self::Timeout(Timeout::UploadRate) | Self::ClientStalled(_) => R::ClientTimeout,
+            Self::TakenOut => R::TakenOut,
+            Self::ClientGone => R::ClientGone,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -12,13 +13,15 @@ use http::{Method, Request, Response, Version};
 
 use crate::clock::Clock;
 use crate::proxy::admission;
-use crate::proxy::body::{Relayed, ResponseBody, Source};
+use crate::proxy::body::{Relayed, Source};
+use crate::proxy::cut::Cuttable;
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Peer, Upgrade};
 use crate::proxy::incoming::Incoming;
 use crate::proxy::interim::Interims;
 use crate::proxy::mirror::{Copy, Place};
 use crate::proxy::reply;
+use crate::proxy::response::ResponseBody;
 use crate::proxy::tries::Tries;
 use crate::proxy::upstream::{AnswerBody, Outbound};
 use crate::proxy::view::{Pick, RuleRef, TargetView, View};
@@ -129,10 +132,16 @@ impl Exchange {
                     let measured = (sample, tries.into_permit());
                     let Outbound { source, wait, .. } = outbound;
                     let response = Relayed::ride(response, measured, (source, wait), timeouts);
-                    return Ok(response.map(ResponseBody::Relayed));
+                    return Ok(match &target.cut {
+                        Some(is_cut) => {
+                            Cuttable::new(response, Arc::clone(is_cut), &self.worker.cuts)
+                                .map(ResponseBody::Cuttable)
+                        }
+                        None => response.map(ResponseBody::Relayed),
+                    });
                 }
                 Err(error) => {
-                    sample.set_code(code_of(&error));
+                    set_failure(&sample, &error);
                     sample.settle(error.outcome());
                     return Err(error);
                 }
@@ -268,7 +277,7 @@ impl Exchange {
 /// Counts a request that no rule got.
 fn refused(view: &View, clock: Clock, started: Tick, error: &Error) {
     let sample = Sample::open(Rc::clone(&view.unrouted), clock, started);
-    sample.set_code(code_of(error));
+    set_failure(&sample, error);
     sample.settle(error.outcome());
 }
 
@@ -282,15 +291,16 @@ fn give_up(answered: Result<Response<AnswerBody>, Error>, sample: Sample) {
             response.into_body().discard();
         }
         Err(error) => {
-            sample.set_code(code_of(&error));
+            set_failure(&sample, &error);
             sample.settle_unanswered(error.outcome());
         }
     }
 }
 
-/// The code under which a failure is counted.
-fn code_of(error: &Error) -> u16 {
-    error.status().map_or(CLIENT_GONE, |status| status.as_u16())
+/// The code and the reason under which a failure is counted.
+fn set_failure(sample: &Sample, error: &Error) {
+    sample.set_code(error.status().map_or(CLIENT_GONE, |status| status.as_u16()));
+    sample.set_failure(error.reason());
 }
 
 impl Draws {

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod body;
+pub mod cut;
 pub mod deadline;
 pub mod error;
 pub mod exchange;
@@ -18,6 +19,7 @@ pub mod listener;
 pub mod mirror;
 pub mod protocol;
 pub mod reply;
+pub mod response;
 pub mod size;
 pub mod tries;
 pub mod upstream;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SERVER};
 use http::{Method, Response, StatusCode};
 
-use crate::proxy::body::ResponseBody;
 use crate::proxy::error::Error;
+use crate::proxy::response::ResponseBody;
 
 /// What the client of a request by `method` gets for `error`; `None` when there is no
 /// client left.
@@ -30,6 +30,7 @@ pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<Respons
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
             "detail": error.to_string(),
+            "reason": error.reason().as_str(),
         });
         let body = Bytes::from(problem.to_string());
         let length = HeaderValue::from(body.len());

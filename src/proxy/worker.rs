@@ -13,6 +13,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::proxy::cut::Cuts;
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::greeting::Greetings;
 use crate::proxy::upstream::Endpoint;
@@ -46,6 +47,8 @@ pub struct Worker {
     pub clock: Clock,
     /// Time limits.
     pub deadlines: Rc<Deadlines>,
+    /// Answers that may be cut.
+    pub cuts: Rc<Cuts>,
     /// Attempts that may become slow.
     pub open_attempts: Rc<OpenAttempts>,
     /// Connections that have not come to HTTP yet.
@@ -81,6 +84,7 @@ impl Worker {
             index,
             clock,
             deadlines: Rc::new(Deadlines::new(clock)),
+            cuts: Rc::default(),
             open_attempts: Rc::default(),
             greetings: Rc::default(),
             reader: RefCell::new(reader),
@@ -120,7 +124,7 @@ impl Worker {
                 self.close_idle_clients();
             }
         };
-        tokio::join!(self.deadlines.run(&self.open_attempts), sweep);
+        tokio::join!(self.deadlines.run(&self.open_attempts), self.cuts.run(), sweep);
     }
 
     /// Asks every connection to end after the request that it serves.

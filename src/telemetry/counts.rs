@@ -13,6 +13,7 @@ use crate::names::{BackendName, RouteName, RuleName};
 use crate::rollout::plan::OBJECTIVES_MAX;
 use crate::telemetry::latencies::{Latencies, LatencyCounts};
 use crate::telemetry::notes::{Answered, Failure, Failures};
+use crate::telemetry::reasons::{FailureReason, Limited};
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
 
@@ -135,6 +136,8 @@ pub struct LegCounters {
     pub failovers: Counter,
     /// Requests that got no place at this backend, by reason.
     limited: [Counter; Limited::ALL.len()],
+    /// Attempts without an answer to its end, by reason.
+    failures: [Counter; FailureReason::ALL.len()],
 }
 
 impl Leg {
@@ -169,6 +172,11 @@ impl LegCounters {
         &self.mirrored[result as usize]
     }
 
+    /// Attempts without an answer to its end, for `reason`.
+    pub fn failures(&self, reason: FailureReason) -> &Counter {
+        &self.failures[reason as usize]
+    }
+
     /// Requests that got no place for `reason`.
     pub fn limited(&self, reason: Limited) -> &Counter {
         &self.limited[reason as usize]
@@ -177,36 +185,6 @@ impl LegCounters {
     /// Failed attempts that were to be tried again, and were not for `reason`.
     pub fn refused(&self, reason: RetryRefused) -> &Counter {
         &self.refused[reason as usize]
-    }
-}
-
-/// Why a request got no place at a backend that has all it may have under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limited {
-    /// As many waited as may.
-    QueueFull,
-    /// It waited for as long as it may.
-    QueueTimeout,
-}
-
-impl Limited {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::QueueFull, Self::QueueTimeout];
-
-    /// As in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-        }
-    }
-
-    /// For people.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::QueueFull => "its `limits.queue` is full",
-            Self::QueueTimeout => "no place within its `limits.queue_timeout`",
-        }
     }
 }
 

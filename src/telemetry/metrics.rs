@@ -8,9 +8,10 @@ use std::sync::Arc;
 use crate::names::BackendName;
 use crate::rollout::machine::State;
 use crate::telemetry::counts::{
-    BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, Limited, MirrorResult, RetryRefused,
+    BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, MirrorResult, RetryRefused,
 };
 use crate::telemetry::listeners::{Handshake, Turned};
+use crate::telemetry::reasons::{FailureReason, Limited};
 use crate::telemetry::registry::Registry;
 use crate::traffic::outcome::Outcome;
 
@@ -88,6 +89,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     let (legs, mirrors) = (registry.legs(), registry.mirrors());
     let mut text = Text::default();
     requests(&mut text, &legs);
+    failures(&mut text, &legs);
     tries(&mut text, &legs);
     histograms(&mut text, &legs);
     in_flight(&mut text, &legs, &mirrors);
@@ -147,6 +149,20 @@ fn tries(text: &mut Text, legs: &Legs) {
     for leg in legs {
         for reason in RetryRefused::ALL {
             let count: u64 = leg.workers().map(|worker| worker.refused(reason).get()).sum();
+            if count > 0 {
+                text.sample(name, &of_leg(leg, &[("reason", &reason.as_str())]), count);
+            }
+        }
+    }
+}
+
+/// Why attempts had no answer, or none to its end.
+fn failures(text: &mut Text, legs: &Legs) {
+    let name = "serin_failures_total";
+    text.family(name, COUNTER, "Attempts without an answer, or none to its end, by reason.");
+    for leg in legs {
+        for reason in FailureReason::ALL {
+            let count: u64 = leg.workers().map(|worker| worker.failures(reason).get()).sum();
             if count > 0 {
                 text.sample(name, &of_leg(leg, &[("reason", &reason.as_str())]), count);
             }

@@ -10,6 +10,7 @@ pub mod latencies;
 pub mod listeners;
 pub mod metrics;
 pub mod notes;
+pub mod reasons;
 pub mod registry;
 pub mod sample;
 pub mod signs;

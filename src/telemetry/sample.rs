@@ -16,6 +16,7 @@ use crate::rollout::judge::SLOT;
 use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
 use crate::telemetry::gate::Pass;
 use crate::telemetry::notes::Failure;
+use crate::telemetry::reasons::FailureReason;
 use crate::telemetry::signs::WorkerSigns;
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
@@ -172,6 +173,7 @@ pub struct Sample {
     clock: Clock,
     started: Tick,
     code: Cell<u16>,
+    failure: Cell<Option<FailureReason>>,
     outcome: Outcome,
     /// Whether the client got what it answered.
     answers: bool,
@@ -182,7 +184,7 @@ impl Sample {
     /// cancelled one until it is settled.
     pub fn open(leg: Rc<WorkerLeg>, clock: Clock, started: Tick) -> Self {
         leg.counters().in_flight.add(1);
-        let code = Cell::new(CLIENT_GONE);
+        let (code, failure) = (Cell::new(CLIENT_GONE), Cell::default());
         let outcome = Outcome::Neutral;
         Self {
             leg,
@@ -192,6 +194,7 @@ impl Sample {
             clock,
             started,
             code,
+            failure,
             outcome,
             answers: true,
         }
@@ -247,6 +250,11 @@ impl Sample {
     /// The code under which the attempt is counted, when no response told it.
     pub fn set_code(&self, code: u16) {
         self.code.set(code);
+    }
+
+    /// Why there is no answer, or none to its end.
+    pub fn set_failure(&self, reason: FailureReason) {
+        self.failure.set(Some(reason));
     }
 
     /// The attempt ended with `outcome`.
@@ -312,6 +320,9 @@ impl Drop for Sample {
         if self.answers {
             counters.requests.count(self.code.get());
             counters.duration.record(taken);
+        }
+        if let Some(reason) = self.failure.get() {
+            counters.failures(reason).add(1);
         }
         if let Some(signs) = &self.signs {
             signs.count(self.outcome);

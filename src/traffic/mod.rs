@@ -8,6 +8,7 @@ pub mod client;
 pub mod draw;
 pub mod ejection;
 pub mod events;
+pub mod farewell;
 pub mod headers;
 pub mod health;
 pub mod limit;

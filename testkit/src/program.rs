@@ -125,6 +125,11 @@ impl Program {
         address.unwrap_or_else(|| panic!("no address in {line}"))
     }
 
+    /// Its number among processes.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal: `TERM`, `HUP`, `INT`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

@@ -108,6 +108,11 @@ impl Script {
         Self::of(Act::Echo)
     }
 
+    /// Answers well, one byte at each `interval`.
+    pub fn drips_every(interval: Duration) -> Self {
+        Self::of(Act::Drip(interval))
+    }
+
     /// Answers well, one byte a second.
     pub fn drips() -> Self {
         Self::of(Act::Drip(secs(1)))

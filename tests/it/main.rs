@@ -6,11 +6,14 @@
 mod certificates;
 mod command_line;
 mod crash;
+mod cut;
+mod drain;
 mod endpoint_tls;
 mod endpoints;
 mod evidence;
 mod failover;
 mod failures;
+mod faults;
 mod hostile_http1;
 mod http2_endpoints;
 mod limits;

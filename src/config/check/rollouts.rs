@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
-use crate::config::quantity::{RuleRef, Span};
+use crate::config::quantity::{Name, RuleRef, Span};
 use crate::config::raw;
 use crate::config::read::{As, At, Form, Given};
 use crate::config::tree::NodeId;
@@ -97,10 +97,11 @@ impl Checker<'_> {
             let hooks = raw.notify.items().iter().filter_map(At::get);
             let webhooks: Vec<_> = hooks.filter_map(|hook| self.value(&hook.webhook)).collect();
             let warm_up = self.warm_up(&raw.warm_up);
+            let cut_streams = self.value(&raw.streams_on_rollback).unwrap_or(false);
             // A name that cannot be read was reported.
             if let Some(name) = raw.name.get() {
                 let rollout = RolloutName::new(&name.scalar.text);
-                all.push(Around { rollout, webhooks, warm_up });
+                all.push(Around { rollout, webhooks, warm_up, cut_streams });
             }
         }
         all
@@ -173,6 +174,30 @@ impl Checker<'_> {
             self.dangling(id, &wanted.to_string(), "rule", names.iter().map(String::as_str));
         }
         found
+    }
+
+    /// Warns of failover where there is no canary, unless what was refused may be its rollout.
+    pub(super) fn failovers_used(&mut self, routes: &At<Vec<At<raw::Route>>>, rollouts: &[Plan]) {
+        if self.report.refuses() {
+            return;
+        }
+        for route in routes.items().iter().filter_map(At::get) {
+            for rule in route.rules.items().iter().filter_map(At::get) {
+                let name_of = |at: &At<As<Name>>| at.get().map(|name| name.scalar.text.clone());
+                let names = name_of(&route.name).zip(name_of(&rule.name));
+                let has_rollout = names.is_some_and(|(route, rule)| {
+                    let is_it = |plan: &Plan| {
+                        plan.rule.route.as_str() == route && plan.rule.rule.as_str() == rule
+                    };
+                    rollouts.iter().any(is_it)
+                });
+                if self.value(&rule.failover) == Some(true) && !has_rollout {
+                    let message = "no rollout is on this rule: nothing fails over";
+                    let help = "leave it out, or name the rule in a rollout; `retry` is for others";
+                    self.report.add(rule.failover.id, Code::IdleFailover, message, help);
+                }
+            }
+        }
     }
 
     /// Stable and canary are two backends of the rule, and the canary gets some traffic.

@@ -261,6 +261,21 @@ impl Quantity for RolloutBreach {
     }
 }
 
+/// What becomes of a canary's answers when it is taken out; `true` is that they are cut.
+pub struct StreamsWord;
+
+impl Quantity for StreamsWord {
+    type Value = bool;
+
+    fn parse(scalar: &Scalar) -> Result<bool, Fault> {
+        choose(scalar, &[("finish", false), ("cut", true)], &[])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["finish", "cut"] })
+    }
+}
+
 /// What a step waits for.
 pub struct UntilWord;
 

@@ -17,7 +17,6 @@ use bytes::BytesMut;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 
-use crate::proxy::body::ResponseBody;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::Error;
 use crate::proxy::exchange::Exchange;
@@ -28,6 +27,7 @@ use crate::proxy::protocol::ClientStream;
 use crate::proxy::protocol::http1::answer::{Framing, Wants};
 use crate::proxy::protocol::http1::head::Head;
 use crate::proxy::protocol::http1::io::Io;
+use crate::proxy::response::ResponseBody;
 use crate::proxy::worker::Visit;
 
 /// From the first byte of a head to its last.

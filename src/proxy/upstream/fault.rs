@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::proxy::http1::Malformed;
+use crate::telemetry::reasons::FailureReason;
 
 /// Why an endpoint gave no proper response.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,22 @@ pub enum Fault {
     /// Not the endpoint's fault: the rest of the request did not come.
     #[error("the client went away")]
     ClientGone,
+}
+
+impl Fault {
+    /// As in metrics and in problem details.
+    pub const fn reason(&self) -> FailureReason {
+        match self {
+            Self::Io(_)
+            | Self::ClosedBeforeHead
+            | Self::ClosedInBody
+            | Self::Reset(_)
+            | Self::GoAway(_) => FailureReason::Reset,
+            Self::NotHttp(_) | Self::Malformed(_) | Self::NotHttp2(_) => FailureReason::Malformed,
+            Self::Unsendable => FailureReason::Refused,
+            Self::ClientGone => FailureReason::ClientGone,
+        }
+    }
 }
 
 impl From<Malformed> for Fault {

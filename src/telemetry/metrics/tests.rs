@@ -24,6 +24,7 @@ fn counted() -> Registry {
     tried.of(0).refused(RetryRefused::Body).add(1);
     tried.of(1).failovers.add(4);
     tried.of(1).limited(Limited::QueueFull).add(6);
+    tried.of(0).failures(FailureReason::FirstByteTimeout).add(8);
     registry.leg(key("", "", "")).of(0).requests.count(404);
     let shadow = registry.leg(key("sentiment", "main", "shadow"));
     shadow.of(1).mirrored(MirrorResult::Dropped).add(3);

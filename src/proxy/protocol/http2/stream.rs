@@ -16,13 +16,13 @@ use http::header::EXPECT;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 
-use crate::proxy::body::ResponseBody;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::http2::{self, Room, poll_room};
 use crate::proxy::incoming::Incoming;
 use crate::proxy::protocol::http2::watch::Watch;
+use crate::proxy::response::ResponseBody;
 
 /// Counts a request as long as it lasts.
 struct Counted {

@@ -1,0 +1,75 @@
+//! What a client gets, whoever made it.
+//!
+//! Never holds more of a body than the piece that is asked for.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+use crate::proxy::body::Relayed;
+use crate::proxy::cut::Cuttable;
+use crate::proxy::error::Error;
+use crate::traffic::retry::Timeouts;
+
+/// What a client gets: an endpoint's body or one of Serin's own.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub enum ResponseBody {
+    /// Serin's own answer.
+    Own(Option<Bytes>),
+    /// What the endpoint sends.
+    Relayed(Relayed),
+    /// The same, until its version is taken out.
+    Cuttable(Box<Cuttable>),
+}
+
+impl ResponseBody {
+    /// Sends on what is left of the request, while nobody asks for the response.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Own(_) => {}
+            Self::Relayed(relayed) => relayed.poll_upload(cx),
+            Self::Cuttable(cuttable) => {
+                if let Some(relayed) = cuttable.answer() {
+                    relayed.poll_upload(cx);
+                }
+            }
+        }
+    }
+
+    /// Longest wait between two pieces.
+    pub fn idle(&self) -> Duration {
+        match self {
+            Self::Own(_) => Timeouts::default().idle,
+            Self::Relayed(relayed) => relayed.idle(),
+            Self::Cuttable(cuttable) => cuttable.idle(),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut *self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relayed) => relayed.poll_frame(cx),
+            Self::Cuttable(cuttable) => cuttable.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Relayed(relayed) => relayed.is_end_stream(),
+            Self::Cuttable(cuttable) => cuttable.is_end_stream(),
+        }
+    }
+}
