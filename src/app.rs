@@ -341,7 +341,8 @@ fn bind_listeners(config: &Config, workers: usize) -> Result<Bound, StartError> 
             what: format!("listener {}", listener.name),
             source,
         };
-        let socket = Listener::bind(listener.address, workers).map_err(error)?;
+        let (address, clients_max) = (listener.address, listener.connections_max);
+        let socket = Listener::bind(address, workers, clients_max).map_err(error)?;
         addresses.push((listener.name.clone(), socket.address().map_err(error)?));
         sockets.push(socket);
     }

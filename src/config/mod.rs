@@ -102,6 +102,8 @@ pub struct Listener {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// `None` is cleartext.
     pub tls: Option<ServerTls>,
+    /// Clients at once, over all workers; `None` is any number.
+    pub connections_max: Option<u32>,
 }
 
 /// Connections begin with a PROXY header.

@@ -72,6 +72,14 @@ maps! {
         may proxy_protocol: ProxyProtocolForm = false,
         /// TLS. Default: cleartext.
         may tls: ListenerTls,
+        /// How many clients may be there at once.
+        may limits: ListenerLimits,
+    }
+
+    /// How many clients may be there at once.
+    ListenerLimits later ["rate"] {
+        /// Connections over all workers, 1 to 1000000; another one waits. Default: any number.
+        may connections: As<Count<1, 1_000_000>>,
     }
 
     /// The admin port.

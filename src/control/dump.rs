@@ -111,6 +111,7 @@ fn listener(listener: &Listener) -> Value {
         ("address", json!(listener.address)),
         ("proxy_protocol", proxy_protocol.unwrap_or_default()),
         ("tls", listener.tls.as_ref().map_or(Value::Null, server_tls)),
+        ("limits", map([("connections", json!(listener.connections_max))])),
     ])
 }
 

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::proxy::forward::Peer;
 use crate::proxy::greeting;
 use crate::proxy::protocol::serve_connection;
+use crate::proxy::room::Room;
 use crate::proxy::worker::{CONNECTIONS_MAX, Worker};
 use crate::snapshot::Reader;
 
@@ -31,6 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Listener {
     sockets: Vec<StdListener>,
+    room: Arc<Room>,
 }
 
 /// What a data plane is told.
@@ -44,14 +46,14 @@ pub struct Stop {
 
 impl Listener {
     /// Binds `address` once for each of `workers`; port 0 takes a free one. Fails when
-    /// another process listens there.
-    pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Self> {
+    /// another process listens there. No more than `clients_max` are served at once.
+    pub fn bind(address: SocketAddr, workers: usize, clients_max: Option<u32>) -> io::Result<Self> {
         // Without SO_REUSEPORT first: with it, a second Serin would silently share the port.
         let probe = socket(address, false)?;
         let address = probe.local_addr()?;
         drop(probe);
         let sockets = (0..workers).map(|_| socket(address, true));
-        Ok(Self { sockets: sockets.collect::<io::Result<_>>()? })
+        Ok(Self { sockets: sockets.collect::<io::Result<_>>()?, room: Room::new(clients_max) })
     }
 
     /// Where it listens.
@@ -80,10 +82,10 @@ pub fn start(
     clock: Clock,
     stop: &Stop,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let mut sockets: Vec<Vec<StdListener>> = readers.iter().map(|_| Vec::new()).collect();
+    let mut sockets: Vec<Vec<Entrance>> = readers.iter().map(|_| Vec::new()).collect();
     for listener in listeners {
         for (worker, socket) in sockets.iter_mut().zip(listener.sockets) {
-            worker.push(socket);
+            worker.push((socket, Arc::clone(&listener.room)));
         }
     }
     let threads = sockets.into_iter().zip(readers).enumerate().map(|(index, (sockets, reader))| {
@@ -96,7 +98,10 @@ pub fn start(
     threads.collect()
 }
 
-fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<StdListener>, stop: &Stop) {
+/// One worker's socket of a listener, and the listener's places.
+type Entrance = (StdListener, Arc<Room>);
+
+fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>, stop: &Stop) {
     let runtime = match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -130,7 +135,7 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<StdListene
 }
 
 /// Accepts at the snapshot's listener `index`, until dropped.
-async fn accept(socket: StdListener, index: usize, worker: Rc<Worker>) {
+async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -144,13 +149,15 @@ async fn accept(socket: StdListener, index: usize, worker: Rc<Worker>) {
             Ok((stream, address)) => {
                 // A client that is gone already is found out by the first read.
                 let _ = stream.set_nodelay(true);
+                let place = room.enter().await;
+                let visit = worker.enter().holding(place);
                 let view = worker.view();
                 let listener = &view.snapshot.listeners[index];
                 if listener.is_plain() {
                     let peer = Peer::cleartext(address.ip());
-                    tokio::task::spawn_local(serve_connection(stream, worker.enter(), peer));
+                    tokio::task::spawn_local(serve_connection(stream, visit, peer));
                 } else {
-                    greeting::spawn(stream, address, Arc::clone(listener), worker.enter());
+                    greeting::spawn(stream, address, Arc::clone(listener), visit);
                 }
             }
             Err(error) => {

@@ -20,6 +20,7 @@ pub mod mirror;
 pub mod protocol;
 pub mod reply;
 pub mod response;
+pub mod room;
 pub mod size;
 pub mod tries;
 pub mod upstream;

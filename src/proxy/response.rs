@@ -16,7 +16,6 @@ use crate::traffic::retry::Timeouts;
 
 /// What a client gets: an endpoint's body or one of Serin's own.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub enum ResponseBody {
     /// Serin's own answer.
     Own(Option<Bytes>),

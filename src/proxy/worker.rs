@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::proxy::cut::Cuts;
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::greeting::Greetings;
+use crate::proxy::room::Place;
 use crate::proxy::upstream::Endpoint;
 use crate::proxy::view::{EndpointKey, View};
 use crate::snapshot::Reader;
@@ -185,6 +186,7 @@ impl Worker {
         Visit {
             key: self.connections.borrow_mut().insert(Seat::default()),
             worker: Rc::clone(self),
+            place: None,
         }
     }
 
@@ -204,9 +206,18 @@ impl Worker {
 pub struct Visit {
     worker: Rc<Worker>,
     key: usize,
+    /// At its listener; free again when the client leaves.
+    place: Option<Place>,
 }
 
 impl Visit {
+    /// Keeps `place` as long as the client stays.
+    #[must_use]
+    pub fn holding(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
+    }
+
     /// Where it is.
     pub fn worker(&self) -> &Rc<Worker> {
         &self.worker

@@ -202,7 +202,9 @@ mod tests {
             (&["data: 1\r\n"], false),
         ] {
             let mut events = Stream::Events(Vec::new());
-            pieces.iter().for_each(|piece| events.pass(piece.as_bytes()));
+            for piece in pieces {
+                events.pass(piece.as_bytes());
+            }
             assert_eq!(events.is_between(), between, "{pieces:?}");
             let Farewell::Data(last) = events.farewell() else { panic!("{pieces:?}") };
             let last = String::from_utf8(last).unwrap();

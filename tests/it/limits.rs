@@ -205,3 +205,21 @@ async fn a_body_larger_than_the_rule_takes_is_refused_before_and_while_it_comes(
     let neutral = [("code", "413"), ("outcome", "neutral")];
     assert_eq!(value(&proxy, "serin_attempts_total", &neutral).await, 2);
 }
+
+#[tokio::test]
+async fn a_listener_serves_so_many_clients_and_others_wait_for_their_turn() {
+    let model = Backend::named("model").start();
+    let listener = "address: 127.0.0.1:8080";
+    let limited = format!("{listener}, limits: {{ connections: 2 }}");
+    let proxy = Proxy::to(&model, "").replace(listener, &limited).start();
+    let (mut one, mut two) = (proxy.client(), proxy.client());
+    one.get("/").await.expect(200);
+    two.get("/").await.expect(200);
+    let third = ask(&proxy);
+    for _ in 0..20 {
+        one.get("/").await.expect(200);
+    }
+    assert!(!third.is_finished());
+    drop(two);
+    within("the third", third).await.unwrap().expect(200);
+}

@@ -33,7 +33,9 @@ impl Checker<'_> {
             let name = ListenerName::new(name.unwrap_or_default());
             let proxy_protocol = self.proxy_protocol(&raw.proxy_protocol);
             let tls = raw.tls.found().and_then(|(id, raw)| self.listener_tls(id, raw));
-            listeners.push((id, Listener { name, address, proxy_protocol, tls }));
+            let connections_max =
+                raw.limits.get().and_then(|limits| self.value(&limits.connections));
+            listeners.push((id, Listener { name, address, proxy_protocol, tls, connections_max }));
         }
         listeners
     }
