@@ -48,6 +48,10 @@ pub struct Latency {
 /// In which a peak loses all but 37 % of its weight.
 const DECAY: Duration = Duration::from_secs(10);
 
+/// What one answer leaves of a peak at most: with a hundred answers a second, a stall of a tenth of
+/// a second must not cost an endpoint its share for many seconds.
+const KEPT_MAX: f64 = 0.9;
+
 /// Below this, in seconds, latencies are taken for the same: it is noise.
 const FLOOR: f64 = 0.005;
 
@@ -66,7 +70,7 @@ impl Latency {
     /// After an attempt that ended `now` and took `taken`.
     #[must_use]
     pub fn observe(self, taken: Duration, failed: bool, now: Tick) -> Self {
-        let old = self.fading(now);
+        let old = self.fading(now).min(KEPT_MAX);
         let mut taken = taken.as_secs_f64();
         if failed {
             let before = (self.seconds * old).max(FLOOR);

@@ -67,6 +67,18 @@ fn a_slow_one_is_spared_at_once_and_tried_again_later() {
 }
 
 #[test]
+fn a_stall_is_forgotten_with_answers_not_with_time_alone() {
+    let usual = took(10);
+    let mut stalled = usual.observe(Duration::from_millis(100), false, at(1));
+    assert!(cost(stalled, 0, 1) > cost(usual, 8, 1));
+    for _ in 0..20 {
+        stalled = stalled.observe(Duration::from_millis(10), false, at(1));
+    }
+    assert!(cost(stalled, 0, 1) < cost(took(100), 0, 1));
+    assert!(cost(stalled, 0, 1) < cost(usual, 2, 1));
+}
+
+#[test]
 fn where_latencies_are_alike_or_tiny_requests_in_flight_decide() {
     for (one, other) in [(took(100), took(140)), (took(1), took(5)), (took(3), took(1))] {
         assert_eq!(cost(one, 0, 1).partial_cmp(&cost(other, 0, 1)), Some(Ordering::Equal));
