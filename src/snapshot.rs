@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub unrouted: Arc<Leg>,
     /// Whether clients are told what served them.
     pub response_headers: bool,
+    /// A request's body up to this size is kept until the answer begins.
+    pub replay_body_bytes_max: usize,
 }
 
 /// What is said on a new connection before HTTP.

@@ -21,6 +21,7 @@ use crate::config::quantity::{Name, Quantity};
 use crate::config::raw;
 use crate::config::read::{As, At, listed, similar};
 use crate::config::tree::{NodeId, Report, shown};
+use crate::traffic::retry::REPLAY_BODY_BYTES_MAX;
 
 /// How long a drain waits where the file does not say.
 pub(super) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -48,6 +49,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     let trusted_proxies = file.trusted_proxies.get().map(|list| checker.ranges(list));
     let workers = checker.value(&file.workers).and_then(|n| usize::try_from(n).ok());
     let drain_timeout = checker.value(&file.drain_timeout).unwrap_or(DRAIN_TIMEOUT_DEFAULT);
+    let replay = checker.value(&file.replay_body_max).and_then(|bytes| usize::try_from(bytes).ok());
     let drain_delay = checker.value(&file.drain_delay).unwrap_or_default();
     let response_headers = checker.value(&file.response_headers).unwrap_or(false);
     if report.refuses() {
@@ -60,6 +62,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         state_file: state,
         trusted_proxies,
         workers: workers.and_then(std::num::NonZero::new),
+        replay_body_bytes_max: replay.unwrap_or(REPLAY_BODY_BYTES_MAX),
         drain_delay,
         drain_timeout,
         response_headers,

@@ -55,6 +55,8 @@ pub struct Config {
     pub trusted_proxies: Option<Vec<Cidr>>,
     /// Data-plane threads; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
+    /// A request's body up to this size is kept until the answer begins.
+    pub replay_body_bytes_max: usize,
     /// How long a drain goes on accepting after it has failed readiness.
     pub drain_delay: Duration,
     /// How long a drain waits for requests in flight.

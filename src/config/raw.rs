@@ -32,7 +32,7 @@ pub type ForForm = Form<As<Span>, Bounds>;
 
 maps! {
     /// Serin's config file.
-    File later ["replay_body_max" "limits" "access_log" "tracing" "notify"
+    File later ["limits" "access_log" "tracing" "notify"
                 "feedback" "probe" "fleet" "protocol" "tls"] {
         /// Addresses on which Serin accepts requests; at least one.
         must listeners: Vec<At<Listener>>,
@@ -49,6 +49,8 @@ maps! {
         may trusted_proxies: Vec<At<As<CidrText>>>,
         /// Threads for requests, 1 to 1024. Default: one per core.
         may workers: As<Count<1, 1024>>,
+        /// A request's body up to this size is kept until the answer begins, to be sent again.
+        may replay_body_max: As<Size> = "1MiB",
         /// How long a drain goes on accepting, with `/readyz` at 503, before it stops.
         may drain_delay: As<SpanOrZero> = "0s",
         /// How long a drain waits for requests in flight; `0s` cuts them at once.
@@ -196,7 +198,7 @@ maps! {
     }
 
     /// What is matched, and the backends that share it.
-    Rule later ["replay_body_max" "on_no_endpoint"] {
+    Rule later ["on_no_endpoint"] {
         /// Unique within its route.
         must name: As<Name>,
         /// One of them must fit. Default: every request.

@@ -152,6 +152,7 @@ pub fn snapshot(
         trusted_proxies: config.trusted_proxies.clone(),
         unrouted,
         response_headers: config.response_headers,
+        replay_body_bytes_max: config.replay_body_bytes_max,
     }
 }
 

@@ -83,6 +83,7 @@ pub fn config(config: &Config) -> Value {
         ("metrics", map([("address", json!(config.metrics))])),
         ("state", map([("file", json!(config.state_file))])),
         ("workers", json!(config.workers)),
+        ("replay_body_max", config.replay_body_bytes_max.into()),
         ("drain_delay", duration_text(config.drain_delay).into()),
         ("drain_timeout", duration_text(config.drain_timeout).into()),
         ("response_headers", config.response_headers.into()),

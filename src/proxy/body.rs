@@ -36,6 +36,8 @@ pub struct Source {
     kept_bytes: Cell<usize>,
     /// 0: nothing is kept.
     keep_bytes_max: Cell<usize>,
+    /// How much is kept to be sent again; set before anything is sent.
+    pub replay_bytes_max: Cell<usize>,
     /// Something that was sent is not in `kept`.
     lost: Cell<bool>,
     state: Cell<SourceState>,
@@ -112,6 +114,11 @@ impl Source {
     /// Keeps what comes, up to `bytes_max`; call before anything is sent.
     pub fn keep(&self, bytes_max: usize) {
         self.keep_bytes_max.set(self.keep_bytes_max.get().max(bytes_max));
+    }
+
+    /// Keeps what comes, to be sent again; call before anything is sent.
+    pub fn keep_to_replay(&self) {
+        self.keep(self.replay_bytes_max.get());
     }
 
     /// The response has begun: nothing is sent again. What copies need is still kept.

@@ -100,6 +100,7 @@ impl Exchange {
         let tunnel = head.extensions.get::<Upgrade>().is_some();
         let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
         source.size.set(rule.rule.body_bytes_max);
+        source.replay_bytes_max.set(view.snapshot.replay_body_bytes_max);
         forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), !source.is_ended());
         self.mirror(&view, rule, (&head, &source), started);
 

@@ -15,7 +15,7 @@ use crate::proxy::view::{RuleRef, TargetView};
 use crate::snapshot;
 use crate::telemetry::counts::{RetryPermit, RetryRefused};
 use crate::traffic::outcome::{Outcome, grpc_status};
-use crate::traffic::retry::{Failure, REPLAY_BODY_BYTES_MAX};
+use crate::traffic::retry::Failure;
 use crate::units::Tick;
 
 /// What was tried for one request, and where it goes now.
@@ -39,7 +39,7 @@ impl<'v> Tries<'v> {
     /// Has the body kept, where it may be sent again.
     pub fn prepare(&self, source: &Source) {
         if self.rule.rule.retry.is_some() || self.has_failover() {
-            source.keep(REPLAY_BODY_BYTES_MAX);
+            source.keep_to_replay();
         }
     }
 

@@ -35,7 +35,7 @@ use crate::proxy::upstream::transport::Transport;
 use crate::tls::client::{Encryption, Offer};
 use crate::traffic::balance::{Cost, Latency};
 use crate::traffic::protocol::Protocol;
-use crate::traffic::retry::{Excuse, Failed, REPLAY_BODY_BYTES_MAX, Timeouts};
+use crate::traffic::retry::{Excuse, Failed, Timeouts};
 use crate::units::Tick;
 
 /// Idle connections that a worker keeps to one endpoint. When full, the one that comes
@@ -214,7 +214,7 @@ impl Endpoint {
         loop {
             let way = self.way(outbound, retries > 0).await?;
             if !matches!(way, Way::Fresh(_)) {
-                outbound.source.keep(REPLAY_BODY_BYTES_MAX);
+                outbound.source.keep_to_replay();
             }
             match outbound.attempt(way, head, retries, self.address).await {
                 Ok(response) => return Ok(AnswerBody::of(response, busy)),

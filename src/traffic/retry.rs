@@ -51,8 +51,8 @@ impl Default for Timeouts {
     }
 }
 
-/// A request body up to this size is kept until the response's head arrives, so
-/// that it can be sent again. A larger one is sent once.
+/// Where the config does not say: a request body up to this size is kept until the response's
+/// head arrives, so that it can be sent again. A larger one is sent once.
 pub const REPLAY_BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How an attempt failed while nothing of a response had gone to the client.

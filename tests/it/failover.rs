@@ -185,3 +185,15 @@ async fn another_attempt_has_its_own_time_for_the_first_byte_but_not_its_own_who
     proxy.client().get("/").await.expect(504);
     assert!((2..=4).contains(&model.requests()), "{}", model.requests());
 }
+
+#[tokio::test]
+async fn how_much_of_a_body_is_kept_can_be_said() {
+    let v1 = Backend::named("v1").start();
+    let v2 = Backend::named("v2").answers(500).start();
+    let proxy = canary(&v1, &v2, "").replace("weight: 90", "weight: 0");
+    let proxy = proxy.with("replay_body_max: 10KiB").start();
+    let mut client = proxy.client();
+    let send = |bytes: usize| Request::post(PATH, "x".repeat(bytes)).chunked();
+    assert_eq!(client.send(&send(10 << 10)).await.expect(200).text(), "v1");
+    assert_eq!(client.send(&send((10 << 10) + 1)).await.expect(500).text(), "v2");
+}

@@ -36,6 +36,7 @@ fn talk<F: Future>(client: impl FnOnce(DuplexStream, Rc<Worker>) -> F) -> F::Out
             trusted_proxies: None,
             unrouted: Arc::new(Leg::new(key, 1)),
             response_headers: false,
+            replay_body_bytes_max: 0,
         });
         let worker = Worker::new(0, Clock::start(), publisher.reader());
         // Less than an answer.
