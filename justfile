@@ -43,9 +43,14 @@ doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
-test-real:
+test-real: test-tls
     cargo build --locked
     tests/real/run
+
+# TLS with curl and openssl.
+test-tls:
+    cargo build --locked
+    tests/real/tls
 
 # Every example config and ConfigMap, as `serin run` would read it.
 configs:

@@ -65,6 +65,7 @@ pub fn config(
     let builder = builder.with_client_cert_verifier(verifier);
     let mut config = builder.with_cert_resolver(Arc::new(ByName::new(pairs)));
     config.alpn_protocols = PROTOCOLS.iter().map(|one| one.to_vec()).collect();
+    config.ignore_client_order = true;
     config.ticketer = ticketer;
     // Tickets are sessions that the client stores: nothing here grows with their number.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -92,7 +93,8 @@ impl ByName {
     }
 
     /// The exact name first, then the wildcard, then the first certificate; of several the
-    /// first whose key the client can verify.
+    /// first whose key the client can verify. For a client that can verify none it is the first
+    /// of all, so that it is refused for what it lacks.
     fn find(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<CertifiedKey>> {
         let first = |keys: &'_ Vec<Arc<CertifiedKey>>| -> Option<usize> {
             keys.iter().position(|one| one.key.choose_scheme(schemes).is_some())
@@ -101,7 +103,8 @@ impl ByName {
         let parent = name.as_deref().and_then(|name| name.find('.').map(|dot| &name[dot..]));
         let named = [name.as_deref(), parent].into_iter().flatten();
         let mut lists = named.filter_map(|name| self.names.get(name)).chain([&self.all]);
-        lists.find_map(|keys| first(keys).map(|index| &keys[index]))
+        let fitting = lists.find_map(|keys| first(keys).map(|index| &keys[index]));
+        fitting.or_else(|| self.all.first())
     }
 }
 
