@@ -69,6 +69,13 @@ impl Evidence {
     /// requests is one event, and one event is no proof.
     pub fn bet(&mut self, drip: f64, bad: u64, good: u64) {
         let drip = drip / self.bettors as f64;
+        if bad == 0 && good == 0 {
+            // Nothing to bet on: nine powers of nothing less to compute, for most slots are so.
+            for wealth in &mut self.wealth[..self.bettors] {
+                *wealth = (*wealth + drip).min(self.wealth_max);
+            }
+            return;
+        }
         let (bad, good) = (bad as f64, good as f64);
         for (wealth, bet) in self.wealth[..self.bettors].iter_mut().zip(&self.bets) {
             let gain = (bad * bet.bad + good * bet.good).min(self.slot_max);

@@ -89,6 +89,36 @@ impl Recorder {
         }
     }
 
+    /// Nobody looks for so long: the machine sleeps, or its clock is set.
+    fn jump(&mut self, seconds: u64) {
+        self.now = self.now.after(Duration::from_secs(seconds));
+        self.slot(0);
+    }
+
+    /// The process ends and begins again, with what it had written down.
+    fn restart(&mut self) {
+        self.now = Tick::ZERO;
+        let fresh = Release::new(self.release.plan().clone(), 0.1, self.now);
+        self.release = match self.release.save() {
+            Some(saved) => {
+                let text = serde_json::to_string(&saved).unwrap();
+                let saved = serde_json::from_str(&text).unwrap();
+                Release::restore(self.release.plan().clone(), 0.1, self.now, &saved).0
+            }
+            None => fresh.ended(self.release.state().clone()),
+        };
+        self.begin();
+    }
+
+    /// Another file is read.
+    fn reload(&mut self, next: &Plan) {
+        if self.release.replan(next, 0.1, self.now) {
+            self.release.set_configured(0.1);
+            let (plan, config) = (Box::new(next.clone()), "other".to_owned());
+            self.write(What::Replanned { plan, configured: 0.1, config });
+        }
+    }
+
     fn told(&mut self, word: Word) {
         let effect = self.release.told(self.now, word);
         if matches!(effect, None | Some(Effect::Refused(_))) {
@@ -198,36 +228,95 @@ fn a_change_by_another_judge_is_told_apart() {
     assert!(orphans.into_iter().all(|one| one == Compared::Unknown));
 }
 
+/// What may happen to a rollout.
 #[derive(Clone, Copy, Debug)]
 enum Happens {
     Slots(u64, u16),
+    Jump(u64),
     Told(Word),
+    Restart,
+    Reload(usize),
 }
 
 fn anything() -> impl Strategy<Value = Vec<Happens>> {
     use Word::{Abort, Pause, Promote, PromoteFully, Reset, Resume};
-    let words = vec![Promote, PromoteFully, Pause, Resume, Abort, Reset];
+    let words = vec![Promote, Promote, PromoteFully, Pause, Resume, Abort, Reset];
     prop::collection::vec(
         prop_oneof![
-            (0..4_u64, 1..20_u16).prop_map(|(bad, slots)| Happens::Slots(bad, slots)),
-            (1..400_u16).prop_map(|slots| Happens::Slots(0, slots)),
-            prop::sample::select(words).prop_map(Happens::Told),
+            3 => (0..4_u64, 1..20_u16).prop_map(|(bad, slots)| Happens::Slots(bad, slots)),
+            4 => (1..400_u16).prop_map(|slots| Happens::Slots(0, slots)),
+            4 => prop::sample::select(words).prop_map(Happens::Told),
+            1 => (0..10_000_u64).prop_map(Happens::Jump),
+            2 => Just(Happens::Restart),
+            2 => (0..4_usize).prop_map(Happens::Reload),
         ],
-        1..25,
+        1..30,
     )
 }
 
+/// Forms of one rollout that a file may have.
+fn forms() -> [Plan; 4] {
+    let finer = |weight| Step { weight: ratio(weight), mirror: None, until: Until::PROVEN };
+    let other = Objective::errors(ratio(0.02)).unwrap();
+    [
+        plan(),
+        Plan { requests_min: 7, ..plan() },
+        Plan { steps: [0.05, 0.1, 0.2, 0.5].map(finer).to_vec(), ..plan() },
+        Plan { objectives: vec![other, plan().objectives[1]], ..plan() },
+    ]
+}
+
+impl Recorder {
+    fn happens(&mut self, event: Happens) {
+        match event {
+            Happens::Slots(bad, slots) => (0..slots).for_each(|_| self.slot(bad)),
+            Happens::Jump(seconds) => self.jump(seconds),
+            Happens::Told(word) => self.told(word),
+            Happens::Restart => self.restart(),
+            Happens::Reload(form) => self.reload(&forms()[form]),
+        }
+    }
+
+    /// What must be so whatever happened: the canary never has more than its plan says, nor
+    /// anything once it was taken out.
+    fn check(&self, before: (&State, f64), event: Happens) -> Result<(), TestCaseError> {
+        let (state, share) = (self.release.state(), self.release.share());
+        let planned = match state {
+            State::Progressing { step, .. } => self.release.plan().steps[*step].weight.get(),
+            State::Promoted { .. } => 1.0,
+            State::RolledBack { .. } | State::Aborted { .. } => 0.0,
+        };
+        prop_assert!((share - planned).abs() < 1e-12, "{share} instead of {planned}");
+        let (was, had) = before;
+        if was.has_ended() && !matches!(event, Happens::Told(Word::Reset)) {
+            prop_assert_eq!(state.as_str(), was.as_str(), "an ended state absorbs");
+        }
+        if matches!(event, Happens::Told(Word::Abort)) && was.as_str() != "promoted" {
+            prop_assert!(share.abs() < 1e-12, "abort always works");
+        }
+        if matches!(event, Happens::Restart) {
+            prop_assert_eq!(state.step(), was.step());
+        }
+        // Sleep proves nothing, and another file gives the canary no more than it had.
+        if matches!(event, Happens::Restart | Happens::Reload(_) | Happens::Jump(_)) {
+            prop_assert!(share <= had + 1e-12, "{share} after {had}");
+        }
+        Ok(())
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn the_records_of_whatever_happened_lead_to_the_same_state(events in anything()) {
+    fn whatever_happens_the_plan_is_kept_and_its_records_lead_to_the_same_state(
+        events in anything(),
+    ) {
         let mut recorder = Recorder::start();
         for event in events {
-            match event {
-                Happens::Slots(bad, slots) => (0..slots).for_each(|_| recorder.slot(bad)),
-                Happens::Told(word) => recorder.told(word),
-            }
+            let before = (recorder.release.state().clone(), recorder.release.share());
+            recorder.happens(event);
+            recorder.check((&before.0, before.1), event)?;
         }
         let (records, _) = parse(lines(&recorder.records).as_bytes());
         let mut replay = Replay::default();
