@@ -154,6 +154,7 @@ mod tests {
             verdict: Verdict::Rollback,
             hold_reason: None,
             objectives: Vec::new(),
+            versions: Vec::new(),
             said: None,
         };
         assert_eq!(sentence(&view), "chat is aborted: its canary v2 gets 0% of requests\n");

@@ -10,7 +10,6 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::client::{self, AdminArgs};
 use crate::control::api::ChangesView;
-use crate::rollout::machine::Word;
 use crate::rollout::record::{FailingRequest, Record, What};
 use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
@@ -114,7 +113,7 @@ fn sentence(record: &Record) -> String {
     match &record.what {
         What::Told { word, by } => {
             let by = by.as_deref().unwrap_or("an operator");
-            format!("{by} said {}", said(*word))
+            format!("{by} said {}", word.as_str())
         }
         What::Changed(change) => change.to_string(),
         What::Begins { .. }
@@ -122,17 +121,6 @@ fn sentence(record: &Record) -> String {
         | What::Shared { .. }
         | What::Slots { .. }
         | What::Looked { .. } => String::new(),
-    }
-}
-
-fn said(word: Word) -> &'static str {
-    match word {
-        Word::Promote => "promote",
-        Word::PromoteFully => "promote --full",
-        Word::Pause => "pause",
-        Word::Resume => "resume",
-        Word::Abort => "abort",
-        Word::Reset => "reset",
     }
 }
 
@@ -160,6 +148,7 @@ fn numbers(one: &ObjectiveView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::machine::Word;
     use crate::rollout::record::Change;
 
     #[test]

@@ -49,9 +49,29 @@ pub struct RolloutView {
     pub hold_reason: Option<String>,
     /// In the config's order. Of an ended rollout, as they were when it was decided.
     pub objectives: Vec<ObjectiveView>,
+    /// Stable and the canary, over the last ten seconds.
+    #[serde(default)]
+    pub versions: Vec<VersionView>,
     /// The last word of a person that was followed; null if there was none.
     #[serde(default)]
     pub said: Option<SaidView>,
+}
+
+/// What a version does of late.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionView {
+    /// The backend's name.
+    pub name: String,
+    /// `stable` or `canary`.
+    pub role: String,
+    /// Its share of the rule's requests, 0 to 1.
+    pub weight: f64,
+    /// Requests that it answered in a second.
+    pub rps: f64,
+    /// The share of its attempts that were bad, 0 to 1.
+    pub errors: f64,
+    /// Of whole requests, as exact as the metrics' buckets; null without any.
+    pub p99_ms: Option<f64>,
 }
 
 /// A person's word, and whose it was.

@@ -4,6 +4,7 @@
 
 mod failing;
 mod noted;
+mod pace;
 mod view;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::control::feedback::Feedback;
 use crate::control::ledger::{Entry, Remembered};
 use crate::control::roster::Roster;
 use crate::control::running::failing::Failing;
+use crate::control::running::pace::Pace;
 use crate::rollout::judge::{Pair, SLOT, SlotCounts, SlotTally};
 use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
@@ -57,6 +59,7 @@ pub struct Running {
     failing: Failing,
     feedback: Feedback,
     body: Body,
+    pace: Pace,
 }
 
 /// Whether either version has an endpoint.
@@ -165,6 +168,7 @@ impl Running {
             failing: Failing::default(),
             feedback: Feedback::default(),
             body: Body::default(),
+            pace: pace_of(plan, counting),
         };
         running.new_epoch(counting);
         running
@@ -205,6 +209,7 @@ impl Running {
         self.by_chance = is_dealt_by_chance(config, plan);
         self.cuts_streams = cuts_streams(config, plan);
         self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
+        self.pace = pace_of(plan, counting);
         let step = self.state().step();
         let replanned = self.release.replan(plan, self.configured, tick);
         if replanned {
@@ -299,6 +304,7 @@ impl Running {
     /// Judges the slot that ends `now`, unless the plan's slots are longer. What it leads to is
     /// for the caller to do.
     pub fn close_slot(&mut self, now: Tick) -> Option<(SlotCounts, Option<Effect>)> {
+        self.pace.read(now);
         // A timer is never early, but the slot before may have been late.
         let due = self.closed.after(self.plan().burst.saturating_sub(SLOT / 2));
         if self.plan().burst > SLOT && now < due {
@@ -455,6 +461,11 @@ impl Running {
 
 fn cuts_streams(config: &Config, plan: &Plan) -> bool {
     config.around(&plan.name).is_some_and(|around| around.cut_streams)
+}
+
+fn pace_of(plan: &Plan, counting: Counting<'_>) -> Pace {
+    let leg = |name| counting.registry.leg(leg_key(&plan.rule, name));
+    Pace::new([leg(&plan.stable), leg(&plan.canary)])
 }
 
 fn errors(counts: &ArmCounts) -> Tally {

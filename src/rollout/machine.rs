@@ -111,6 +111,20 @@ pub enum Word {
     Reset,
 }
 
+impl Word {
+    /// As on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::PromoteFully => "promote --full",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Abort => "abort",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 /// What is to be done about it, in this order: weights first, then the ledger, then words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::control::api::RolloutView;
+use crate::control::api::{RolloutView, VersionView};
 use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
 use crate::units::Ratio;
@@ -40,11 +40,16 @@ fn tree(out: &mut String, rollout: &RolloutView, colours: bool) -> std::fmt::Res
     let share = percent(rollout.weight);
     writeln!(out, "   canary   {canary}, version {version}, gets {share} of requests")?;
     steps(out, rollout)?;
+    if let Some(said) = &rollout.said {
+        let by = said.by.as_deref().unwrap_or("an operator");
+        writeln!(out, "   told     {} by {by} at {}", said.word.as_str(), said.at)?;
+    }
     match (&rollout.reason, &rollout.hold_reason) {
         (Some(reason), _) => writeln!(out, "   reason   {reason}")?,
         (None, Some(hold)) => writeln!(out, "   verdict  {}: {hold}", rollout.verdict)?,
         (None, None) => writeln!(out, "   verdict  {}", rollout.verdict)?,
     }
+    versions(out, &rollout.versions)?;
     if rollout.objectives.is_empty() {
         return Ok(());
     }
@@ -52,19 +57,58 @@ fn tree(out: &mut String, rollout: &RolloutView, colours: bool) -> std::fmt::Res
     let head = ["OBJECTIVE", "CANARY", "STABLE", "OVER LIMIT", "VS STABLE", "PROOF", "VERDICT"];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(rollout.objectives.iter().map(cells));
-    let widths: [usize; 7] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
-    });
-    for (index, row) in rows.iter().enumerate() {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            write!(line, "   {cell:width$}")?;
-        }
+    for (index, line) in aligned(&rows).enumerate() {
         let breached = index > 0 && rollout.objectives[index - 1].verdict == Verdict::Rollback;
         let tone = if breached { Tone::Bad } else { Tone::Plain };
-        writeln!(out, "{}", painted(line.trim_end(), tone, colours))?;
+        writeln!(out, "{}", painted(&line, tone, colours))?;
     }
     Ok(())
+}
+
+/// What both versions do of late.
+fn versions(out: &mut String, versions: &[VersionView]) -> std::fmt::Result {
+    if versions.is_empty() {
+        return Ok(());
+    }
+    out.push('\n');
+    let mut rows = vec![["VERSION", "WEIGHT", "RPS", "ERRORS", "P99"].map(str::to_owned)];
+    for (index, one) in versions.iter().enumerate() {
+        let branch = if index + 1 == versions.len() { "└─" } else { "├─" };
+        rows.push([
+            format!("{branch} {} ({})", one.name, one.role),
+            percent(one.weight),
+            format!("{:.1}", one.rps),
+            format!("{:.2}%", one.errors * 100.0),
+            milliseconds(one.p99_ms),
+        ]);
+    }
+    for line in aligned(&rows) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+/// Two digits are more than the buckets tell.
+fn milliseconds(ms: Option<f64>) -> String {
+    match ms {
+        None => "-".to_owned(),
+        Some(ms) if ms < 10.0 => format!("{ms:.1}ms"),
+        Some(ms) => format!("{ms:.0}ms"),
+    }
+}
+
+/// Rows as lines, each column as wide as its widest cell.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> impl Iterator<Item = String> {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    });
+    rows.iter().map(move |row| {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "   {cell:width$}");
+        }
+        line.trim_end().to_owned()
+    })
 }
 
 /// The plan with what is behind, what is now and what is to come.
@@ -177,6 +221,8 @@ fn painted(text: &str, tone: Tone, colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::api::SaidView;
+    use crate::rollout::machine::Word;
     use crate::rollout::view::{CanaryView, StableView};
 
     fn objective(name: &str, verdict: Verdict, over_limit: f64) -> ObjectiveView {
@@ -190,6 +236,11 @@ mod tests {
             threshold: 200.0,
             verdict,
         }
+    }
+
+    fn version(role: &str, weight: f64, p99_ms: Option<f64>) -> VersionView {
+        let (name, role) = (format!("sentiment-{role}"), role.to_owned());
+        VersionView { name, role, weight, rps: 100.0 * weight, errors: 0.00125 * weight, p99_ms }
     }
 
     fn rolled_back() -> RolloutView {
@@ -211,7 +262,12 @@ mod tests {
                 objective("errors <= 1%", Verdict::Rollback, 411.3),
                 objective("latency p99 <= 200ms", Verdict::Hold, 0.021),
             ],
-            said: None,
+            versions: vec![version("stable", 1.0, Some(12.25)), version("canary", 0.0, None)],
+            said: Some(SaidView {
+                word: Word::Promote,
+                by: Some("ci".to_owned()),
+                at: "2026-11-21T09:59:00Z".to_owned(),
+            }),
         }
     }
 
@@ -225,6 +281,8 @@ mod tests {
             verdict: Verdict::Hold,
             hold_reason: Some("not enough traffic".to_owned()),
             objectives: Vec::new(),
+            said: None,
+            versions: Vec::new(),
             ..rolled_back()
         }
     }

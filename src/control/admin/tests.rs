@@ -27,6 +27,7 @@ fn view(state: &str) -> RolloutView {
         verdict: Verdict::Hold,
         hold_reason: None,
         objectives: Vec::new(),
+        versions: Vec::new(),
         said: None,
     }
 }

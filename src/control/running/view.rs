@@ -9,6 +9,7 @@ use crate::control::running::Running;
 use crate::rollout::machine::{Pause, State};
 use crate::rollout::verdict::{HoldReason, Verdict};
 use crate::telemetry::metrics::RolloutGauges;
+use crate::units::Ratio;
 
 impl Running {
     /// As the admin API shows it.
@@ -36,6 +37,10 @@ impl Running {
                 (Verdict::Rollback, Some(reason), judged())
             }
         };
+        let shares = shares(config, plan, self.share());
+        // What is left of the two goes to stable.
+        let pair = if shares.1 > 0.0 { shares.0 / shares.1 } else { self.pair(config) };
+        let weights = [pair - shares.0, shares.0];
         RolloutView {
             name: plan.name.to_string(),
             rule: plan.rule.to_string(),
@@ -45,14 +50,20 @@ impl Running {
             state: self.state_name().to_owned(),
             step: self.step(),
             steps: plan.steps.iter().map(StepView::from).collect(),
-            weight: shares(config, plan, self.share()).0,
+            weight: shares.0,
             reason,
             since: self.since.clone(),
             verdict,
             hold_reason: self.hold_reason(),
             objectives,
+            versions: self.pace.shown([plan.stable.as_str(), plan.canary.as_str()], weights),
             said: self.said.clone(),
         }
+    }
+
+    /// The share of the rule's requests that goes to the two, where the canary has none of it.
+    fn pair(&self, config: &Config) -> f64 {
+        shares(config, self.plan(), Some(Ratio::ONE)).0
     }
 
     /// From 0; `None` without steps, and when there are none any more.
