@@ -28,12 +28,17 @@ use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
 use crate::units::Tick;
 
+/// What a kept piece counts for at least, beside its bytes.
+const PIECE_BYTES_MIN: usize = 256;
+
 /// A request's body, as it comes from the client. Shared by the attempts that send it.
 #[derive(Debug, Default)]
 pub struct Source {
     incoming: RefCell<Option<Incoming>>,
     kept: RefCell<Vec<Bytes>>,
     kept_bytes: Cell<usize>,
+    /// What the pieces cost to keep.
+    kept_cost: Cell<usize>,
     /// 0: nothing is kept.
     keep_bytes_max: Cell<usize>,
     /// How much is kept to be sent again; set before anything is sent.
@@ -158,14 +163,20 @@ impl Source {
 
     fn take_in(&self, data: &Bytes) {
         let kept_bytes = self.kept_bytes.get() + data.len();
-        if kept_bytes <= self.keep_bytes_max.get() {
+        // Each piece has its own cost, however small it is.
+        let cost = self.kept_cost.get() + data.len().max(PIECE_BYTES_MIN);
+        self.kept_cost.set(cost);
+        let max = self.keep_bytes_max.get();
+        let fits = kept_bytes <= max && cost <= 2 * max;
+        if fits {
             self.kept.borrow_mut().push(data.clone());
         } else {
             self.lost.set(true);
             self.kept.borrow_mut().clear();
         }
         self.kept_bytes.set(kept_bytes);
-        self.copies.borrow_mut().retain_mut(|copy| copy.still_fits(kept_bytes));
+        let size = if fits { kept_bytes } else { usize::MAX };
+        self.copies.borrow_mut().retain_mut(|copy| copy.still_fits(size));
     }
 
     fn end(&self) {

@@ -106,7 +106,9 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
     let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let resolved = resolve_path(target.path())
         .map_err(|_| Error::BadRequest("the path climbs above the root"))?;
-    let target = if resolved == target.path() {
+    // An authority may be followed by a query alone, a target may not begin with one.
+    let whole = !target.as_str().starts_with('?');
+    let target = if whole && resolved == target.path() {
         target
     } else {
         let text = match target.query() {

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 
 use http::Response;
+use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 
 use crate::traffic::headers::strip_hop_by_hop;
@@ -20,6 +21,8 @@ impl Interims {
         let (mut head, ()) = response.into_parts();
         if head.status != http::StatusCode::CONTINUE {
             strip_hop_by_hop(&mut head.headers);
+            // It has no content (RFC 9110, section 8.6).
+            head.headers.remove(CONTENT_LENGTH);
             self.0.borrow_mut().push(head);
         }
     }

@@ -3,7 +3,7 @@
 //! Never looks into a request, and takes any stream, so that it can be tried without a
 //! socket.
 
-mod http1;
+pub mod http1;
 pub mod http2;
 
 use std::future::poll_fn;

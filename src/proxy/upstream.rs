@@ -4,7 +4,7 @@
 //! the endpoint is seen by nobody outside this folder.
 
 pub mod fault;
-mod head;
+pub mod head;
 mod http1;
 mod http2;
 mod transport;
@@ -354,6 +354,14 @@ impl Wire {
         }
     }
 
+    /// Whether the request is still on its way.
+    fn is_uploading(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_uploading(),
+            Self::Http2(body) => body.is_uploading(),
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
@@ -389,6 +397,11 @@ impl AnswerBody {
     /// Drops it. What has come already is read, so that the connection of a short answer
     /// can be used again.
     pub fn discard(mut self) {
+        if self.open.as_ref().is_some_and(|(body, _)| body.is_uploading()) {
+            // Its connection cannot be used again, and what it would take in is the next
+            // attempt's.
+            return;
+        }
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut self).poll_frame(&mut cx) {}
     }

@@ -493,3 +493,41 @@ async fn clients_that_only_stay_and_those_that_read_nothing_disturb_nobody() {
     }
     drop((idle, flood));
 }
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_refused_before_it_is_kept() {
+    let (_model, proxy) = world();
+    for head in ["GET / HTTP/1.1\r\nHost: h\r\nx: ", "GET /"] {
+        // More than the kernel holds, so that Serin must have read past its own limit.
+        let mut wire = proxy.client().begin(head).await;
+        let endless = vec![b'a'; 1 << 20];
+        let mut sent = 0;
+        while sent < 64 && wire.send(&endless).await.is_ok() {
+            sent += 1;
+        }
+        assert!(sent < 64, "{head:?}: all of it was taken");
+    }
+    for (head, status) in [("GET / HTTP/1.1\r\nHost: h\r\nx: ", 431), ("GET /", 414)] {
+        let mut wire = proxy.client().begin(format!("{head}{}", "a".repeat(70_000))).await;
+        let came = within("the answer", wire.rest()).await;
+        assert_eq!(statuses(&came), [status], "{head:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_reads_nothing_is_not_excused_by_a_client_that_goes_on() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = Proxy::to(&model, "timeouts: { idle: 300ms, first_byte: 300ms }").start();
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut wire = proxy.client().begin(head).await;
+    let call = model.next_call().await;
+    let chunks = format!("64\r\n{}\r\n", "x".repeat(100)).repeat(1000);
+    let answered = async {
+        // Until nobody takes any more of it.
+        while wire.send(&chunks).await.is_ok() {}
+    };
+    within("Serin gives up", answered).await;
+    drop(call);
+    let bad = [("outcome", "bad"), ("code", "504")];
+    assert!(proxy.metrics().await.value("serin_attempts_total", &bad) > 0.5);
+}

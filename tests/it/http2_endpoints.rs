@@ -358,3 +358,56 @@ async fn an_endpoint_that_speaks_http1_alone_is_a_502() {
     let labels = [("backend", "model"), ("code", "502"), ("outcome", "bad")];
     assert!(metrics.value("serin_attempts_total", &labels) > 0.0, "{metrics:?}");
 }
+
+#[tokio::test]
+async fn an_answer_whose_end_is_a_frame_of_its_own_is_a_good_one() {
+    let listener = FrameListener::bind().await;
+    let proxy = before(listener.address, "");
+    let mut client = proxy.client();
+    let asked = tokio::spawn(async move {
+        client.get("/").await.expect(200);
+        client.get("/").await.expect(204);
+    });
+    let mut endpoint = listener.accept(&[]).await;
+    let stream = request(&mut endpoint).await;
+    // :status 200, content-length: 2 without indexing.
+    let head = [&[0x88, 0x0f, 0x0d, 0x01][..], b"2"].concat();
+    endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &head).await;
+    endpoint.send(kind::DATA, 0, stream, b"ok").await;
+    endpoint.send(kind::DATA, flag::END_STREAM, stream, b"").await;
+    let stream = request(&mut endpoint).await;
+    endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x89]).await;
+    endpoint.send(kind::DATA, flag::END_STREAM, stream, b"").await;
+    within("both answers", asked).await.unwrap();
+    let good = [("outcome", "good")];
+    serin_testkit::eventually("both are counted", async || {
+        (proxy.metrics().await.value("serin_attempts_total", &good) > 1.5).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_is_told_to_go_on_in_the_middle_of_an_answer() {
+    let listener = FrameListener::bind().await;
+    let proxy = before(listener.address, "");
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    let mut first = proxy.client();
+    let first = tokio::spawn(async move { first.get("/").await.expect(200) });
+    // It takes nothing of a body before it has answered.
+    let mut endpoint = listener.accept(&setting(INITIAL_WINDOW_SIZE, 0)).await;
+    let stream = request(&mut endpoint).await;
+    answer(&mut endpoint, stream, "").await;
+    within("the first answer", first).await.unwrap();
+    let mut client = proxy.client().begin(head).await;
+    let stream = request(&mut endpoint).await;
+    endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x88]).await;
+    endpoint.send(kind::DATA, 0, stream, b"one").await;
+    let head = within("the answer", client.head()).await.unwrap();
+    assert_eq!(head.status(), 200);
+    let mut body = serin_testkit::Body::of_response(&head, "POST");
+    assert_eq!(within("a piece", client.piece(&mut body)).await, Ok(Some(b"one".to_vec())));
+    endpoint.send(kind::WINDOW_UPDATE, 0, stream, &100u32.to_be_bytes()).await;
+    endpoint.send(kind::DATA, flag::END_STREAM, stream, b"two").await;
+    assert_eq!(within("a piece", client.piece(&mut body)).await, Ok(Some(b"two".to_vec())));
+    assert_eq!(within("the end", client.piece(&mut body)).await, Ok(None));
+}

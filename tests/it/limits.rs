@@ -223,3 +223,18 @@ async fn a_listener_serves_so_many_clients_and_others_wait_for_their_turn() {
     drop(two);
     within("the third", third).await.unwrap().expect(200);
 }
+
+#[tokio::test]
+async fn who_leaves_the_line_with_a_body_in_hand_leaves_it_at_once() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = proxy_before(&model, "in_flight: 1, queue: 2, queue_timeout: 1m").start();
+    let first = ask(&proxy);
+    let mut call = model.next_call().await;
+    let second = proxy.client().begin(Request::post("/", "a body that nobody reads").bytes()).await;
+    until_waiting(&proxy, 1).await;
+    drop(second);
+    until_waiting(&proxy, 0).await;
+    answer(&mut call).await;
+    within("the first", first).await.unwrap().expect(200);
+    assert_eq!(model.requests(), 1);
+}

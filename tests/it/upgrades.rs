@@ -124,3 +124,27 @@ async fn an_early_hint_does_not_wait_for_the_answer() {
     let head = within("the answer", client.head()).await.unwrap();
     assert_eq!((head.status(), head.field("content-length")), (204, None));
 }
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_does_not_end_like_one_that_was_closed() {
+    let (model, proxy) = by_hand();
+    let mut stream = std::net::TcpStream::connect(proxy.address()).unwrap();
+    std::io::Write::write_all(&mut stream, ASK.as_bytes()).unwrap();
+    let mut call = model.next_call().await;
+    call.say(GRANT).await;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut came = Vec::new();
+        let mut piece = [0; 1000];
+        let head = std::io::Read::read(&mut stream, &mut piece).unwrap();
+        assert!(piece[..head].starts_with(b"HTTP/1.1 101 "));
+        std::io::Read::read_to_end(&mut stream, &mut came)
+    });
+    // Behind the head, which is read first.
+    eventually("the client has its answer", async || {
+        (proxy.metrics().await.value("serin_requests_in_flight", &[]) > 0.5).then_some(())
+    })
+    .await;
+    call.reset();
+    let read = within("the end", read).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}

@@ -25,12 +25,18 @@ pub struct Outgoing {
     large: Option<Bytes>,
     /// A line end follows `large`.
     ends_line: bool,
+    written: u64,
 }
 
 impl Outgoing {
     /// Whether all is written.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty() && self.large.is_none()
+    }
+
+    /// Bytes written so far, of all that was ever put in.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Whether another piece may be put behind what waits.
@@ -102,6 +108,7 @@ impl Outgoing {
     }
 
     fn wrote(&mut self, bytes: usize) {
+        self.written += bytes as u64;
         let of_buffer = bytes.min(self.buffer.len());
         if of_buffer == self.buffer.len() {
             // Unlike `advance`, this keeps the room for the next head.

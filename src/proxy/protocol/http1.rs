@@ -4,7 +4,7 @@
 //! elsewhere than where it is: such a connection is answered once and closed.
 
 mod answer;
-mod head;
+pub mod head;
 mod io;
 
 use std::future::poll_fn;
@@ -109,9 +109,13 @@ impl<S: ClientStream> Connection<S> {
                     }
                 }
                 looked_at = input.len();
+                if let Err(error) = head::check_size(&input) {
+                    return Poll::Ready(Err(NoRequest::Refused(error)));
+                }
                 drop(input);
                 match self.io.poll_read(cx) {
-                    Poll::Ready(Ok(1..)) => {}
+                    // One that has begun a head is not idle any more.
+                    Poll::Ready(Ok(1..)) => self.visit.busy(),
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoRequest::Gone)),
                     Poll::Pending if looked_at == 0 => {
                         let goes = self.visit.poll_idle(cx);
@@ -170,8 +174,13 @@ impl<S: ClientStream> Connection<S> {
             if let Poll::Ready(answered) = answered {
                 return Poll::Ready(answered.ok());
             }
-            if let Poll::Ready(Err(_)) = self.io.poll_write(cx) {
-                return Poll::Ready(None);
+            match self.io.poll_write(cx) {
+                Poll::Ready(Ok(())) => {
+                    // What is not through yet wakes us; an error shows at the next write.
+                    let _ = self.io.poll_flush(cx);
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => {}
             }
             self.io.poll_gone(cx).map(|()| None)
         })
@@ -197,16 +206,25 @@ impl<S: ClientStream> Connection<S> {
         let unread = matches!(body, ResponseBody::Own(_)) && !self.io.is_end_stream();
         let lasting = !matches!(framing, Framing::UntilClose | Framing::Tunnel);
         let keep_alive = wants.keep_alive && !worker.is_draining() && lasting && !unread;
+        self.io.begin_answer();
         worker.with_date(|date| {
             let mut output = self.io.output().borrow_mut();
             answer::encode(&head, framing, (wants, keep_alive), date, output.buffer());
         });
         let done = framing == Framing::Ended;
-        let mut reply = Reply { io: &self.io, body, framing, trailers: wants.trailers, done };
+        let trailers = wants.trailers;
+        let io = &*self.io;
+        let mut reply = Reply { io, body, framing, trailers, done, over: false, flushes: false };
         let mut stall: Option<Deadline> = None;
+        let mut written = 0;
         let whole = poll_fn(|cx| match reply.poll(cx) {
             Poll::Ready(whole) => Poll::Ready(whole),
             Poll::Pending if reply.is_blocked() => {
+                let now = self.io.output().borrow().written();
+                if std::mem::replace(&mut written, now) != now {
+                    // It takes its time, but it reads.
+                    stall = None;
+                }
                 let limit = stall.get_or_insert_with(|| {
                     worker.deadlines.open(worker.clock.now(), Some(WRITE_STALL_MAX))
                 });
@@ -226,7 +244,7 @@ impl<S: ClientStream> Connection<S> {
                 .await
             }
             (true, _) => Next::Close,
-            (false, Framing::UntilClose) => {
+            (false, Framing::UntilClose | Framing::Tunnel) => {
                 self.io.stream().borrow().make_abrupt();
                 Next::Cut
             }
@@ -259,13 +277,18 @@ impl<S: ClientStream> Connection<S> {
 }
 
 /// A response whose head waits to be written, and its body behind it.
+#[expect(clippy::struct_excessive_bools, reason = "where a response is, in four respects")]
 struct Reply<'c, S> {
     io: &'c Io<S>,
     body: ResponseBody,
     framing: Framing,
     trailers: bool,
-    /// The body has ended.
+    /// The client has got all that its framing tells, or will when it is written.
     done: bool,
+    /// The body has ended.
+    over: bool,
+    /// What was written is not with the client yet.
+    flushes: bool,
 }
 
 impl<S: ClientStream> Reply<'_, S> {
@@ -275,7 +298,7 @@ impl<S: ClientStream> Reply<'_, S> {
         let mut broken = false;
         loop {
             let mut waits = false;
-            while !self.done && !broken && !waits && self.io.output().borrow().has_room() {
+            while !self.over && !broken && !waits && self.io.output().borrow().has_room() {
                 match Pin::new(&mut self.body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => broken = !self.put(frame),
                     Poll::Ready(Some(Err(_))) => broken = true,
@@ -292,15 +315,17 @@ impl<S: ClientStream> Reply<'_, S> {
                     return Poll::Pending;
                 }
             }
-            if broken {
+            if broken && !self.done {
                 return Poll::Ready(false);
             }
-            if self.done {
-                return self.io.poll_flush(cx).map(|flushed| flushed.is_ok());
-            }
-            if waits {
-                if let Poll::Ready(Err(_)) = self.io.poll_flush(cx) {
-                    return Poll::Ready(false);
+            if broken || self.over || waits {
+                let flushed = self.io.poll_flush(cx);
+                self.flushes = flushed.is_pending();
+                match flushed {
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Ready(Ok(())) if !waits => return Poll::Ready(true),
+                    Poll::Pending if !waits => return Poll::Pending,
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
                 return self.io.poll_gone(cx).map(|()| false);
             }
@@ -309,7 +334,7 @@ impl<S: ClientStream> Reply<'_, S> {
 
     /// Whether it is the client that does not take more.
     fn is_blocked(&self) -> bool {
-        !self.io.output().borrow().is_empty()
+        self.flushes || !self.io.output().borrow().is_empty()
     }
 
     /// `false` for a body that is longer than its head says.
@@ -318,19 +343,25 @@ impl<S: ClientStream> Reply<'_, S> {
             Ok(data) => data,
             Err(frame) => return self.end(frame.trailers_ref()),
         };
+        if self.done {
+            // An endpoint's HTTP/2 may end a body with a frame of its own.
+            return data.is_empty();
+        }
         if let Framing::Length(left) = &mut self.framing {
             let Some(rest) = left.checked_sub(data.len() as u64) else { return false };
             *left = rest;
         }
         self.io.output().borrow_mut().put(data, self.framing == Framing::Chunked);
-        if self.framing == Framing::Length(0) {
-            self.done = true;
-        }
+        self.done = self.framing == Framing::Length(0);
         true
     }
 
     /// `false` for a body that is shorter than its head says.
     fn end(&mut self, trailers: Option<&http::HeaderMap>) -> bool {
+        self.over = true;
+        if self.done {
+            return true;
+        }
         self.done = true;
         match self.framing {
             Framing::Chunked => {
@@ -338,7 +369,10 @@ impl<S: ClientStream> Reply<'_, S> {
                 self.io.output().borrow_mut().put_last_chunk(trailers);
                 true
             }
-            Framing::Length(left) => left == 0,
+            Framing::Length(left) => {
+                self.done = left == 0;
+                self.done
+            }
             Framing::Ended | Framing::UntilClose | Framing::Tunnel => true,
         }
     }

@@ -93,6 +93,9 @@ impl From<head::Framing> for Framing {
 struct Upload {
     body: RequestBody,
     framing: UploadFraming,
+    /// The endpoint took nothing last: it gets what waits before there is more, or a client
+    /// that goes on sending would hide that it stands still.
+    stuck: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +140,7 @@ impl Connection {
         encode_head(head, self.output.buffer());
         let framing = upload_framing(&head.headers).map_err(|fault| failed(fault, true))?;
         let asked = head.extensions.get::<Upgrade>();
-        let mut upload = Upload { body, framing };
+        let mut upload = Upload { body, framing, stuck: false };
         let mut uploading = true;
         let mut write_error = None;
         let mut interim = 0;
@@ -238,12 +241,14 @@ impl Upload {
     fn poll(&mut self, to: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
             // What is there of the body goes with the head, in one system call.
-            let more = if to.output.has_room() {
+            let more = if to.output.has_room() && !self.stuck {
                 self.poll_body(&mut to.output, cx)?
             } else {
                 Poll::Ready(())
             };
-            ready!(to.output.poll_write(&mut to.stream, cx)).map_err(Fault::Io)?;
+            let wrote = to.output.poll_write(&mut to.stream, cx);
+            self.stuck = wrote.is_pending();
+            ready!(wrote).map_err(Fault::Io)?;
             ready!(Pin::new(&mut to.stream).poll_flush(cx)).map_err(Fault::Io)?;
             if self.framing == UploadFraming::TunnelEnded {
                 ready!(Pin::new(&mut to.stream).poll_shutdown(cx)).map_err(Fault::Io)?;
@@ -315,6 +320,11 @@ impl Body {
             && self.keep_alive
             && self.connection.input.is_empty();
         reusable.then_some(self.connection)
+    }
+
+    /// Whether the request is still on its way.
+    pub fn is_uploading(&self) -> bool {
+        self.upload.is_some()
     }
 
     /// Whether nothing more comes.

@@ -177,6 +177,11 @@ fn request(head: &Parts, endpoint: SocketAddr, encrypted: bool) -> Result<Reques
 }
 
 impl Body {
+    /// Whether the request is still on its way.
+    pub fn is_uploading(&self) -> bool {
+        self.upload.is_some()
+    }
+
     /// Whether nothing more comes.
     pub fn is_end_stream(&self) -> bool {
         self.incoming.is_end_stream()

@@ -117,7 +117,7 @@ fn skip_empty_lines(input: &mut BytesMut) -> Result<(), Error> {
 }
 
 /// Whether a head, or as much of it as is there, is within the limits.
-fn check_size(head: &[u8]) -> Result<(), Error> {
+pub fn check_size(head: &[u8]) -> Result<(), Error> {
     // As much as the request line may have, with a method and a version.
     const LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + METHOD_BYTES_MAX + 16;
     let line = memchr::memchr(b'\n', &head[..head.len().min(LINE_BYTES_MAX)]);

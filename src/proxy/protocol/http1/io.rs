@@ -43,6 +43,8 @@ pub struct Io<S> {
     body: RefCell<Body>,
     /// The client waits for a word before it sends its body.
     continue_owed: Cell<bool>,
+    /// The final response has begun: it is too late for that word.
+    answered: Cell<bool>,
     /// Nothing more comes from the client.
     ended: Cell<bool>,
 }
@@ -78,6 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             output: RefCell::default(),
             body: RefCell::new(Body::Ended),
             continue_owed: Cell::new(false),
+            answered: Cell::new(false),
             ended: Cell::new(false),
         }
     }
@@ -110,6 +113,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             Framing::Chunked => Body::Chunked(Chunks::default()),
         };
         self.continue_owed.set(expects_continue);
+        self.answered.set(false);
+    }
+
+    /// The final response begins.
+    pub fn begin_answer(&self) {
+        self.answered.set(true);
     }
 
     /// Whether another request may follow the one that was served: its body has ended, or
@@ -153,9 +162,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     }
 
     /// Ready when the client is gone while its request is served. What it sends ahead is
-    /// kept, up to a bound.
+    /// kept, up to a bound: the rest of a body that nobody asks for yet, or the next request.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !matches!(*self.body.borrow(), Body::Ended | Body::Tunnel { open: false }) {
+        if matches!(*self.body.borrow(), Body::Tunnel { open: true } | Body::Broken) {
             return Poll::Pending;
         }
         while self.input.borrow().len() < AHEAD_BYTES_MAX {
@@ -246,7 +255,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Inbound for Io<S> {
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
-        if self.continue_owed.replace(false) {
+        if !self.answered.get() && self.continue_owed.replace(false) {
             self.output.borrow_mut().buffer().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             // Written here if it can be, else before the response.
             let _ = self.poll_write(cx);

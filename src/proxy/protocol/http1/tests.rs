@@ -21,6 +21,14 @@ impl ClientStream for DuplexStream {
 
 /// Lets `client` talk to a proxy without rules, which answers 404, in virtual time.
 fn talk<F: Future>(client: impl FnOnce(DuplexStream, Rc<Worker>) -> F) -> F::Output {
+    talk_over(|stream| stream, client)
+}
+
+/// The same, over what `wrap` makes of the proxy's end.
+fn talk_over<S: ClientStream, F: Future>(
+    wrap: impl FnOnce(DuplexStream) -> S,
+    client: impl FnOnce(DuplexStream, Rc<Worker>) -> F,
+) -> F::Output {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -42,7 +50,7 @@ fn talk<F: Future>(client: impl FnOnce(DuplexStream, Rc<Worker>) -> F) -> F::Out
         // Less than an answer.
         let (near, far) = duplex(64);
         let peer = Peer::cleartext([127, 0, 0, 1].into());
-        tokio::task::spawn_local(serve_connection(far, worker.enter(), peer));
+        tokio::task::spawn_local(serve_connection(wrap(far), worker.enter(), peer));
         tokio::select! {
             () = worker.run() => unreachable!("it runs until dropped"),
             output = client(near, Rc::clone(&worker)) => output,
@@ -121,10 +129,9 @@ fn a_client_that_is_told_to_go_may_finish_its_sentence_but_not_speak_for_ever() 
     talk(async |mut stream, worker| {
         let began = worker.clock.now();
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let mut answer = [0; 400];
-        let mut length = 0;
-        while !answer[..length].ends_with(b"host\"}") {
-            length += stream.read(&mut answer[length..]).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
         }
         assert!(answer.starts_with(b"HTTP/1.1 400 "));
         while stream.write_all(&[b'x'; 64]).await.is_ok() {
@@ -152,5 +159,66 @@ fn where_there_is_no_place_left_one_that_asks_nothing_goes() {
         let (text, ()) = tokio::join!(rest(&mut stream), worker.fewer_connections_than(1));
         assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
         assert_eq!(secs(began, worker.clock.now()), 0);
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_all_of_its_answer() {
+    talk(async |mut stream, worker| {
+        let began = worker.clock.now();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+        let (mut text, mut byte) = (Vec::new(), [0]);
+        while stream.read(&mut byte).await.is_ok_and(|read| read == 1) {
+            text.push(byte[0]);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 404 ") && text.ends_with('}'), "{text}");
+        assert!(secs(began, worker.clock.now()) > 120);
+    });
+}
+
+/// Takes everything and hands on nothing, as TLS does when its socket is full.
+struct Swallows(DuplexStream);
+
+impl tokio::io::AsyncRead for Swallows {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Swallows {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl ClientStream for Swallows {
+    fn make_abrupt(&self) {}
+}
+
+#[test]
+fn a_client_whose_answer_is_stuck_below_us_is_cut_as_well() {
+    talk_over(Swallows, async |mut stream, worker| {
+        let began = worker.clock.now();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        assert_eq!(rest(&mut stream).await, "");
+        assert!((60..=62).contains(&secs(began, worker.clock.now())), "{:?}", worker.clock.now());
     });
 }
