@@ -5,6 +5,7 @@
 
 mod certificates;
 mod command_line;
+mod corpora;
 mod crash;
 mod cut;
 mod drain;

@@ -1,0 +1,107 @@
+//! What must hold for any bytes: the fuzz targets, which an ordinary test runs over the corpora
+//! too.
+#![allow(dead_code, reason = "each target has one of them")]
+
+use std::net::IpAddr;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::HOST;
+use serin::proxy::forward::{self, Peer};
+use serin::proxy::http1::chunked::{Chunks, Piece};
+use serin::proxy::http1::outgoing::Outgoing;
+use serin::proxy::protocol::http1::head::{Framing, decode};
+use serin::proxy::upstream::head::{decode_head, encode_head, response_framing};
+
+/// The first byte tells in how large pieces the others arrive.
+fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
+    let (step, rest) = data.split_first()?;
+    Some((usize::from(*step) + 1, rest))
+}
+
+/// A request's head is the same however it arrives, and what is made of it for an endpoint is
+/// one message that says the same: there is no second one in it, and no other end.
+pub fn request_head(data: &[u8]) {
+    let Some((step, data)) = pieces(data) else { return };
+    let mut whole = BytesMut::from(data);
+    let at_once = decode(&mut whole);
+    let mut input = BytesMut::new();
+    let mut slowly = Ok(None);
+    for piece in data.chunks(step) {
+        input.extend_from_slice(piece);
+        slowly = decode(&mut input);
+        if !matches!(slowly, Ok(None)) {
+            break;
+        }
+    }
+    let Ok(Some(head)) = at_once else {
+        assert!(!matches!(slowly, Ok(Some(_))), "only in pieces it is a request");
+        return;
+    };
+    let same = slowly.expect("it is a request in pieces too").expect("and a whole one");
+    assert_eq!((&head.parts.method, &head.parts.uri), (&same.parts.method, &same.parts.uri));
+    assert_eq!((&head.parts.headers, head.framing), (&same.parts.headers, same.framing));
+    let mut parts = head.parts;
+    if forward::read_target(&mut parts).is_err() {
+        return;
+    }
+    let peer = Peer::cleartext(IpAddr::from([127, 0, 0, 1]));
+    forward::to_endpoint(&mut parts, &peer, true, head.framing != Framing::Ended);
+    let mut output = BytesMut::new();
+    encode_head(&parts, &mut output);
+    let mut again = output.clone();
+    let sent = decode(&mut again);
+    let sent = sent.unwrap_or_else(|error| panic!("{output:?} is no request: {error}"));
+    let sent = sent.unwrap_or_else(|| panic!("{output:?} is not whole"));
+    assert!(again.is_empty(), "something is left of {output:?}");
+    assert_eq!((&sent.parts.method, &sent.parts.uri), (&parts.method, &parts.uri));
+    assert_eq!(sent.framing, head.framing, "{output:?}");
+    assert_eq!(sent.parts.headers.get_all(HOST).iter().count(), 1);
+}
+
+/// A response's head is refused, or framed in one way whatever was asked.
+pub fn response_head(data: &[u8]) {
+    let mut input = BytesMut::from(data);
+    let Ok(Some(response)) = decode_head(&mut input) else { return };
+    assert!(data.windows(4).any(|end| end == b"\r\n\r\n"), "it had no end");
+    for method in [http::Method::GET, http::Method::HEAD] {
+        let (mut parts, ()) = response.clone().into_parts();
+        if response_framing(&method, &mut parts).is_ok() {
+            let lengths = parts.headers.get_all(http::header::CONTENT_LENGTH);
+            assert!(lengths.iter().count() <= 1);
+        }
+    }
+}
+
+/// A chunked body is the same however it arrives, and what is made of it for the other side
+/// reads the same again, with nothing behind it.
+pub fn chunked(data: &[u8]) {
+    let Some((step, data)) = pieces(data) else { return };
+    let whole = read(data, data.len().max(1));
+    assert_eq!(whole.clone().ok(), read(data, step).ok(), "in steps of {step}");
+    let Ok(Some((body, trailers))) = whole else { return };
+    let mut outgoing = Outgoing::default();
+    for piece in body.chunks(step) {
+        outgoing.put(Bytes::copy_from_slice(piece), true);
+    }
+    outgoing.put_last_chunk(trailers.as_ref());
+    let sent = outgoing.buffer().clone();
+    assert_eq!(read(&sent, step), Ok(Some((body, trailers))));
+}
+
+type Body = (Vec<u8>, Option<HeaderMap>);
+
+/// `None` is not whole.
+fn read(data: &[u8], step: usize) -> Result<Option<Body>, ()> {
+    let (mut chunks, mut input, mut body) = (Chunks::default(), BytesMut::new(), Vec::new());
+    for piece in data.chunks(step) {
+        input.extend_from_slice(piece);
+        while let Some(piece) = chunks.decode(&mut input).map_err(drop)? {
+            match piece {
+                Piece::Data(data) => body.extend_from_slice(&data),
+                Piece::End(trailers) => return Ok(Some((body, trailers))),
+            }
+        }
+    }
+    Ok(None)
+}
