@@ -183,7 +183,8 @@ async fn a_limit_of_its_own_finds_out_what_a_model_can_do() {
         limit_of(&wide, 500, |limit| limit >= 20)
     );
     assert!(few >= 1 && many > few);
-    assert!(narrow.most_under_way() <= 12, "{}", narrow.most_under_way());
+    // Without a limit it would be 40.
+    assert!(narrow.most_under_way() <= 20, "{}", narrow.most_under_way());
 }
 
 #[tokio::test]
