@@ -18,6 +18,7 @@ use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::incoming::{Incoming, Unfinished};
 use crate::proxy::mirror::Copy;
+use crate::proxy::reply;
 use crate::proxy::size::SizeLimit;
 use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
@@ -433,6 +434,22 @@ impl Relayed {
         Poll::Ready(Some(Err(error)))
     }
 
+    /// The client of a gRPC stream does not wait any longer: it is told so in trailers.
+    fn end_in_time(&mut self) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let error = Error::Timeout(Timeout::Deadline);
+        if let Some(attempt) = self.attempt.take() {
+            attempt.sample.set_failure(error.reason());
+            attempt.sample.settle(error.outcome());
+        }
+        self.answer.cut();
+        Poll::Ready(Some(Ok(Frame::trailers(reply::grpc_trailers(&error)))))
+    }
+
+    /// From here on no piece is large: many such bodies wait for one client.
+    pub fn read_small_pieces(&mut self) {
+        self.answer.read_small_pieces();
+    }
+
     /// Sends on what is left of the request, while nobody asks for the response.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
         self.answer.poll_upload(cx);
@@ -481,6 +498,7 @@ impl Relayed {
                     Poll::Ready(which) if waits_for_client => {
                         self.fail(Error::ClientStalled(which))
                     }
+                    Poll::Ready(Timeout::Deadline) if attempt.grpc => self.end_in_time(),
                     Poll::Ready(which) => self.fail(Error::Timeout(which)),
                     Poll::Pending => Poll::Pending,
                 }

@@ -35,7 +35,7 @@ pub struct Deadlines {
 #[derive(Debug, Default)]
 struct Entry {
     phase: Option<(Tick, Timeout)>,
-    total: Option<Tick>,
+    total: Option<(Tick, Timeout)>,
     passed: Option<Timeout>,
     waker: Option<Waker>,
 }
@@ -61,12 +61,21 @@ impl Deadlines {
 
     /// A new exchange, which began at `started` and may take `total`.
     pub fn open(self: &Rc<Self>, started: Tick, total: Option<Duration>) -> Deadline {
+        self.open_named(started, total.map(|total| (total, Timeout::Request)))
+    }
+
+    /// The same, where the limit of the whole is not the config's.
+    pub fn open_named(
+        self: &Rc<Self>,
+        started: Tick,
+        total: Option<(Duration, Timeout)>,
+    ) -> Deadline {
         // The last look may be long ago, after a sleep or a stall.
         self.now.set(self.now.get().max(started));
         if self.asleep.replace(false) {
             self.woken.notify_one();
         }
-        let total = total.map(|span| self.end_of(span));
+        let total = total.map(|(span, which)| (self.end_of(span), which));
         let key = self.entries.borrow_mut().insert(Entry { total, ..Entry::default() });
         Deadline { all: Rc::clone(self), key }
     }
@@ -98,7 +107,7 @@ impl Deadlines {
         self.now.set(now);
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
             let phase = entry.phase.filter(|(end, _)| *end <= now).map(|(_, which)| which);
-            let total = entry.total.filter(|end| *end <= now).map(|_| Timeout::Request);
+            let total = entry.total.filter(|(end, _)| *end <= now).map(|(_, which)| which);
             if entry.passed.is_none()
                 && let Some(which) = phase.or(total)
             {
@@ -121,7 +130,7 @@ impl Entry {
     /// the whole exchange stays passed.
     fn enter(&mut self, phase: Option<(Tick, Timeout)>) {
         self.phase = phase;
-        self.passed = self.passed.filter(|which| *which == Timeout::Request);
+        self.passed = self.passed.filter(|which| which.is_whole());
     }
 }
 

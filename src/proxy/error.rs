@@ -37,19 +37,27 @@ pub enum Timeout {
     UploadRate,
     /// No place at the backend.
     Queue,
+    /// The client does not wait any longer.
+    Deadline,
 }
 
 impl Timeout {
-    /// The key under `timeouts` in the config.
+    /// The key in the config, or the field of the request.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Connect => "connect",
-            Self::FirstByte => "first_byte",
-            Self::Idle => "idle",
-            Self::Request => "request",
-            Self::UploadRate => "upload_rate",
-            Self::Queue => "queue",
+            Self::Connect => "timeouts.connect",
+            Self::FirstByte => "timeouts.first_byte",
+            Self::Idle => "timeouts.idle",
+            Self::Request => "timeouts.request",
+            Self::Deadline => "grpc-timeout",
+            Self::UploadRate => "timeouts.upload_rate",
+            Self::Queue => "limits.queue",
         }
+    }
+
+    /// Whether it is a limit of the whole exchange, not of a phase.
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Self::Request | Self::Deadline)
     }
 }
 
@@ -96,10 +104,10 @@ pub enum Error {
     #[error("the endpoint failed: {0}")]
     Broken(Fault),
     /// A time limit passed while Serin waited for the endpoint.
-    #[error("the endpoint took longer than `timeouts.{}` allows", .0.as_str())]
+    #[error("the endpoint took longer than `{}` allows", .0.as_str())]
     Timeout(Timeout),
     /// A time limit passed while Serin waited for the client's body.
-    #[error("the request's body came more slowly than `timeouts.{}` allows", .0.as_str())]
+    #[error("the request's body came more slowly than `{}` allows", .0.as_str())]
     ClientStalled(Timeout),
     /// The version was taken out while it answered, and answers are cut then.
     #[error("the model version that was answering has been taken out")]
@@ -157,7 +165,9 @@ impl Error {
             Self::Broken(_) => Some(Failure::Reset),
             // The endpoint that does not read the request does not answer it either.
             Self::Timeout(Timeout::FirstByte | Timeout::Idle) => Some(Failure::FirstByte),
-            Self::Timeout(Timeout::Request | Timeout::UploadRate | Timeout::Queue)
+            Self::Timeout(
+                Timeout::Request | Timeout::Deadline | Timeout::UploadRate | Timeout::Queue,
+            )
             | Self::Busy { .. }
             | Self::TakenOut
             | Self::BadRequest(_)
@@ -202,7 +212,7 @@ impl Error {
             Self::Timeout(Timeout::Connect) => R::ConnectTimeout,
             Self::Timeout(Timeout::FirstByte) => R::FirstByteTimeout,
             Self::Timeout(Timeout::Idle) => R::IdleTimeout,
-            Self::Timeout(Timeout::Request) => R::RequestTimeout,
+            Self::Timeout(Timeout::Request | Timeout::Deadline) => R::RequestTimeout,
             Self::Timeout(Timeout::UploadRate) | Self::ClientStalled(_) => R::ClientTimeout,
             Self::TakenOut => R::TakenOut,
             Self::ClientGone => R::ClientGone,

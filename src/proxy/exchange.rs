@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -15,7 +16,7 @@ use crate::clock::Clock;
 use crate::proxy::admission;
 use crate::proxy::body::{Relayed, Source};
 use crate::proxy::cut::Cuttable;
-use crate::proxy::error::Error;
+use crate::proxy::error::{Error, Timeout};
 use crate::proxy::forward::{self, Peer, Upgrade};
 use crate::proxy::incoming::Incoming;
 use crate::proxy::interim::Interims;
@@ -30,9 +31,11 @@ use crate::snapshot;
 use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::sample::{CLIENT_GONE, Judged, Sample};
 use crate::traffic::draw::{Salt, StickyKey};
+use crate::traffic::grpc;
 use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
 use crate::traffic::matching::{cookies, query_value};
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
+use crate::traffic::retry::Timeouts;
 use crate::units::Tick;
 
 /// Serves the requests of one connection.
@@ -83,10 +86,10 @@ impl Exchange {
     }
 
     /// The answer to what could not be read as a request.
-    pub fn refuse(&self, error: &Error) -> Option<Response<ResponseBody>> {
+    pub fn refuse(&self, error: &Error, grpc: bool) -> Option<Response<ResponseBody>> {
         let view = self.worker.view();
         refused(&view, self.worker.clock, self.worker.clock.now(), error);
-        reply::of(error, &Method::GET, false)
+        reply::of(error, &Method::GET, grpc)
     }
 
     /// Accept and protocol lie behind us; what is observed here, `control` judges.
@@ -109,7 +112,7 @@ impl Exchange {
             // Its streams may be silent: what a client has to say may come any time.
             timeouts.upload_rate = 0;
         }
-        let wait = Rc::new(self.worker.deadlines.open(started, timeouts.request));
+        let wait = Rc::new(self.worker.deadlines.open_named(started, whole(&head, &timeouts)));
         let interims = self.interims.clone();
         let outbound = Outbound { source, wait, timeouts, interims };
         let mut tries = Tries::first(rule, rule.split(draws.split));
@@ -280,6 +283,14 @@ fn refused(view: &View, clock: Clock, started: Tick, error: &Error) {
     let sample = Sample::open(Rc::clone(&view.unrouted), clock, started);
     set_failure(&sample, error);
     sample.settle(error.outcome());
+}
+
+/// How long the whole exchange may take: as the rule says, or as its gRPC client does.
+fn whole(head: &Parts, timeouts: &Timeouts) -> Option<(Duration, Timeout)> {
+    let request = timeouts.request.map(|span| (span, Timeout::Request));
+    let client = is_grpc(&head.headers).then(|| grpc::timeout(&head.headers)).flatten();
+    let client = client.map(|span| (span, Timeout::Deadline));
+    request.into_iter().chain(client).min_by_key(|(span, _)| *span)
 }
 
 /// Settles an attempt whose request is tried again.

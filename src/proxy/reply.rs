@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SERVER};
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 
 use crate::proxy::error::Error;
 use crate::proxy::response::ResponseBody;
@@ -17,12 +17,9 @@ pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<Respons
     let status = error.status()?;
     let mut response = if grpc {
         let mut response = Response::new(ResponseBody::Own(None));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
-        if let Ok(message) = HeaderValue::from_str(&percent_encoded(&error.to_string())) {
-            headers.insert("grpc-message", message);
-        }
+        *response.headers_mut() = grpc_trailers(error);
+        let kind = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     } else {
         let problem = serde_json::json!({
@@ -49,6 +46,20 @@ pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<Respons
     response.headers_mut().insert(SERVER, HeaderValue::from_static("serin"));
     Some(response)
 }
+
+/// What the client of a gRPC request gets behind, or instead of, a body.
+pub fn grpc_trailers(error: &Error) -> HeaderMap {
+    let status = error.status().map_or(GRPC_CANCELLED, grpc_status);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(status));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(&error.to_string())) {
+        trailers.insert("grpc-message", message);
+    }
+    trailers
+}
+
+/// Nobody is left to read it.
+const GRPC_CANCELLED: u16 = 1;
 
 /// After gRPC's own mapping of HTTP statuses (`http-grpc-status-mapping.md`), but a wrong
 /// request is INTERNAL and a time limit is `DEADLINE_EXCEEDED`.

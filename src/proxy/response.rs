@@ -26,6 +26,19 @@ pub enum ResponseBody {
 }
 
 impl ResponseBody {
+    /// From here on no piece is large: many such bodies wait for one client.
+    pub fn read_small_pieces(&mut self) {
+        match self {
+            Self::Own(_) => {}
+            Self::Relayed(relayed) => relayed.read_small_pieces(),
+            Self::Cuttable(cuttable) => {
+                if let Some(relayed) = cuttable.answer() {
+                    relayed.read_small_pieces();
+                }
+            }
+        }
+    }
+
     /// Sends on what is left of the request, while nobody asks for the response.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
         match self {

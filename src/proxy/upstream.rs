@@ -317,7 +317,8 @@ impl Outbound {
                     })
                 }
                 Way::Shared(lease) => {
-                    let sent = http2::send(lease, head, body, endpoint).await;
+                    let to = (endpoint, interims.as_deref());
+                    let sent = http2::send(lease, head, body, to).await;
                     sent.map(|response| response.map(|body| Wire::Http2(Box::new(body)))).map_err(
                         |one| {
                             excuse = one.excuse;
@@ -404,6 +405,18 @@ impl AnswerBody {
         }
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut self).poll_frame(&mut cx) {}
+    }
+
+    /// Nothing more is wanted of it.
+    pub fn cut(&mut self) {
+        self.open = None;
+    }
+
+    /// From here on no piece is large: many such bodies wait for one client.
+    pub fn read_small_pieces(&mut self) {
+        if let Some((Wire::Http1(body), _)) = &mut self.open {
+            body.read_small_pieces();
+        }
     }
 
     /// Sends on what is left of the request.

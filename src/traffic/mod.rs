@@ -9,6 +9,7 @@ pub mod draw;
 pub mod ejection;
 pub mod events;
 pub mod farewell;
+pub mod grpc;
 pub mod headers;
 pub mod health;
 pub mod limit;

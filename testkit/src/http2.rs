@@ -67,7 +67,10 @@ impl Http2 {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        // Trailers may be large.
+        builder.max_header_list_size(1 << 20);
+        let handshake = builder.handshake(TokioIo::new(stream));
         let (sender, connection) = within("an HTTP/2 handshake", handshake).await.expect("HTTP/2");
         tokio::spawn(connection);
         Self(sender)

@@ -13,7 +13,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Echoes every body, piece by piece and with its trailers. Ends when dropped.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ impl Drop for Http2Backend {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.connections.fetch_add(1, SeqCst);
         let shared = Arc::clone(&shared);
@@ -74,6 +75,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             }
         });
         let builder = http2::Builder::new(TokioExecutor::new());
-        tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+        connections.spawn(builder.serve_connection(TokioIo::new(stream), service));
     }
 }

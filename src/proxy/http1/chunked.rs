@@ -133,6 +133,11 @@ static NO_TRAILERS: [HeaderName; 18] = [
     header::UPGRADE,
 ];
 
+/// Whether a field may come behind a body.
+pub fn may_be_trailer(name: &HeaderName) -> bool {
+    !NO_TRAILERS.contains(name)
+}
+
 fn decode_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     const MALFORMED: Malformed = Malformed("trailers that are none");
     // The usual end needs no parser.
@@ -151,7 +156,7 @@ fn decode_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed>
             for field in fields {
                 let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MALFORMED)?;
                 let value = HeaderValue::from_bytes(field.value).map_err(|_| MALFORMED)?;
-                if !NO_TRAILERS.contains(&name) {
+                if may_be_trailer(&name) {
                     trailers.append(name, value);
                 }
             }

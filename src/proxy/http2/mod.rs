@@ -9,9 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
 use http::header::HeaderValue;
-use http::{HeaderMap, Version};
 use http_body::Frame;
+
+use crate::proxy::http1::chunked::may_be_trailer;
 
 /// A stream's body as it comes in.
 #[derive(Debug)]
@@ -72,8 +74,18 @@ impl Incoming {
         }
         let trailers = ready!(self.stream.poll_trailers(cx));
         self.trailers_ended = true;
-        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
+        let trailers = trailers.map(|trailers| trailers.map(without_framing).map(Frame::trailers));
+        Poll::Ready(trailers.transpose())
     }
+}
+
+/// Trailers without what would be something else in HTTP/1.1.
+fn without_framing(mut trailers: HeaderMap) -> HeaderMap {
+    let bad: Vec<_> = trailers.keys().filter(|name| !may_be_trailer(name)).cloned().collect();
+    for name in bad {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 /// What became of waiting for a stream to take more.
@@ -113,9 +125,4 @@ pub fn has_outer_space(headers: &HeaderMap) -> bool {
         is_space(bytes.first()) || is_space(bytes.last())
     };
     headers.values().any(outer)
-}
-
-/// Whether a message came over HTTP/2.
-pub fn is_http2(version: Version) -> bool {
-    version == Version::HTTP_2
 }

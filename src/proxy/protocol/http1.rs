@@ -189,7 +189,7 @@ impl<S: ClientStream> Connection<S> {
 
     /// Answers what is no request.
     async fn refuse(&self, error: &Error) -> Next {
-        match self.exchange.refuse(error) {
+        match self.exchange.refuse(error, false) {
             Some(response) => match self.reply(response, Wants::NOTHING).await {
                 Next::Request | Next::Close => Next::Close,
                 Next::Cut => Next::Cut,

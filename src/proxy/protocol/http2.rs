@@ -3,6 +3,9 @@
 //! Never buffers an answer that its client does not take, and lets no frame be free: a
 //! connection that only asks for work is cut (`watch`).
 
+mod frames;
+mod head;
+mod packing;
 mod stream;
 mod watch;
 
@@ -26,7 +29,7 @@ use crate::proxy::worker::{Visit, Worker};
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests at once on one connection; the client waits with more.
-const STREAMS_MAX: u32 = 200;
+const STREAMS_MAX: u32 = 100;
 
 /// Bytes of a request's body that a client may send before they are passed on.
 const STREAM_WINDOW: u32 = 128 << 10;
@@ -46,7 +49,7 @@ const RESETS_UNSEEN_MAX: usize = 50;
 const RESETS_REMEMBERED_MAX: usize = 200;
 
 /// What one stream may have waiting for the connection.
-const SEND_BYTES_MAX: usize = 256 << 10;
+const SEND_BYTES_MAX: usize = 64 << 10;
 
 /// How often a connection's time limits are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -99,7 +102,8 @@ fn builder() -> Builder {
         .max_header_list_size(HEAD_BYTES_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
         .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
-        .max_send_buffer_size(SEND_BYTES_MAX);
+        .max_send_buffer_size(SEND_BYTES_MAX)
+        .enable_connect_protocol();
     builder
 }
 
@@ -148,11 +152,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     tokio::task::spawn_local(stream::serve(request, respond, exchange, watch));
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                Poll::Pending if self.watch.is_flooded() && !self.cut => {
-                    self.cut(Reason::ENHANCE_YOUR_CALM);
-                    look.set(sleep(FAREWELL));
-                }
-                Poll::Pending => break,
+                Poll::Pending => match self.watch.verdict() {
+                    Some(reason) if !self.cut => {
+                        self.cut(reason);
+                        look.set(sleep(FAREWELL));
+                    }
+                    Some(_) | None => break,
+                },
             }
         }
         // Polled once more for its waker: it may have been set anew.
@@ -171,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// What the clock says of the connection.
     fn look(&mut self, cx: &mut Context<'_>) -> Verdict {
-        match self.watch.look() {
+        match self.watch.look(self.worker.clock.now()) {
             Look::Fine => {}
             Look::Blocked => return Verdict::End,
             Look::SlowHead => {

@@ -33,12 +33,17 @@ const INTERIM_MAX: u32 = 16;
 const READ_BYTES_MIN: usize = 8 << 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// The same where many answers may wait for one client.
+const SMALL_READ_BYTES_MAX: usize = 64 << 10;
+
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub struct Connection {
     stream: Transport,
     input: BytesMut,
     read_bytes: usize,
+    /// Whether reads stay small.
+    small_reads: bool,
     output: Outgoing,
     /// Has served a request before.
     reused: bool,
@@ -116,6 +121,7 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
+            small_reads: false,
             output: Outgoing::default(),
             reused: false,
         }
@@ -136,6 +142,7 @@ impl Connection {
         interims: Option<&Interims>,
     ) -> Result<Response<Body>, Failed> {
         let reused = std::mem::replace(&mut self.reused, true);
+        self.small_reads = false;
         let failed = |fault, silent| Failed { fault, reused, silent };
         encode_head(head, self.output.buffer());
         let framing = upload_framing(&head.headers).map_err(|fault| failed(fault, true))?;
@@ -228,7 +235,8 @@ impl Connection {
         let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input));
         let read = read.map_err(Fault::Io)?;
         if read == room {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+            let max = if self.small_reads { SMALL_READ_BYTES_MAX } else { READ_BYTES_MAX };
+            self.read_bytes = (self.read_bytes * 2).min(max);
         } else if read < self.read_bytes / 4 {
             self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
         }
@@ -339,6 +347,12 @@ impl Body {
             Framing::Length(left) => SizeHint::with_exact(left),
             Framing::Chunked(_) | Framing::UntilClose => SizeHint::default(),
         }
+    }
+
+    /// From here on no piece is large: many such bodies wait for one client.
+    pub fn read_small_pieces(&mut self) {
+        self.connection.small_reads = true;
+        self.connection.read_bytes = self.connection.read_bytes.min(SMALL_READ_BYTES_MAX);
     }
 
     /// Sends on what is left of the request.

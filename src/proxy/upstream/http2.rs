@@ -21,9 +21,13 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use crate::proxy::body::RequestBody;
 use crate::proxy::http2::{Incoming, Room, has_outer_space, poll_room};
+use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http2::pool::Lease;
 use crate::traffic::retry::Excuse;
+
+/// Interim responses (1xx) that are passed on; those beyond are not.
+const INTERIM_MAX: u32 = 16;
 
 /// A request that failed before its response's head.
 #[derive(Debug)]
@@ -94,7 +98,7 @@ pub async fn send(
     mut lease: Lease,
     head: &Parts,
     body: RequestBody,
-    endpoint: SocketAddr,
+    (endpoint, interims): (SocketAddr, Option<&Interims>),
 ) -> Result<Response<Body>, Failed> {
     let failed = |fault| Failed { fault, excuse: None };
     let (was_idle, heard_before) = (lease.was_idle(), lease.heard());
@@ -117,6 +121,7 @@ pub async fn send(
         }
     };
     let mut upload = (!ended).then_some(Upload { stream, body });
+    let mut passed = 0;
     let answered = poll_fn(|cx| {
         if let Some(sending) = &mut upload
             && let Poll::Ready(sent) = sending.poll(cx)
@@ -124,6 +129,14 @@ pub async fn send(
             upload = None;
             if let Err(fault) = sent {
                 return Poll::Ready(Err(failed(fault)));
+            }
+        }
+        if let Some(interims) = interims {
+            while passed < INTERIM_MAX
+                && let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx)
+            {
+                passed += 1;
+                interims.push(interim);
             }
         }
         Pin::new(&mut response).poll(cx).map_err(|error| told(&lease, &error))

@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::EXPECT;
-use http::{Request, Response, StatusCode};
+use http::header::{DATE, EXPECT, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, response};
 use http_body::Body;
 
 use crate::proxy::deadline::Deadline;
@@ -21,8 +21,14 @@ use crate::proxy::error::{Error, Timeout};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::http2::{self, Room, poll_room};
 use crate::proxy::incoming::Incoming;
+use crate::proxy::interim::Interims;
+use crate::proxy::protocol::http2::head;
 use crate::proxy::protocol::http2::watch::Watch;
+use crate::proxy::reply;
 use crate::proxy::response::ResponseBody;
+use crate::traffic::outcome::is_grpc;
+
+const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
 /// Counts a request as long as it lasts.
 struct Counted {
@@ -55,13 +61,15 @@ pub async fn serve(
             return;
         }
     };
-    let (head, mut body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
+    worker.with_date(|date| to_client(&mut head, date));
     let ended = body.is_end_stream();
     let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), ended) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return;
     };
     if !ended {
+        body.read_small_pieces();
         let mut stalled = None;
         let sent = poll_fn(|cx| {
             let open = || worker.deadlines.open(worker.clock.now(), None);
@@ -75,29 +83,63 @@ pub async fn serve(
     counted.whole = true;
 }
 
+/// Makes the head of a response one of HTTP/2. `date` is for one that has none (RFC 9110,
+/// section 6.6.1).
+fn to_client(head: &mut response::Parts, date: &[u8]) {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        // What HTTP/1.1 switches to, extended CONNECT succeeds with (RFC 8441, section 5).
+        head.status = StatusCode::OK;
+        head.headers.remove(SEC_WEBSOCKET_ACCEPT);
+    }
+    if !head.headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::from_bytes(date)
+    {
+        head.headers.insert(DATE, date);
+    }
+}
+
 /// Waits for the answer to a request; `None` when the client does not want it any more.
 async fn answer(
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
     exchange: Exchange,
 ) -> Option<Result<Response<ResponseBody>, Error>> {
-    let asked = request.headers().contains_key(EXPECT).then(|| Rc::new(Cell::new(false)));
-    let request = request
-        .map(|stream| Incoming::Http2(http2::Incoming::of(stream).tells_when_asked(asked.clone())));
-    let mut answering = pin!(exchange.answer(request));
-    poll_fn(|cx| {
-        if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
-            return Poll::Ready(Some(answered));
-        }
+    let (mut head, stream) = request.into_parts();
+    let grpc = is_grpc(&head.headers);
+    let websocket = match head::read(&mut head) {
+        Ok(websocket) => websocket,
+        Err(error) => return Some(exchange.refuse(&error, grpc).ok_or(error)),
+    };
+    let asked = head.headers.contains_key(EXPECT).then(|| Rc::new(Cell::new(false)));
+    let incoming = http2::Incoming::of(stream).tells_when_asked(asked.clone());
+    let request = Request::from_parts(head, Incoming::Http2(incoming));
+    let interims = Rc::new(Interims::default());
+    let mut answering = pin!(exchange.clone().with_interims(&interims).answer(request));
+    let answered = poll_fn(|cx| {
+        let polled = answering.as_mut().poll(cx);
         if asked.as_ref().is_some_and(|asked| asked.take()) {
             let mut interim = Response::new(());
             *interim.status_mut() = StatusCode::CONTINUE;
             // A client that is gone is found out below.
             let _ = respond.send_informational(interim);
         }
-        respond.poll_reset(cx).map(|_| None)
-    })
-    .await
+        for interim in interims.take() {
+            let _ = respond.send_informational(Response::from_parts(interim, ()));
+        }
+        match polled {
+            Poll::Ready(answered) => Poll::Ready(Some(answered)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        }
+    });
+    let answered = answered.await?;
+    let ignored = |response: &Response<ResponseBody>| response.status().is_success();
+    if websocket && answered.as_ref().is_ok_and(ignored) {
+        // To the client it would mean that the endpoint had agreed.
+        let what = "the endpoint does not speak WebSocket here";
+        let error = Error::Refused(StatusCode::BAD_GATEWAY, what);
+        return Some(reply::of(&error, &Method::GET, grpc).ok_or(error));
+    }
+    Some(answered)
 }
 
 /// Sends a body to its end. `stalled` is a time limit while the client has no room.

@@ -10,10 +10,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
-use crate::proxy::protocol::http2::PREFACE;
+use crate::proxy::protocol::http2::frames::{
+    CONTINUATION, DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS,
+};
+use crate::proxy::protocol::http2::packing::has_bad_field;
 use crate::units::Tick;
 
 /// Frames that ask for nothing but work (PING, SETTINGS, resets, priorities, empty pieces) that
@@ -36,14 +40,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of what is written to its connection.
 const BLOCKED_MAX: Duration = Duration::from_mins(1);
 
-const FRAME_HEAD_BYTES: usize = 9;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
-const PUSH_PROMISE: u8 = 5;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+/// The last byte of the code for fields that cannot be unpacked (RFC 9113, section 4.3).
+const COMPRESSION_ERROR: u8 = 9;
 
 /// What is known of a connection.
 #[derive(Debug)]
@@ -51,7 +49,8 @@ pub struct Watch {
     clock: Clock,
     credit: Cell<u32>,
     credited: Cell<Tick>,
-    flooded: Cell<bool>,
+    /// Why the connection has to end.
+    verdict: Cell<Option<Reason>>,
     /// When the head that is not whole yet began.
     head_since: Cell<Option<Tick>>,
     /// When the client stopped to take what is written.
@@ -78,7 +77,7 @@ impl Watch {
             clock,
             credit: Cell::new(CREDIT_MAX),
             credited: Cell::new(clock.now()),
-            flooded: Cell::new(false),
+            verdict: Cell::new(None),
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
             heard: Cell::new(false),
@@ -86,9 +85,10 @@ impl Watch {
         }
     }
 
-    /// Whether the client asked for more work than it earned.
-    pub fn is_flooded(&self) -> bool {
-        self.flooded.get()
+    /// Why the connection has to end, if it has to: the client asked for more work than it
+    /// earned, or sent a frame that may not be.
+    pub fn verdict(&self) -> Option<Reason> {
+        self.verdict.get()
     }
 
     /// Whether anything came since the last time that this was asked.
@@ -114,9 +114,8 @@ impl Watch {
         }
     }
 
-    /// What the clock says.
-    pub fn look(&self) -> Look {
-        let now = self.clock.now();
+    /// What the clock says, when it is `now`.
+    pub fn look(&self, now: Tick) -> Look {
         let over = |since: Option<Tick>, max| since.is_some_and(|since| now.since(since) > max);
         if over(self.blocked_since.get(), BLOCKED_MAX) {
             Look::Blocked
@@ -142,18 +141,31 @@ impl Watch {
         self.earn(u32::try_from(free).unwrap_or(CREDIT_MAX));
         match self.credit.get().checked_sub(cost) {
             Some(left) => self.credit.set(left),
-            None => self.flooded.set(true),
+            None => self.verdict.set(Some(Reason::ENHANCE_YOUR_CALM)),
         }
     }
 
-    fn frame(&self, kind: u8, flags: u8, length: usize) {
-        match kind {
+    fn pay_for(&self, frame: Frame) {
+        match frame.kind {
             // Of other pieces, windows and the codec take care.
-            DATA if length > 0 || flags & END_STREAM != 0 => {}
+            DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => {}
             // Requests are counted as such.
             HEADERS => {}
-            CONTINUATION if length > 0 => {}
+            CONTINUATION if frame.length > 0 => {}
             _ => self.spend(1),
+        }
+    }
+
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Ready(Ok(bytes)) => {
+                self.blocked_since.set(None);
+                self.earn(u32::try_from(bytes / BYTES_PER_CREDIT).unwrap_or(CREDIT_MAX));
+            }
+            Poll::Pending if self.blocked_since.get().is_none() => {
+                self.blocked_since.set(Some(self.clock.now()));
+            }
+            Poll::Pending | Poll::Ready(Err(_)) => {}
         }
     }
 
@@ -163,55 +175,6 @@ impl Watch {
         } else if self.head_since.get().is_none() {
             self.head_since.set(Some(self.clock.now()));
         }
-    }
-}
-
-/// Finds the heads of frames in what comes, in pieces of any size.
-#[derive(Debug)]
-struct Frames {
-    /// Bytes that belong to no head: the preface, or a payload.
-    skip: usize,
-    head: [u8; FRAME_HEAD_BYTES],
-    have: usize,
-    kind: u8,
-    /// Fields are not whole before a frame that says so.
-    in_fields: bool,
-}
-
-impl Frames {
-    fn new() -> Self {
-        let head = [0; FRAME_HEAD_BYTES];
-        Self { skip: PREFACE.len(), head, have: 0, kind: DATA, in_fields: false }
-    }
-
-    fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(u8, u8, usize)) {
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            let taken = (FRAME_HEAD_BYTES - self.have).min(bytes.len());
-            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have == FRAME_HEAD_BYTES {
-                self.have = 0;
-                let [a, b, c, kind, flags, ..] = self.head;
-                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                self.kind = kind;
-                if matches!(kind, HEADERS | CONTINUATION | PUSH_PROMISE) {
-                    self.in_fields = flags & END_HEADERS == 0;
-                }
-                found(kind, flags, self.skip);
-            }
-        }
-    }
-
-    /// Whether nothing is expected to follow at once.
-    fn is_whole(&self) -> bool {
-        self.have == 0 && !self.in_fields && (self.skip == 0 || self.kind == DATA)
     }
 }
 
@@ -228,20 +191,6 @@ impl<S> Watched<S> {
     pub fn new(stream: S, watch: Rc<Watch>) -> Self {
         Self { stream, frames: Frames::new(), watch }
     }
-
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Ready(Ok(bytes)) => {
-                self.watch.blocked_since.set(None);
-                self.watch.earn(u32::try_from(bytes / BYTES_PER_CREDIT).unwrap_or(CREDIT_MAX));
-            }
-            Poll::Pending if self.watch.blocked_since.get().is_none() => {
-                self.watch.blocked_since.set(Some(self.watch.clock.now()));
-            }
-            Poll::Pending | Poll::Ready(Err(_)) => {}
-        }
-        polled
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -251,42 +200,58 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { stream, frames, watch } = self.get_mut();
-        if watch.flooded.get() {
+        if watch.verdict.get().is_some() {
             // Whoever polls the connection asks next, and cuts it.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
-        frames.feed(&buffer.filled()[before..], |kind, flags, length| {
-            watch.frame(kind, flags, length);
-        });
+        let fed = frames.feed(&buffer.filled()[before..], |frame| watch.pay_for(frame));
         watch.heard.set(true);
         watch.head_is_whole(frames.is_whole());
+        if let Err(wrong) = fed {
+            // The library does not get to see it: it would tell another reason.
+            watch.verdict.set(Some(wrong.reason));
+            buffer.set_filled(before + wrong.good);
+            if wrong.good == 0 {
+                return Poll::Pending;
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }
 
+/// Whether what is written ends with a GOAWAY that says no more than that the protocol was
+/// broken.
+fn is_protocol_error(bytes: &[u8]) -> bool {
+    const HEAD: [u8; 9] = [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0];
+    const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
+    let goaway = bytes.len().checked_sub(HEAD.len() + 8).map(|at| &bytes[at..]);
+    goaway.is_some_and(|frame| frame.starts_with(&HEAD) && frame.ends_with(&PROTOCOL_ERROR))
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        let Self { stream, frames, watch } = self.get_mut();
+        let polled = if watch.verdict.get().is_none()
+            && is_protocol_error(bytes)
+            && frames.fields().is_some_and(|fields| !has_bad_field(fields))
+        {
+            // Where fields may be, the library finds nothing else wrong with a connection.
+            let mut bytes = bytes.to_vec();
+            if let Some(code) = bytes.last_mut() {
+                *code = COMPRESSION_ERROR;
+            }
+            Pin::new(stream).poll_write(cx, &bytes)
+        } else {
+            Pin::new(stream).poll_write(cx, bytes)
+        };
+        watch.wrote(&polled);
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -301,74 +266,52 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::protocol::http2::frames::END_HEADERS;
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut bytes = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
-        bytes.extend_from_slice(payload);
-        bytes
-    }
-
-    #[test]
-    fn frames_are_found_in_pieces_of_any_size() {
-        let sent = [
-            PREFACE.to_vec(),
-            frame(4, 0, &[]),
-            frame(HEADERS, 0, b"abc"),
-            frame(CONTINUATION, END_HEADERS, b"de"),
-            frame(DATA, END_STREAM, &[0; 300]),
-        ]
-        .concat();
-        for step in 1..20 {
-            let mut frames = Frames::new();
-            let mut found = Vec::new();
-            for piece in sent.chunks(step) {
-                frames.feed(piece, |kind, _, length| found.push((kind, length)));
-            }
-            let all = [(4, 0), (HEADERS, 3), (CONTINUATION, 2), (DATA, 300)];
-            assert_eq!(found, all, "in steps of {step}");
-            assert!(frames.is_whole());
-        }
-    }
-
-    #[test]
-    fn a_head_is_whole_with_its_last_byte() {
-        let sent = [frame(HEADERS, 0, b"abc"), frame(CONTINUATION, END_HEADERS, b"de")].concat();
-        let mut frames = Frames::new();
-        frames.feed(PREFACE, |_, _, _| {});
-        for byte in &sent[..sent.len() - 1] {
-            frames.feed(&[*byte], |_, _, _| {});
-            assert!(!frames.is_whole());
-        }
-        frames.feed(&sent[sent.len() - 1..], |_, _, _| {});
-        assert!(frames.is_whole());
-    }
+    const PING: Frame = Frame { kind: 6, flags: 0, stream: 0, length: 8 };
 
     #[test]
     fn who_asks_for_nothing_but_work_runs_out_of_credit() {
         let watch = Watch::new(Clock::start());
         for _ in 0..CREDIT_MAX {
-            watch.frame(6, 0, 8);
+            watch.pay_for(PING);
         }
-        assert!(!watch.is_flooded());
+        assert_eq!(watch.verdict(), None);
         watch.begin();
         watch.end(true);
-        watch.frame(6, 0, 8);
-        assert!(!watch.is_flooded());
+        watch.pay_for(PING);
+        assert_eq!(watch.verdict(), None);
         for _ in 0..CREDIT_MAX {
-            watch.frame(6, 0, 8);
+            watch.pay_for(PING);
         }
-        assert!(watch.is_flooded());
+        assert_eq!(watch.verdict(), Some(Reason::ENHANCE_YOUR_CALM));
+    }
+
+    #[test]
+    fn a_head_that_does_not_end_and_a_client_that_takes_nothing_run_out_of_time() {
+        let watch = Watch::new(Clock::start());
+        let later = |span| watch.clock.now().after(span);
+        watch.head_is_whole(false);
+        assert_eq!(watch.look(later(Duration::ZERO)), Look::Fine);
+        // A piece more does not begin it anew.
+        watch.head_is_whole(false);
+        assert_eq!(watch.look(later(2 * HEAD_TIME_MAX)), Look::SlowHead);
+        watch.head_is_whole(true);
+        assert_eq!(watch.look(later(2 * HEAD_TIME_MAX)), Look::Fine);
+        watch.wrote(&Poll::Pending);
+        assert_eq!(watch.look(later(2 * BLOCKED_MAX)), Look::Blocked);
+        watch.wrote(&Poll::Ready(Ok(1)));
+        assert_eq!(watch.look(later(2 * BLOCKED_MAX)), Look::Fine);
     }
 
     #[test]
     fn requests_and_bodies_cost_no_credit() {
         let watch = Watch::new(Clock::start());
         for _ in 0..10 * CREDIT_MAX {
-            watch.frame(HEADERS, END_HEADERS, 30);
-            watch.frame(DATA, 0, 1);
-            watch.frame(DATA, END_STREAM, 0);
+            watch.pay_for(Frame { kind: HEADERS, flags: END_HEADERS, stream: 1, length: 30 });
+            watch.pay_for(Frame { kind: DATA, flags: 0, stream: 1, length: 1 });
+            watch.pay_for(Frame { kind: DATA, flags: END_STREAM, stream: 1, length: 0 });
         }
-        assert!(!watch.is_flooded());
+        assert_eq!(watch.verdict(), None);
     }
 }

@@ -1,0 +1,325 @@
+//! Clients that use HTTP/2 to have Serin work or keep things for nothing. Each is cut or held
+//! back, with a good client beside it that notices nothing and little memory taken.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use serin_testkit::{
+    Backend, Client, FrameListener, Frames, Proxy, Script, eventually, fields, flag, frame, kind,
+    request_fields, setting,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+const COMPRESSION_ERROR: u32 = 9;
+const PROTOCOL_ERROR: u32 = 1;
+const CANCEL: u32 = 8;
+
+const INITIAL_WINDOW_SIZE: u16 = 4;
+
+const WHOLE: u8 = flag::END_HEADERS | flag::END_STREAM;
+
+/// Frames after which an attacker gives up, and the test with it.
+const FRAMES_MAX: u32 = 100_000;
+
+/// Memory that an attack may cost this process, which is Serin, attacker and good client.
+const MEMORY_MAX: u64 = 32 << 20;
+
+/// A proxy, a good client that asks without end, and the memory at the start.
+struct World {
+    proxy: Proxy,
+    model: Backend,
+    stop: Arc<AtomicBool>,
+    good: tokio::task::JoinHandle<u32>,
+    memory: u64,
+}
+
+impl World {
+    async fn new(script: Script) -> Self {
+        let model = Backend::named("model").on("/attack", script).start();
+        let proxy = Proxy::to(&model, "").start();
+        Self::of(model, proxy).await
+    }
+
+    /// The attacker's requests go to `endpoint`.
+    async fn before(endpoint: SocketAddr) -> Self {
+        let model = Backend::named("model").start();
+        let text = format!(
+            "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
+             admin: {{ address: 127.0.0.1:9901 }}\n\
+             backends:\n  - {{ name: model, endpoints: [\"{}\"] }}\n  \
+             - {{ name: endless, endpoints: [\"{endpoint}\"] }}\n\
+             routes:\n  - name: r\n    rules:\n      \
+             - {{ name: good, backends: [{{ name: model }}] }}\n      \
+             - {{ name: bad, matches: [{{ path: /attack }}], backends: [{{ name: endless }}] }}\n",
+            model.address
+        );
+        let proxy = Proxy::with_yaml(&text).start();
+        Self::of(model, proxy).await
+    }
+
+    async fn of(model: Backend, proxy: Proxy) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (address, stopped) = (proxy.address(), Arc::clone(&stop));
+        proxy.get("/good").await.expect(200);
+        let memory = resident_bytes();
+        let good = tokio::spawn(async move {
+            let mut client = Client::of(address);
+            let mut answered = 0;
+            while !stopped.load(SeqCst) {
+                client.get("/good").await.expect(200);
+                answered += 1;
+            }
+            answered
+        });
+        Self { proxy, model, stop, good, memory }
+    }
+
+    async fn attacker(&self) -> Frames {
+        let mut attacker = Frames::connect(self.proxy.address()).await;
+        attacker.until(kind::SETTINGS).await;
+        attacker
+    }
+
+    /// The good client was answered all along, and little memory is taken.
+    async fn expect_well(self) {
+        let grown = resident_bytes().saturating_sub(self.memory);
+        self.stop.store(true, SeqCst);
+        let answered = self.good.await.expect("the good client is served");
+        assert!(answered > 0);
+        assert!(grown < MEMORY_MAX, "{} KiB more", grown >> 10);
+    }
+}
+
+/// A server whose answers never end.
+async fn endless() -> SocketAddr {
+    static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+                let _ = stream.write_all(head).await;
+                while stream.write_all(&PIECE).await.is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("a page of the kernel's");
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.expect("a number of pages") * 4096
+}
+
+/// Sends `make(0)`, `make(1)` and so on until the connection is cut, with one of `codes`.
+async fn is_cut(codes: &[u32], begin: &[Vec<u8>], make: impl Fn(u32) -> Vec<u8>) {
+    let world = World::new(Script::hangs()).await;
+    let mut attacker = world.attacker().await;
+    for bytes in begin {
+        attacker.send_raw(bytes).await;
+    }
+    let mut sent = 0;
+    while sent < FRAMES_MAX && attacker.send_raw(&make(sent)).await {
+        sent += 1;
+    }
+    assert!(sent < FRAMES_MAX, "it was never cut");
+    let code = attacker.end().await;
+    // A client that goes on sending may not get to read why.
+    assert!(code.is_none_or(|code| codes.contains(&code)), "{code:?} after {sent} frames");
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_is_cut() {
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(kind::PING, 0, 0, b"12345678")).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_settings_is_cut() {
+    let setting = setting(INITIAL_WINDOW_SIZE, 65_535);
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(kind::SETTINGS, 0, 0, &setting)).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_resets_is_cut_and_the_endpoint_hears_little_of_it() {
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
+        let stream = 2 * n + 1;
+        let request = frame(kind::HEADERS, WHOLE, stream, &request_fields("GET", "/attack"));
+        let reset = frame(kind::RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
+        [request, reset].concat()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_that_are_wrong_is_cut() {
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
+        let bad = [request_fields("GET", "/attack"), fields([("connection", "1")])].concat();
+        frame(kind::HEADERS, WHOLE, 2 * n + 1, &bad)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_empty_pieces_is_cut() {
+    let head = frame(kind::HEADERS, flag::END_HEADERS, 1, &request_fields("POST", "/attack"));
+    is_cut(&[ENHANCE_YOUR_CALM], &[head], |_| frame(kind::DATA, 0, 1, &[])).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_pieces_that_are_all_padding_is_cut() {
+    let head = frame(kind::HEADERS, flag::END_HEADERS, 1, &request_fields("POST", "/attack"));
+    is_cut(&[ENHANCE_YOUR_CALM], &[head], |_| frame(kind::DATA, flag::PADDED, 1, &[0])).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_priorities_windows_and_unknown_frames_is_cut() {
+    let priority = |n| frame(kind::PRIORITY, 0, 2 * n + 1, &[0, 0, 0, 0, 1]);
+    is_cut(&[ENHANCE_YOUR_CALM], &[], priority).await;
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])).await;
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(0x42, 0, 0, b"what?")).await;
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_cut() {
+    let begin = frame(kind::HEADERS, flag::END_STREAM, 1, &request_fields("GET", "/attack"));
+    let more = fields([("x-more", "abcdefgh".repeat(1000).as_str())]);
+    let codes = [ENHANCE_YOUR_CALM, COMPRESSION_ERROR, PROTOCOL_ERROR];
+    is_cut(&codes, std::slice::from_ref(&begin), |_| frame(kind::CONTINUATION, 0, 1, &more)).await;
+    is_cut(&codes, &[begin], |_| frame(kind::CONTINUATION, 0, 1, &[])).await;
+}
+
+#[tokio::test]
+async fn fields_that_unpack_to_megabytes_reach_no_endpoint() {
+    let world = World::new(Script::answers(200)).await;
+    // 4000 bytes into the table, then as often as a frame has bytes.
+    let mut block = request_fields("GET", "/attack");
+    block.extend_from_slice(&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
+    block.extend_from_slice(&[b'a'; 4000]);
+    block.resize(16_000, 0xbe);
+    for _ in 0..20 {
+        let mut attacker = world.attacker().await;
+        attacker.send(kind::HEADERS, WHOLE, 1, &block).await;
+        // Refused, or cut.
+        if let Some(told) = attacker.next().await {
+            assert_ne!(told.payload[0], 0x88, "{told:?}");
+        }
+    }
+    let attacks = world.model.seen().iter().filter(|one| one.target() == "/attack").count();
+    assert_eq!(attacks, 0);
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_answered_431_and_the_connection_goes_on() {
+    let model = Backend::named("model").start();
+    let proxy = Proxy::to(&model, "").start();
+    let mut client = proxy.http2().await;
+    for (bytes, status) in [(60 << 10, 200), (70 << 10, 431), (1 << 10, 200)] {
+        let mut request = http::Request::get("http://h/");
+        for n in 0..bytes / 1000 {
+            request = request.header(format!("x-{n}"), "v".repeat(960));
+        }
+        let request = request.body(serin_testkit::Streamed::of("")).unwrap();
+        assert_eq!(client.exchange(request).await.status(), status, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn who_opens_no_window_has_nothing_kept_for_it() {
+    let world = World::before(endless().await).await;
+    let mut attacker = Frames::connect(world.proxy.address()).await;
+    attacker.send(kind::SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, 0)).await;
+    for n in 0..100 {
+        attacker.get(2 * n + 1, "/attack").await;
+    }
+    for _ in 0..100 {
+        attacker.until(kind::HEADERS).await;
+    }
+    // A byte at a time asks for no more than a piece.
+    for n in 0..100 {
+        attacker.send(kind::WINDOW_UPDATE, 0, 2 * n + 1, &1u32.to_be_bytes()).await;
+    }
+    for _ in 0..100 {
+        assert_eq!(attacker.until(kind::DATA).await.payload.len(), 1);
+    }
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn who_reads_nothing_at_all_has_little_kept_for_it() {
+    let world = World::before(endless().await).await;
+    let mut attackers = Vec::new();
+    for _ in 0..3 {
+        let mut attacker = Frames::connect(world.proxy.address()).await;
+        let all = 0x7fff_0000u32.to_be_bytes();
+        attacker.send(kind::SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, 0x7fff_ffff)).await;
+        attacker.send(kind::WINDOW_UPDATE, 0, 0, &all).await;
+        for n in 0..50 {
+            attacker.get(2 * n + 1, "/attack").await;
+        }
+        attackers.push(attacker);
+    }
+    let labels = [("backend", "endless")];
+    eventually("all have asked", async || {
+        let metrics = world.proxy.metrics().await;
+        (metrics.value("serin_requests_in_flight", &labels) > 149.5).then_some(())
+    })
+    .await;
+    // Some more turns, in which it could go wrong.
+    for _ in 0..50 {
+        world.proxy.get("/good").await.expect(200);
+    }
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn uploads_that_the_endpoint_does_not_take_are_held_back() {
+    let endpoint = FrameListener::bind().await;
+    let text = format!(
+        "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
+         admin: {{ address: 127.0.0.1:9901 }}\n\
+         backends: [{{ name: model, protocol: http2, endpoints: [\"{}\"] }}]\n\
+         routes: [{{ name: r, rules: [{{ name: main, backends: [{{ name: model }}] }}] }}]\n",
+        endpoint.address
+    );
+    let proxy = Proxy::with_yaml(&text).start();
+    let mut client = Frames::connect(proxy.address()).await;
+    client.until(kind::SETTINGS).await;
+    client.send(kind::SETTINGS, flag::ACK, 0, &[]).await;
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, &request_fields("POST", "/")).await;
+    let mut connection = endpoint.accept(&setting(INITIAL_WINDOW_SIZE, 1000)).await;
+    connection.until(kind::HEADERS).await;
+    // As much as the window allows: more would be an error of the client's.
+    let mut window = 128 << 10;
+    while window > 0 {
+        let piece = window.min(16_384);
+        client.send(kind::DATA, 0, 1, &vec![b'x'; piece]).await;
+        window -= piece;
+    }
+    let mut taken = 0;
+    while taken < 1000 {
+        taken += connection.until(kind::DATA).await.payload.len();
+    }
+    assert_eq!(taken, 1000);
+    client.send(kind::PING, 0, 0, b"how long").await;
+    let mut widened = 0;
+    loop {
+        let frame = client.any().await.expect("the connection lives");
+        match frame.kind {
+            kind::PING => break,
+            kind::WINDOW_UPDATE if frame.stream == 1 => widened += frame.code(),
+            _ => {}
+        }
+    }
+    assert!(widened <= 64 << 10, "{widened} more were asked for");
+}
