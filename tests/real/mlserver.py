@@ -3,7 +3,7 @@
 Usage: mlserver.py SERIN WORK_FOLDER, normally by way of `tests/real/run`.
 
 Proves with programs that Serin's authors did not write: predictions arrive unchanged
-with curl and with tritonclient, the split is what was asked, and a version whose process
+with curl and with tritonclient over HTTP and gRPC, the split is what was asked, and a version whose process
 is killed is taken out, after which no request fails. Everything is on loopback and on
 free ports; every process started here is ended by its id.
 """
@@ -26,6 +26,7 @@ import numpy
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from tritonclient import grpc as triton_grpc
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
@@ -52,6 +53,12 @@ backends:
     endpoints: [127.0.0.1:{v1}]
   - name: iris-v2
     endpoints: [127.0.0.1:{v2}]
+  - name: iris-v1-grpc
+    endpoints: [127.0.0.1:{v1_grpc}]
+    protocol: http2
+  - name: iris-v2-grpc
+    endpoints: [127.0.0.1:{v2_grpc}]
+    protocol: http2
 routes:
   - name: iris
     rules:
@@ -63,6 +70,12 @@ routes:
             weight: {weight_v1}
           - name: iris-v2
             weight: {weight_v2}
+      - name: grpc
+        matches:
+          - path: /inference.GRPCInferenceService
+        backends:
+          - name: iris-v1-grpc
+          - name: iris-v2-grpc
 rollouts:
   - name: iris-v2
     rule: iris/main
@@ -83,6 +96,7 @@ def main():
             # v2 dies in the last test, so their order matters.
             predictions_arrive_unchanged_with_curl(world)
             predictions_arrive_unchanged_with_tritonclient(world)
+            predictions_arrive_unchanged_over_grpc(world)
             the_split_is_what_was_asked(world)
             a_killed_version_is_rolled_back_and_then_nothing_fails(world)
         except BaseException:
@@ -131,6 +145,42 @@ def predictions_arrive_unchanged_with_tritonclient(world):
     passed("tritonclient gets the same predictions and the same refusals")
 
 
+def predictions_arrive_unchanged_over_grpc(world):
+    ports = {"data": "data", "v1": "v1_grpc", "v2": "v2_grpc"}
+    clients = {
+        name: triton_grpc.InferenceServerClient(f"127.0.0.1:{world.port[port]}")
+        for name, port in ports.items()
+    }
+    through = clients["data"]
+    assert through.is_server_live() and through.is_server_ready()
+    assert through.is_model_ready("iris")
+    batch = numpy.array(rows(150), dtype=numpy.float64)
+    versions = set()
+    for number in range(60):
+        request = f"grpc-{number}"
+        answer = triton_grpc_infer(through, "iris", batch, request)
+        version = answer.get_response().model_version
+        direct = triton_grpc_infer(clients[version], "iris", batch, request)
+        assert answer.get_response() == direct.get_response(), f"{version} answers otherwise"
+        predicted = answer.as_numpy("predict").ravel()
+        assert numpy.array_equal(predicted, world.predicted[version])
+        versions.add(version)
+    assert versions == {"v1", "v2"}, f"only {versions} answered"
+    # An error is a status in the trailers, and comes unchanged.
+    errors = {grpc_refusal(clients[name], batch) for name in ports}
+    assert len(errors) == 1, errors
+    # A deadline that no model can keep.
+    try:
+        triton_grpc_infer(through, "iris", batch, "late", client_timeout=0.0001)
+    except InferenceServerException as error:
+        assert "Deadline" in str(error) or "DEADLINE" in str(error), error
+    else:
+        raise AssertionError("an answer within 100 us was not expected")
+    for client in clients.values():
+        client.close()
+    passed("tritonclient over gRPC gets the same predictions, errors and deadlines")
+
+
 def the_split_is_what_was_asked(world):
     counts = {"v1": 0, "v2": 0}
     client = Client(world.port["data"])
@@ -176,7 +226,8 @@ class World:
     def __init__(self, serin, folder, stack):
         self.folder = folder
         self.stack = stack
-        self.port = dict(zip(("data", "admin", "v1", "v2"), free_ports(4)))
+        names = ("data", "admin", "v1", "v2", "v1_grpc", "v2_grpc")
+        self.port = dict(zip(names, free_ports(len(names))))
         self.process = {}
         self.predicted = {}
         iris, kinds = load_iris(return_X_y=True)
@@ -202,11 +253,11 @@ class World:
         folder = os.path.join(self.folder, version)
         os.mkdir(folder)
         joblib.dump(model, os.path.join(folder, "model.joblib"))
-        grpc, metrics = free_ports(2)
+        (metrics,) = free_ports(1)
         settings = {
             "host": "127.0.0.1",
             "http_port": self.port[version],
-            "grpc_port": grpc,
+            "grpc_port": self.port[f"{version}_grpc"],
             "metrics_port": metrics,
             "parallel_workers": 0,
         }
@@ -350,6 +401,20 @@ def triton_infer(client, batch, request, binary=False):
     tensor.set_data_from_numpy(batch, binary_data=binary)
     output = InferRequestedOutput("predict", binary_data=binary)
     return client.infer("iris", [tensor], outputs=[output], request_id=request)
+
+
+def triton_grpc_infer(client, model, batch, request, **more):
+    tensor = triton_grpc.InferInput("predict", list(batch.shape), "FP64")
+    tensor.set_data_from_numpy(batch)
+    return client.infer(model, [tensor], request_id=request, **more)
+
+
+def grpc_refusal(client, batch):
+    try:
+        triton_grpc_infer(client, "no-such-model", batch, "refused")
+    except InferenceServerException as error:
+        return f"{error.status()} {error.message()}"
+    raise AssertionError("a model that is not there has answered")
 
 
 def refusal(client, batch):
