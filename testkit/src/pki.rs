@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    NameConstraints, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -42,11 +42,25 @@ pub struct Certificate {
 impl Authority {
     /// One that signs itself.
     pub fn named(name: &str) -> Self {
+        Self::make(name, None)
+    }
+
+    /// One that may vouch for names at and below `domain` alone.
+    pub fn of_domain(domain: &str) -> Self {
+        let permitted_subtrees = vec![GeneralSubtree::DnsName(domain.to_owned())];
+        Self::make(
+            domain,
+            Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() }),
+        )
+    }
+
+    fn make(name: &str, constraints: Option<NameConstraints>) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.name_constraints = constraints;
         params.not_before = days_from_now(-365);
         params.not_after = days_from_now(365);
         let pem = params.self_signed(&key).expect("a certificate").pem();

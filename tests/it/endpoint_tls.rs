@@ -82,6 +82,25 @@ async fn an_endpoint_is_believed_by_its_address_or_by_a_name() {
     assert_eq!(by_address.handshakes()[0].name, None);
 }
 
+/// Regression: GHSA-xgp8-3hg3-c2mh, a wildcard beyond what the authority may vouch for.
+#[tokio::test]
+async fn an_authority_vouches_for_no_names_but_its_own() {
+    let mut world = World::new().await;
+    for (domain, certificate, name, status) in [
+        ("internal", "models.internal", "models.internal", 200),
+        ("internal", "models.example.com", "models.example.com", 502),
+        ("a.example.com", "*.example.com", "b.example.com", 502),
+        ("a.example.com", "*.example.com", "a.example.com", 502),
+    ] {
+        world.authority = Authority::of_domain(domain);
+        world.folder.put(&[("ca.crt", &world.authority.pem)]);
+        let front = world.front(&world.issue(certificate), &[]).await;
+        let proxy = world.proxy(&front, "http1", &format!(", server_name: {name}")).start();
+        proxy.get("/").await.expect(status);
+    }
+    assert_eq!(world.model.requests(), 1);
+}
+
 #[tokio::test]
 async fn connections_are_kept_and_sessions_resumed() {
     let world = World::new().await;
