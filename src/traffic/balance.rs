@@ -45,8 +45,12 @@ pub struct Latency {
     at: Tick,
 }
 
-/// In which a peak loses all but 37 % of its weight.
+/// In which a peak loses all but 37 % of its weight against newer answers.
 const DECAY: Duration = Duration::from_secs(10);
+
+/// In which an endpoint that nobody asks loses all but 37 % of what it seems to take. Longer: each
+/// try costs a user the time that it takes.
+const FADE: Duration = Duration::from_secs(30);
 
 /// What one answer leaves of a peak at most: with a hundred answers a second, a stall of a tenth of
 /// a second must not cost an endpoint its share for many seconds.
@@ -70,7 +74,7 @@ impl Latency {
     /// After an attempt that ended `now` and took `taken`.
     #[must_use]
     pub fn observe(self, taken: Duration, failed: bool, now: Tick) -> Self {
-        let old = self.fading(now).min(KEPT_MAX);
+        let old = self.left(now, DECAY).min(KEPT_MAX);
         let mut taken = taken.as_secs_f64();
         if failed {
             let before = (self.seconds * old).max(FLOOR);
@@ -83,14 +87,14 @@ impl Latency {
     }
 
     /// What of it is left `now`.
-    fn fading(self, now: Tick) -> f64 {
-        (-now.since(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp()
+    fn left(self, now: Tick, span: Duration) -> f64 {
+        (-now.since(self.at).as_secs_f64() / span.as_secs_f64()).exp()
     }
 
     /// In seconds; `None` before the first measure. What it was fades when nobody asks: a slow
     /// one gets another chance.
     fn now(self, now: Tick) -> Option<f64> {
-        (self.seconds > 0.0).then(|| (self.seconds * self.fading(now)).max(FLOOR))
+        (self.seconds > 0.0).then(|| (self.seconds * self.left(now, FADE)).max(FLOOR))
     }
 }
 
