@@ -4,6 +4,7 @@
 
 mod commands;
 mod compare;
+mod resilience;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ enum Command {
     Saturate(commands::saturate::Saturate),
     Backend(commands::backend::Backend),
     Compare(compare::Compare),
+    Resilience(resilience::Resilience),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Saturate(command) => command.run(),
         Command::Backend(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Resilience(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
