@@ -19,7 +19,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY loadtest/Cargo.toml loadtest/
 COPY testkit/Cargo.toml testkit/
 RUN mkdir -p src benches tests/it loadtest/src testkit/src \
-    && for main in src benches/decide tests/it loadtest/src; do \
+    && for main in src benches/decide benches/exchange tests/it loadtest/src; do \
            case $main in benches/*) file=$main.rs ;; *) file=$main/main.rs ;; esac; \
            echo 'fn main() {}' > "$file"; \
        done \
