@@ -85,16 +85,28 @@ deny:
     fi
     cargo deny --locked check licenses bans sources
 
-# What a decision costs, in nanoseconds.
+# What decisions and an exchange in memory cost, in nanoseconds.
 bench *args:
-    cargo bench --locked --bench decide -- {{ args }}
+    cargo bench --locked --bench decide --bench exchange -- {{ args }}
 
-# CPU time per request beside HAProxy and nginx, one core each, interleaved.
+# Serin beside HAProxy, nginx, Envoy and a bare relay, one core each, interleaved.
 load-compare *args:
-    cargo build --locked --profile dist
+    cargo build --locked --profile dist --bin serin
     cargo build --locked --release --package serin-loadtest
     "{{ target }}/release/loadtest" compare --serin "{{ target }}/dist/serin" \
         --out "loadtest/runs/$(date +%F)" {{ args }}
+
+# Instructions per request, by valgrind, beside benches/instructions.csv.
+instructions *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! command -v valgrind >/dev/null; then
+        echo "SKIPPED instructions: there is no valgrind. Nothing was counted." >&2
+        exit 0
+    fi
+    cargo build --locked --profile dist --bin serin
+    cargo build --locked --release --package serin-loadtest
+    "{{ target }}/release/loadtest" instructions --serin "{{ target }}/dist/serin" {{ args }}
 
 # The image of Serin, and that of the model server of k8s/.
 image:

@@ -4,8 +4,6 @@
 //! Used by the `loadtest` binary, by `serin demo` and by tests. Never reaches
 //! beyond loopback: a load generator that can be pointed at a stranger is a weapon.
 
-pub mod backend;
 pub mod load;
 pub mod model;
-pub mod saturate;
 mod time;

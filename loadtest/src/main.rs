@@ -5,6 +5,7 @@
 mod commands;
 mod compare;
 mod resilience;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -24,20 +25,24 @@ struct Arguments {
 enum Command {
     Model(commands::model::Model),
     Load(commands::load::Load),
-    Saturate(commands::saturate::Saturate),
+    Drive(commands::drive::Drive),
     Backend(commands::backend::Backend),
+    Relay(commands::relay::Relay),
     Compare(compare::Compare),
     Resilience(resilience::Resilience),
+    Instructions(compare::Instructions),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Model(command) => command.run(),
         Command::Load(command) => command.run(),
-        Command::Saturate(command) => command.run(),
+        Command::Drive(command) => command.run(),
         Command::Backend(command) => command.run(),
+        Command::Relay(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Resilience(command) => command.run(),
+        Command::Instructions(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,29 +1,34 @@
 //! `loadtest backend`: the cheapest endpoint there can be.
 
+use std::time::Duration;
+
 use clap::Args;
-use serin_loadtest::backend::{self, BackendOptions};
+
+use super::duration;
+use crate::wire::backend::{self, Options};
 
 /// Answers every request with the same bytes, as cheaply as possible
 ///
 /// To put behind a proxy whose CPU time is measured. GET /count tells how many
-/// requests came. Runs until it is interrupted.
+/// requests came to that port; a path that ends in /stream is answered with events
+/// that carry the time they were sent. Runs until it is interrupted.
 #[derive(Args)]
 pub struct Backend {
-    /// Port on 127.0.0.1
-    #[arg(long)]
-    port: u16,
+    /// Port on 127.0.0.1, may be repeated
+    #[arg(long = "port", required = true)]
+    ports: Vec<u16>,
     /// Size of each answer's body
     #[arg(long, default_value_t = 1024)]
     body_bytes: usize,
-    /// Threads, each with a listener of its own
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Between two events of a stream
+    #[arg(long, default_value = "10ms", value_parser = duration)]
+    event_every: Duration,
 }
 
 impl Backend {
     /// Runs until the process is ended.
     pub fn run(self) -> anyhow::Result<()> {
-        let Self { port, body_bytes, threads } = self;
-        Ok(backend::run(BackendOptions { port, body_bytes, threads })?)
+        let Self { ports, body_bytes, event_every } = self;
+        Ok(backend::run(&Options { ports, body_bytes, event_every })?)
     }
 }

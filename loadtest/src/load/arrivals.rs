@@ -18,7 +18,7 @@ pub enum Arrivals {
 
 /// The endless offsets at which requests start, ascending.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub struct Schedule {
     arrivals: Arrivals,
     rps: f64,
     rng: Rng,
@@ -27,7 +27,8 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(arrivals: Arrivals, rps: f64, seed: u64) -> Self {
+    /// From an offset of zero on, at `rps` a second on average.
+    pub fn new(arrivals: Arrivals, rps: f64, seed: u64) -> Self {
         Self { arrivals, rps, rng: Rng::with_seed(seed), count: 0, seconds: 0.0 }
     }
 }

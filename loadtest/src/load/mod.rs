@@ -13,7 +13,7 @@ mod request;
 mod run;
 mod stats;
 
-pub use arrivals::Arrivals;
+pub use arrivals::{Arrivals, Schedule};
 pub use request::RequestTemplate;
 pub use run::{IN_FLIGHT_MAX, Load, LoadHandle};
 pub use stats::{LoadStats, SECONDS_MAX, SecondStats};
