@@ -408,7 +408,7 @@ maps! {
 
     /// Who is told.
     Notify later ["secret"] {
-        /// Where a JSON message is posted: `http://host:port/path`.
+        /// Where a JSON message is posted: `https://host/path` or `http://host:port/path`.
         must webhook: As<WebhookUrl>,
     }
 

@@ -13,12 +13,16 @@ use http::{Request, Uri};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::rollout::record::{Record, What};
+use crate::tls::client::{Encryption, Offer, system_authorities};
 
 /// Messages under way. When full, the next one is dropped, and that is logged: the journal
 /// has it.
@@ -86,7 +90,7 @@ fn message(record: &Record) -> Option<Bytes> {
 
 async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) {
     for tried in 1..=TRIES_MAX {
-        let sent = timeout(TRY_TIME_MAX, send(hook, message.clone())).await;
+        let sent = timeout(TRY_TIME_MAX, send(hook, message.clone(), None)).await;
         match sent.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(status) if status.is_success() => return,
             // It was understood and is not wanted: asking again changes nothing.
@@ -112,11 +116,31 @@ fn shown(hook: &Uri) -> &str {
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-async fn send(hook: &Uri, message: Bytes) -> Result<http::StatusCode, Error> {
+/// `roots` are whom to believe; `None` is whom this machine believes.
+async fn send(
+    hook: &Uri,
+    message: Bytes,
+    roots: Option<Arc<RootCertStore>>,
+) -> Result<http::StatusCode, Error> {
+    let is_encrypted = hook.scheme_str() == Some("https");
     let authority = hook.authority().ok_or("no host")?;
-    let port = authority.port_u16().unwrap_or(80);
+    let port = authority.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 });
     let host = authority.host().trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, port)).await?;
+    if !is_encrypted {
+        return post(stream, hook, message).await;
+    }
+    let name = ServerName::try_from(host.to_owned())?;
+    let address = stream.peer_addr()?.ip();
+    let encryption = Encryption::new(roots.map_or_else(system_authorities, Ok)?, Some(name), None)?;
+    post(encryption.connect(stream, address, Offer::Http1).await?, hook, message).await
+}
+
+async fn post<S>(stream: S, hook: &Uri, message: Bytes) -> Result<http::StatusCode, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let authority = hook.authority().ok_or("no host")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer, or with this task.
     let connection = tokio::spawn(connection);
@@ -138,6 +162,8 @@ mod tests {
     use axum::Router;
     use axum::http::StatusCode;
     use axum::routing::post;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -202,6 +228,28 @@ mod tests {
         assert_eq!(tries(&[503, 500, 429, 204]).await, 4);
         assert_eq!(tries(&[404]).await, 1);
         assert_eq!(tries(&[500]).await, TRIES_MAX as usize);
+    }
+
+    #[tokio::test]
+    async fn a_message_over_tls_goes_only_to_whom_the_authorities_vouch_for() {
+        let authority = serin_testkit::Authority::named("hooks");
+        let certificate = authority.issue(&serin_testkit::Leaf::server(&["localhost"]));
+        let backend = serin_testkit::Backend::named("hook").answers(204).start();
+        let to = (backend.address, backend.address);
+        let front = serin_testkit::TlsFront::start(&certificate, None, &[], to).await;
+        let hook: Uri =
+            format!("https://localhost:{}/serin", front.address.port()).parse().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+        let message = || message(&changed()).unwrap();
+        let taken = send(&hook, message(), Some(Arc::new(roots))).await;
+        assert_eq!(taken.unwrap(), 204);
+        assert_eq!(backend.last().target(), "/serin");
+        let mut others = RootCertStore::empty();
+        let other = serin_testkit::Authority::named("others");
+        others.add(CertificateDer::from_pem_slice(other.pem.as_bytes()).unwrap()).unwrap();
+        assert!(send(&hook, message(), Some(Arc::new(others))).await.is_err());
+        assert_eq!(backend.requests(), 1);
     }
 
     #[tokio::test]

@@ -177,21 +177,16 @@ impl Quantity for WebhookUrl {
     type Value = Uri;
 
     fn parse(scalar: &Scalar) -> Result<Uri, Fault> {
-        let help = "write `http://host:port/path`";
+        let help = "write `https://host/path` or `http://host:port/path`";
         let uri = scalar.text.parse::<Uri>().ok().filter(|uri| uri.host().is_some());
         let uri = uri.ok_or_else(|| Fault::silent(Code::Address, "this is not a URL", help))?;
         match uri.scheme_str() {
-            Some("http") => Ok(uri),
-            Some("https") => {
-                let message = "a webhook over TLS is not supported yet";
-                let help = "post to a relay beside Serin over `http://`";
-                Err(Fault::silent(Code::NotSupported, message, help))
-            }
+            Some("http" | "https") => Ok(uri),
             _ => Err(Fault::silent(Code::Address, "this is not an http URL", help)),
         }
     }
 
     fn schema() -> Schema {
-        text_schema("^http://[^/]+", "http://127.0.0.1:9300/hooks/serin")
+        text_schema("^https?://[^/]+", "http://127.0.0.1:9300/hooks/serin")
     }
 }
