@@ -1,5 +1,6 @@
 //! The complete tables, as they stand in `docs/judge.md`.
 
+use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -103,10 +104,10 @@ const COLD_EVERY: u32 = 6 * 60 * MINUTE;
 /// For 20 seconds half of what a cold canary answers is slow.
 fn cold(slot: u32, counts: &mut SlotCounts) {
     if slot % COLD_EVERY < 80 {
-        let slow = &mut counts.objectives[1];
-        let more = slow.canary.good() / 2;
-        slow.canary.bad += more;
-        slow.relative_bad.canary += more;
+        let latency = &mut counts.objectives[1];
+        let more = latency.canary.good() / 2;
+        latency.canary.bad += more;
+        latency.relative_bad.canary += more;
     }
 }
 
@@ -115,7 +116,7 @@ impl World {
     fn live(&self, hours: u32, seed: u64) -> [bool; 5] {
         let mut chance = fastrand::Rng::with_seed(seed);
         let (mut ours, mut others) = (Rollout::start(), Others::default());
-        let (mut models, mut seen) = ((self.models)(0), 0);
+        let (mut models, mut attempts) = ((self.models)(0), 0);
         let mut traffic = Traffic::new(self.rps, models);
         for slot in 0..hours * 60 * MINUTE {
             if slot % MINUTE == 0 && models != (self.models)(slot / MINUTE) {
@@ -123,11 +124,11 @@ impl World {
                 traffic = Traffic::new(self.rps, models);
             }
             if slot % COLD_EVERY == 0 {
-                seen = 0;
+                attempts = 0;
             }
             let mut counts = traffic.slot(&mut chance);
-            (self.event)(slot, seen, &mut counts);
-            seen += counts.canary_attempts;
+            (self.event)(slot, attempts, &mut counts);
+            attempts += counts.canary_attempts;
             others.close(&counts);
             if !ours.state.has_ended() {
                 ours.close(&counts);
@@ -214,9 +215,13 @@ fn the_complete_table_of_false_rollbacks() {
     }
 }
 
+/// What the canary turns to, and the published median and p95 of each column; 0 is not
+/// published.
+type Regression = (&'static str, Model, [(u64, u64); 4]);
+
 /// The published table: each regression at 10, 100 and 1000 rps, and at 100 rps after 30 healthy
 /// minutes.
-const REGRESSIONS: [(&str, Model, [(u64, u64); 4]); 7] = [
+const REGRESSIONS: [Regression; 7] = [
     ("100 % errors", errors(1.0), [(4, 6), (8, 13), (74, 89), (17, 22)]),
     ("20 % errors", errors(0.2), [(19, 44), (26, 56), (77, 99), (0, 0)]),
     ("10 % errors", errors(0.1), [(47, 133), (62, 136), (108, 181), (126, 213)]),
@@ -255,7 +260,7 @@ fn the_complete_table_of_detection() {
         let mut line = format!("| {name} |");
         for (column, cells) in columns.iter().enumerate() {
             let cell: &Cell = &cells[row];
-            line += &format!(" {} / {} ({} s) |", cell.median(), cell.p95(), cell.seconds);
+            let _ = write!(line, " {} / {} ({} s) |", cell.median(), cell.p95(), cell.seconds);
             let row: Row = (name, *model, published[column].0, published[column].1);
             if !cell.is_as_fast_as(row.2, row.3) {
                 slower.push(format!(
