@@ -85,6 +85,13 @@ deny:
     fi
     cargo deny --locked check licenses bans sources
 
+# A fuzz target for so many seconds, from its committed corpus (cargo install cargo-fuzz).
+fuzz target seconds="60":
+    mkdir -p "fuzz/corpus/{{ target }}"
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz "{{ target }}" \
+        "fuzz/corpus/{{ target }}" "fuzz/corpora/{{ target }}" -- \
+        -max_total_time={{ seconds }} -max_len=8192
+
 # What decisions and an exchange in memory cost, in nanoseconds.
 bench *args:
     cargo bench --locked --bench decide --bench exchange -- {{ args }}
