@@ -230,8 +230,10 @@ impl Bench<'_> {
         for racer in racers {
             let (seen, cpu) = self.run(&asking(racer.target), Some(racer)).await?;
             let label = &racer.label;
+            figures.add(round, label, &format!("{RAW}events"), seen.requests as f64);
+            // Less than all is late on a busy machine; less than half is held back.
             ensure!(
-                seen.requests as f64 >= expected * 0.9,
+                seen.requests as f64 >= expected * 0.5,
                 "{label} passed on {} of {expected:.0} events",
                 seen.requests
             );
