@@ -16,9 +16,9 @@ use http_body::Frame;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::proxy::body::Relayed;
 use crate::proxy::error::Error;
 use crate::proxy::forward::Upgrade;
+use crate::proxy::relayed::Relayed;
 use crate::traffic::farewell::{Farewell, Stream};
 use crate::traffic::retry::Timeouts;
 

@@ -14,13 +14,14 @@ use http::{Method, Request, Response, Version};
 
 use crate::clock::Clock;
 use crate::proxy::admission;
-use crate::proxy::body::{Relayed, Source};
+use crate::proxy::body::Source;
 use crate::proxy::cut::Cuttable;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::forward::{self, Peer, Upgrade};
 use crate::proxy::incoming::Incoming;
 use crate::proxy::interim::Interims;
 use crate::proxy::mirror::{Copy, Place};
+use crate::proxy::relayed::Relayed;
 use crate::proxy::reply;
 use crate::proxy::response::ResponseBody;
 use crate::proxy::tries::Tries;

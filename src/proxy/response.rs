@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use crate::proxy::body::Relayed;
 use crate::proxy::cut::Cuttable;
 use crate::proxy::error::Error;
+use crate::proxy::relayed::Relayed;
 use crate::traffic::retry::Timeouts;
 
 /// What a client gets: an endpoint's body or one of Serin's own.
