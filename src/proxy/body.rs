@@ -164,7 +164,9 @@ impl Source {
         self.kept_cost.set(cost);
         let max = self.keep_bytes_max.get();
         let fits = kept_bytes <= max && cost <= 2 * max && !self.lost.get();
-        let fits = fits && self.held.takes(data.len().max(PIECE_BYTES_MIN));
+        // What is kept for copies has the budget of its mirror.
+        let copied = !self.copies.borrow().is_empty();
+        let fits = fits && (copied || self.held.takes(data.len().max(PIECE_BYTES_MIN)));
         if fits {
             self.kept.borrow_mut().push(data.clone());
         } else {

@@ -1,4 +1,4 @@
-//! What a worker keeps of all its requests' bodies, to send them again or to copy them.
+//! What a worker keeps of all its requests' bodies, to send them again.
 //!
 //! Never shared between workers: each is one thread, and has a budget of its own.
 
