@@ -2,6 +2,7 @@
 //!
 //! Never decides what an answer means: it reports, and the roster counts.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::control::roster::Report;
 use crate::names::BackendName;
 use crate::tls::client::{Encryption, Offer};
 use crate::traffic::health::{HealthCheck, Probe};
+use crate::traffic::outcome::is_local;
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -52,8 +54,19 @@ pub fn start(
             let began = clock.now();
             let asked =
                 tokio::time::timeout(check.timeout, ask(&check.probe, address, tls.get())).await;
-            let well = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-            if reports.send(Report::Health(Answer { id, well })).await.is_err() {
+            let well = match asked {
+                Ok(Ok(())) => Some(Ok(())),
+                Ok(Err(Complaint::Endpoint(text))) => Some(Err(text)),
+                Err(_) => Some(Err("no answer in time".to_owned())),
+                // Nothing is known of the endpoint: it is asked again.
+                Ok(Err(Complaint::Here(error))) => {
+                    tracing::warn!(endpoint = %address, %error, "cannot ask whether it is well");
+                    None
+                }
+            };
+            if let Some(well) = well
+                && reports.send(Report::Health(Answer { id, well })).await.is_err()
+            {
                 return;
             }
             let wait =
@@ -84,22 +97,39 @@ impl TlsOfNow {
     }
 }
 
+/// Why there was no good answer.
+enum Complaint {
+    /// The endpoint gave none.
+    Endpoint(String),
+    /// It could not be asked, for want of something here.
+    Here(io::Error),
+}
+
+impl From<String> for Complaint {
+    fn from(text: String) -> Self {
+        Self::Endpoint(text)
+    }
+}
+
 async fn ask(
     probe: &Probe,
     address: SocketAddr,
     tls: Option<Arc<Encryption>>,
-) -> Result<(), String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.kind().to_string())?;
+) -> Result<(), Complaint> {
+    let stream = TcpStream::connect(address).await.map_err(|error| {
+        let here = error.raw_os_error().is_some_and(is_local);
+        if here { Complaint::Here(error) } else { Complaint::Endpoint(error.kind().to_string()) }
+    })?;
     let offer = match probe {
         Probe::Tcp => return Ok(()),
         Probe::Http { .. } => Offer::Http1,
         Probe::Grpc { .. } => Offer::Http2,
     };
     match tls {
-        None => ask_over(stream, probe, address).await,
+        None => Ok(ask_over(stream, probe, address).await?),
         Some(tls) => {
             let stream = tls.connect(stream, address.ip(), offer).await;
-            ask_over(stream.map_err(|error| error.to_string())?, probe, address).await
+            Ok(ask_over(stream.map_err(|error| error.to_string())?, probe, address).await?)
         }
     }
 }

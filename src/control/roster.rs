@@ -87,6 +87,17 @@ struct Member {
     record: Record,
     serves: bool,
     asking: Option<(u64, AbortOnDropHandle<()>)>,
+    /// It is named no more, and serves on until one that is named is known to be well.
+    leaves: bool,
+}
+
+/// Lets those who `leave` stay beside `members` while nobody among these is known to be well:
+/// new endpoints that are asked first would leave users without any.
+fn stay_for_now(members: &mut Vec<Member>, leave: Vec<Member>) {
+    if members.iter().all(|member| !member.health.is_known() || !member.serves) {
+        let serving = leave.into_iter().filter(|member| member.serves);
+        members.extend(serving.map(|member| Member { leaves: true, ..member }));
+    }
 }
 
 impl Roster {
@@ -136,9 +147,18 @@ impl Roster {
                     member.asking = None;
                     member.health = Health::default();
                 }
+                if settings.ejection.is_none() {
+                    // Nobody would bring it back.
+                    member.record = Record::new(now);
+                }
+                member.leaves = false;
                 member
             });
-            let members = members.collect();
+            let mut members: Vec<_> = members.collect();
+            if let Some(old) = &mut old {
+                old.members.retain(|_| settings.health.is_some());
+                stay_for_now(&mut members, std::mem::take(&mut old.members));
+            }
             let (throttle, search) = old.map(|pool| (pool.throttle, pool.search)).unzip();
             let throttle = throttle.flatten();
             let throttle = settings.limits.map(|limits| match throttle {
@@ -205,6 +225,7 @@ impl Roster {
             if let Some(member) = found {
                 member.health = member.health.observe(answer.well.is_ok(), check);
                 member.complaint = answer.well.err().unwrap_or_default();
+                pool.let_go();
                 return;
             }
         }
@@ -224,8 +245,13 @@ impl Roster {
         let new = addresses.iter().filter(|address| !known(**address));
         let new: Vec<_> = new.map(|address| Member::new(*address, signs(), now)).collect();
         let pool = &mut self.pools[index];
-        pool.members.retain(|member| addresses.contains(&member.address));
+        let members = std::mem::take(&mut pool.members);
+        let (stay, mut leave): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|member| addresses.contains(&member.address));
+        pool.members.extend(stay.into_iter().map(|member| Member { leaves: false, ..member }));
         pool.members.extend(new);
+        leave.retain(|_| pool.settings.health.is_some());
+        stay_for_now(&mut pool.members, leave);
         if pool.search.is_old && !pool.search.is_known {
             pool.members.iter_mut().for_each(Member::set_old);
         }
@@ -354,6 +380,16 @@ impl Pool {
         in_rotation(&self.settings.ejection.unwrap_or_default(), &pairs)
     }
 
+    /// Lets go of those who are named no more, once one that is named is well, or all that are
+    /// named have been asked.
+    fn let_go(&mut self) {
+        let named = || self.members.iter().filter(|member| !member.leaves);
+        let one_is_well = named().any(|member| member.health.is_known() && member.health.is_well());
+        if one_is_well || named().all(|member| member.health.is_known()) {
+            self.members.retain(|member| !member.leaves);
+        }
+    }
+
     /// Keeps what is known.
     fn not_found(&mut self, error: &str) {
         self.search.is_known = true;
@@ -390,6 +426,7 @@ impl Member {
             health: Health::default(),
             complaint: String::new(),
             record: Record::new(now),
+            leaves: false,
             serves: false,
             asking: None,
         }

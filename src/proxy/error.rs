@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::names::{BackendName, RuleId};
 use crate::proxy::upstream::fault::Fault;
 use crate::telemetry::reasons::{FailureReason, Limited};
-use crate::traffic::outcome::Outcome;
+use crate::traffic::outcome::{self, Outcome};
 use crate::traffic::retry::Failure;
 
 /// Who is to blame. Only `Upstream` counts against a backend's objectives.
@@ -238,14 +238,8 @@ impl From<Fault> for Error {
     }
 }
 
-/// Whether connecting failed for want of something here, not there: one pod with broken
-/// egress must not blame the model.
 fn is_local(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, ENETUNREACH, ENETDOWN
-        Some(24 | 23 | 105 | 12 | 99 | 101 | 100)
-    )
+    error.raw_os_error().is_some_and(outcome::is_local)
 }
 
 #[cfg(test)]

@@ -169,8 +169,9 @@ impl Exchange {
         }
         let (backend, clock) = (&view.snapshot.backends[target.backend], self.worker.clock);
         let counters = counters.leg.counters();
-        sample.admitted(admission::enter(backend, &outbound.wait, counters, clock).await?);
+        let pass = admission::enter(backend, &outbound.wait, counters, clock).await?;
         let now = clock.now();
+        sample.admitted(pass, now);
         let Some(one) = view.endpoint(target.backend, pick, now) else {
             return Err(no_endpoint(view, rule.rule, target));
         };

@@ -122,6 +122,8 @@ struct OpenAttempt {
     id: Option<HeaderValue>,
     /// Its latency says nothing.
     is_young: bool,
+    /// It stands in Serin's own line: that is nobody's latency.
+    waits: bool,
 }
 
 /// An attempt that is evidence.
@@ -138,7 +140,8 @@ pub struct Judged {
 impl OpenAttempts {
     /// Counts what has become slow by `now`.
     pub fn sweep(&self, now: Tick) {
-        for (_, attempt) in self.open.borrow_mut().iter_mut().filter(|(_, one)| !one.is_young) {
+        let mut open = self.open.borrow_mut();
+        for (_, attempt) in open.iter_mut().filter(|(_, one)| !one.is_young && !one.waits) {
             let slow = attempt.arm.slow_after(now.since(attempt.started));
             attempt.arm.count_slow(attempt, slow, None, now);
             attempt.counted |= slow;
@@ -208,7 +211,8 @@ impl Sample {
             arm.counters().begun.add(1);
         }
         let (arm, started) = (Rc::clone(arm), again.unwrap_or(self.started));
-        let attempt = OpenAttempt { arm, started, counted: 0, sticky, id, is_young: false };
+        let attempt =
+            OpenAttempt { arm, started, counted: 0, sticky, id, is_young: false, waits: true };
         self.witness = Some(Witness { open: Rc::clone(open), key: open.open(attempt) });
         self
     }
@@ -220,8 +224,16 @@ impl Sample {
         }
     }
 
-    /// The attempt holds `pass` until it is over.
-    pub fn admitted(&mut self, pass: Option<Pass>) {
+    /// The attempt goes on, and holds `pass` until it is over. Where there was a line, how long
+    /// it takes counts from `now`.
+    pub fn admitted(&mut self, pass: Option<Pass>, now: Tick) {
+        if let Some(Witness { open, key }) = &self.witness {
+            let attempt = &mut open.open.borrow_mut()[*key];
+            attempt.waits = false;
+            if pass.is_some() {
+                attempt.started = now;
+            }
+        }
         self.pass = pass;
     }
 
@@ -362,6 +374,12 @@ mod tests {
 
     impl World {
         fn attempt(&self, sticky: Option<u64>) -> Sample {
+            let mut sample = self.attempt_in_line(sticky);
+            sample.admitted(None, self.clock.now());
+            sample
+        }
+
+        fn attempt_in_line(&self, sticky: Option<u64>) -> Sample {
             let sample = Sample::open(Rc::clone(&self.leg), self.clock, self.clock.now());
             let id = Some(HeaderValue::from_static("one"));
             sample.judged(&self.arm, &self.open, Judged { sticky, id, again: None })
@@ -403,6 +421,15 @@ mod tests {
         sample.settle(Outcome::Good);
         let counts = world.counts();
         assert_eq!((counts.good, counts.slow[1], counts.fast[1]), (1, 1, 0));
+    }
+
+    #[test]
+    fn an_attempt_that_waits_in_our_own_line_is_not_slow() {
+        let world = world();
+        let sample = world.attempt_in_line(None);
+        world.open.sweep(world.clock.now().after(Duration::from_secs(10)));
+        sample.settle(Outcome::Neutral);
+        assert_eq!(world.counts(), ArmCounts { begun: 1, ..ArmCounts::default() });
     }
 
     #[test]

@@ -51,6 +51,13 @@ impl Outcome {
     }
 }
 
+/// Whether a system error (`errno` of Linux) tells of a want here, not at the endpoint: one pod
+/// with broken egress must not blame the model.
+pub const fn is_local(errno: i32) -> bool {
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, ENETUNREACH, ENETDOWN
+    matches!(errno, 24 | 23 | 105 | 12 | 99 | 101 | 100)
+}
+
 /// The `grpc-status` among `headers`; a value that is no number is UNKNOWN (2).
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
     const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -138,3 +138,46 @@ async fn who_failed_too_often_is_out_and_comes_back_with_a_clean_record() {
     assert_eq!(serving(&roster), of(&[(A, Some(12)), (B, None)]));
     assert_eq!(roster.serving(&"model".into())[0].signs.ended(), 0);
 }
+
+#[tokio::test]
+async fn who_is_replaced_serves_until_one_that_is_named_is_well() {
+    let checked = |endpoints: &str| {
+        config(&format!("endpoints: [{endpoints}], health: {{ tcp: true, interval: 1h }}"))
+    };
+    let (mut roster, _reports) =
+        Roster::new(&checked(A), 1, &Arc::default(), Clock::start(), no_tls());
+    roster.ask();
+    assert!(asked(&mut roster, 0, true, 1));
+    assert_eq!(serving(&roster), of(&[(A, None)]));
+    // Another one altogether: nobody knows yet whether it is well.
+    roster.take_over(&checked(B), at(10));
+    roster.ask();
+    roster.settle(at(10));
+    assert_eq!(serving(&roster), of(&[(A, None)]));
+    assert!(asked(&mut roster, 1, true, 11));
+    assert_eq!(serving(&roster), of(&[(B, Some(11))]));
+    // And one that turns out to be unwell does not keep the old one for ever.
+    roster.take_over(&checked(C), at(20));
+    roster.ask();
+    roster.settle(at(20));
+    assert_eq!(serving(&roster), of(&[(B, Some(11))]));
+    for second in 21..24 {
+        asked(&mut roster, 2, false, second);
+    }
+    assert_eq!(serving(&roster), of(&[]));
+}
+
+#[tokio::test]
+async fn who_is_out_is_back_when_nobody_is_taken_out_any_more() {
+    let rules = "ejection: { consecutive_failures: 1, max_share: 100% }";
+    let two = format!("endpoints: [{A}, {B}]");
+    let first = config(&format!("{two}, {rules}"));
+    let (mut roster, _reports) = Roster::new(&first, 1, &Arc::default(), Clock::start(), no_tls());
+    roster.serving(&"model".into())[0].signs.count(0, Outcome::Bad);
+    roster.look(at(1));
+    roster.settle(at(1));
+    assert_eq!(serving(&roster), of(&[(B, None)]));
+    roster.take_over(&config(&format!("{two}, ejection: off")), at(2));
+    roster.settle(at(2));
+    assert_eq!(serving(&roster).len(), 2);
+}
