@@ -39,6 +39,11 @@ async fn in_a_drain_a_connection_is_told_to_close_and_a_second_signal_ends_it_al
     let _never = model.next_call().await;
     program.signal("TERM");
     program.says("draining").await;
+    // Every worker has heard of it once nobody is let in any more.
+    eventually("no worker accepts", async || {
+        std::net::TcpStream::connect(address).is_err().then_some(())
+    })
+    .await;
     call.say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let head = within("a head", answered.head()).await.unwrap();
     assert_eq!(head.field("connection").as_deref(), Some("close"));
