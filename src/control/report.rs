@@ -8,7 +8,7 @@ use crate::rollout::machine::Effect;
 /// A rollout has changed: what it is now, and why.
 pub fn change(view: &RolloutView, effect: Effect) {
     let reason = match effect {
-        Effect::Restarted => "reset by an operator".to_owned(),
+        Effect::Restarted => "starts without evidence: reset, or other objectives".to_owned(),
         Effect::Stepped => {
             let step = view.step.map_or(0, |step| step + 1);
             format!("step {step} of {} begins", view.steps.len())

@@ -23,7 +23,7 @@ use crate::rollout::judge::{Pair, SLOT, SlotCounts, SlotTally};
 use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
 use crate::rollout::plan::Plan;
-use crate::rollout::release::Release;
+use crate::rollout::release::{Release, Replanned};
 use crate::rollout::step::Copies;
 use crate::rollout::verdict::Tally;
 use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, Measures, MirrorResult};
@@ -78,8 +78,8 @@ impl Ready {
 /// What a reload has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconfigured {
-    /// The plan.
-    Plan,
+    /// The plan, and what has to be done about that.
+    Plan(Option<Effect>),
     /// Weights or endpoints only.
     Share,
 }
@@ -210,19 +210,24 @@ impl Running {
         self.cuts_streams = cuts_streams(config, plan);
         self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
         self.pace = pace_of(plan, counting);
-        let step = self.state().step();
         let replanned = self.release.replan(plan, self.configured, tick);
-        if replanned {
-            if self.state().step() != step {
-                wall.clone_into(&mut self.since);
-            }
+        let changed = match replanned {
+            Replanned::Same if before == (self.configured, self.ready) => return None,
+            Replanned::Same => Reconfigured::Share,
+            Replanned::InPlace => Reconfigured::Plan(None),
+            Replanned::Moved => Reconfigured::Plan(Some(Effect::Stepped)),
+            Replanned::Afresh => Reconfigured::Plan(Some(Effect::Restarted)),
+        };
+        if replanned == Replanned::Afresh {
+            // Both are kept by the place of an objective in the plan.
+            self.forget_epochs();
+            wall.clone_into(&mut self.since);
+        } else if replanned != Replanned::Same {
             self.epochs.clear();
-        } else if before == (self.configured, self.ready) {
-            return None;
         }
         self.release.set_configured(self.configured);
         self.new_epoch(counting);
-        Some(if replanned { Reconfigured::Plan } else { Reconfigured::Share })
+        Some(changed)
     }
 
     /// Endpoints have come or gone. What either version gets may be another share now.

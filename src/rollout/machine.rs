@@ -278,6 +278,20 @@ impl Plan {
         (State::Progressing { since: now, step, pause, hold: None }, Some(Effect::Stepped))
     }
 
+    /// The state at the start of `step`, where an edit of the plan has brought a rollout that
+    /// had `pause`. An edit is no evidence and no word: it neither promotes nor resumes.
+    pub fn come_to(&self, step: usize, now: Tick, pause: Option<Pause>) -> State {
+        let until = self.steps.get(step).map(|step| step.until);
+        let gate = matches!(until, Some(Until::AtOnce | Until::Told)).then_some(Pause::Step);
+        let pause = match pause {
+            // Its cause is not to be forgotten.
+            Some(Pause::Breach(_)) => pause,
+            Some(Pause::Operator) => gate.or(pause),
+            Some(Pause::Step) | None => gate,
+        };
+        State::Progressing { since: now, step, pause, hold: None }
+    }
+
     /// The next state, and what is to be done about it.
     pub fn advance(&self, state: State, now: Tick, event: Event<'_>) -> (State, Option<Effect>) {
         let refused = |state, why| (state, Some(Effect::Refused(why)));

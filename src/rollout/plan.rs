@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::{BackendName, RolloutName, RuleId, Version};
 use crate::rollout::judge::SLOT;
 use crate::rollout::objective::{Objective, OnBreach};
-use crate::rollout::step::Step;
+use crate::rollout::step::{Step, Until};
 use crate::units::Ratio;
 
 /// The most objectives that one rollout may have.
@@ -116,6 +116,27 @@ impl Plan {
             on_no_traffic: Deadline::Hold,
             on_no_endpoint: Deadline::RollbackAfter(NO_ENDPOINT_DEFAULT),
         }
+    }
+
+    /// Where a rollout goes on that was in `step`, from 0, of `before`, another form of this
+    /// plan. `None`: where and as it is, for up to there nothing has changed.
+    ///
+    /// Else the first step of the highest weight that is not above the one it had, so that no
+    /// pause and no proof at that weight is passed over; and none that promotes at once. If
+    /// there is none, the first step.
+    pub fn resume_at(&self, before: &[Step], step: usize) -> Option<usize> {
+        if before.is_empty() && self.steps.is_empty() {
+            return (step > 0).then_some(0);
+        }
+        let passed = before.get(..=step);
+        if passed.is_some() && passed == self.steps.get(..=step) {
+            return None;
+        }
+        let had = before.get(step).map_or(Ratio::ZERO, |step| step.weight);
+        let fits = |one: &Step| one.weight <= had && one.until != Until::AtOnce;
+        let weight = self.steps.iter().rfind(|one| fits(one)).map(|one| one.weight);
+        let first = self.steps.iter().position(|one| fits(one) && Some(one.weight) == weight);
+        Some(first.unwrap_or(0))
     }
 
     /// `false_rollback` where the config names none.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::rollout::judge::{Judge, SavedJudge, SlotCounts};
 use crate::rollout::machine::{Effect, Event, Pause, State, Word};
 use crate::rollout::plan::Plan;
+use crate::rollout::step::Step;
 use crate::rollout::verdict::{Findings, Verdict};
 use crate::units::{Ratio, Tick};
 
@@ -25,6 +26,9 @@ pub struct Release {
 /// A running rollout, to be written down so that a restart can go on with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
+    /// Those of the plan: a number alone says nothing about the steps of another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
     /// From 0.
     #[serde(default)]
     pub step: usize,
@@ -34,6 +38,19 @@ pub struct Saved {
     /// The evidence.
     #[serde(flatten)]
     pub judge: SavedJudge,
+}
+
+/// What another form of its plan did to a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replanned {
+    /// Nothing: it is the same form.
+    Same,
+    /// It stays where it is.
+    InPlace,
+    /// It goes on in another step, or begins its step anew.
+    Moved,
+    /// It starts without evidence.
+    Afresh,
 }
 
 impl Release {
@@ -46,24 +63,38 @@ impl Release {
         Self { plan, state, judge, findings: None, configured }
     }
 
-    /// Goes on with what was saved; afresh, and `false`, if that was another plan.
+    /// Goes on with what was saved. If that was another form of the plan, as [`Self::replan`]
+    /// would have it, and `false`.
     pub fn restore(plan: Plan, configured: f64, now: Tick, saved: &Saved) -> (Self, bool) {
-        let mut release = Self::new(plan, configured, now);
-        let Saved { step, pause, judge } = saved;
-        if *step > 0 && *step >= release.plan.steps.len() {
-            return (release, false);
-        }
-        let (mut state, _) = release.plan.enter(*step, now);
-        if let State::Progressing { pause: present, .. } = &mut state {
-            present.clone_from(pause);
-        }
-        let share = share(&release.plan, &state, configured);
-        let Some(judge) = Judge::restore(&release.plan, (*step, share), now, judge) else {
-            return (release, false);
+        let Saved { steps, step, pause, judge } = saved;
+        let moved = plan.resume_at(steps, *step);
+        let state = match moved {
+            None => {
+                State::Progressing { since: now, step: *step, pause: pause.clone(), hold: None }
+            }
+            Some(to) => plan.come_to(to, now, pause.clone()),
         };
-        (release.judge, release.state) = (judge, state);
+        let place = (moved.unwrap_or(*step), share(&plan, &state, configured));
+        let judge = Judge::restore(&plan, place, now, judge)
+            .filter(|_| steps.is_empty() == plan.steps.is_empty());
+        let Some(judge) = judge else {
+            return (Self::afresh(plan, configured, now, pause.clone()), false);
+        };
+        let mut release = Self { plan, state, judge, findings: None, configured };
+        if moved.is_some() {
+            release.enter(now);
+        }
         release.judge.set_paused(release.state.pause().is_some());
-        (release, true)
+        (release, moved.is_none())
+    }
+
+    /// Without evidence, but what a person or a breach has stopped stays stopped.
+    fn afresh(plan: Plan, configured: f64, now: Tick, pause: Option<Pause>) -> Self {
+        let state = plan.come_to(0, now, pause);
+        let share = share(&plan, &state, configured);
+        let mut judge = Judge::new(&plan, share, now);
+        judge.set_paused(state.pause().is_some());
+        Self { plan, state, judge, findings: None, configured }
     }
 
     /// As a rollout that has ended.
@@ -76,7 +107,8 @@ impl Release {
     /// What to write down of it while it runs.
     pub fn save(&self) -> Option<Saved> {
         let step = self.state.step()?;
-        Some(Saved { step, pause: self.state.pause().cloned(), judge: self.judge.save() })
+        let (steps, pause) = (self.plan.steps.clone(), self.state.pause().cloned());
+        Some(Saved { steps, step, pause, judge: self.judge.save() })
     }
 
     /// What was planned.
@@ -168,33 +200,29 @@ impl Release {
 
     /// Takes another form of the same rollout over. With the same objectives the evidence
     /// stays, at a step that gives the canary no more than it has; with other ones it starts
-    /// afresh. Whether anything has changed.
-    pub fn replan(&mut self, plan: &Plan, configured: f64, now: Tick) -> bool {
+    /// afresh. No pause ends by it, and nothing is promoted.
+    pub fn replan(&mut self, plan: &Plan, configured: f64, now: Tick) -> Replanned {
         if self.plan == *plan {
-            return false;
+            return Replanned::Same;
         }
         let before = std::mem::replace(&mut self.plan, plan.clone());
         let same = before.objectives == plan.objectives
             && before.false_rollback == plan.false_rollback
             && before.steps.is_empty() == plan.steps.is_empty();
-        let Some(step) = self.state.step() else { return true };
+        let Some(step) = self.state.step() else { return Replanned::InPlace };
+        let pause = self.state.pause().cloned();
         if !same {
-            *self = Self::new(plan.clone(), configured, now);
-        } else if before.steps != plan.steps {
-            let had = before.steps.get(step).map(|step| step.weight);
-            let within = plan.steps.iter().rposition(|step| Some(step.weight) <= had);
-            let pause = self.state.pause().filter(|pause| **pause != Pause::Step).cloned();
-            (self.state, _) = plan.enter(within.unwrap_or(0), now);
-            if let (State::Progressing { pause: present @ None, .. }, Some(pause)) =
-                (&mut self.state, pause)
-            {
-                *present = Some(pause);
-            }
+            *self = Self::afresh(plan.clone(), configured, now, pause);
+            return Replanned::Afresh;
+        }
+        let moved = plan.resume_at(&before.steps, step);
+        if let Some(to) = moved {
+            self.state = plan.come_to(to, now, pause);
             self.enter(now);
             self.judge.set_paused(self.state.pause().is_some());
         }
         self.judge.set_requests_min(plan.requests_min);
-        true
+        if moved.is_some() { Replanned::Moved } else { Replanned::InPlace }
     }
 }
 

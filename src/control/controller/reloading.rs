@@ -189,12 +189,15 @@ impl Controller {
         let configured = release.configured();
         let what = match change {
             Reconfigured::Share => What::Shared { configured },
-            Reconfigured::Plan => What::Replanned {
+            Reconfigured::Plan(_) => What::Replanned {
                 plan: Box::new(release.plan().clone()),
                 configured,
                 config: self.hash.clone(),
             },
         };
         self.write(index, now, what);
+        if let Reconfigured::Plan(effect) = change {
+            self.act(index, now, effect, None);
+        }
     }
 }

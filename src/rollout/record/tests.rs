@@ -5,6 +5,7 @@ use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::judge::SLOT;
 use crate::rollout::machine::Effect;
 use crate::rollout::objective::{Objective, Quantile};
+use crate::rollout::release::Replanned;
 use crate::rollout::step::{Copies, Step, Until};
 use crate::units::Ratio;
 
@@ -112,7 +113,7 @@ impl Recorder {
 
     /// Another file is read.
     fn reload(&mut self, next: &Plan) {
-        if self.release.replan(next, 0.1, self.now) {
+        if self.release.replan(next, 0.1, self.now) != Replanned::Same {
             self.release.set_configured(0.1);
             let (plan, config) = (Box::new(next.clone()), "other".to_owned());
             self.write(What::Replanned { plan, configured: 0.1, config });

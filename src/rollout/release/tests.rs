@@ -114,7 +114,7 @@ fn a_plan_taken_over_keeps_what_it_can() {
     ] {
         let (mut release, now) = far();
         let changed = release.replan(&next, 0.5, now);
-        assert_eq!(changed, next != plan());
+        assert_eq!(changed != Replanned::Same, next != plan());
         assert_eq!(release.state().step(), Some(step));
         assert_eq!(release.plan(), &next);
         let counts = SlotCounts::default();
@@ -131,6 +131,84 @@ fn what_ended_stays_ended_under_another_form_of_its_plan() {
     assert_eq!(release.state().as_str(), "rolled_back");
     release.replan(&Plan { steps: Vec::new(), ..plan() }, 0.5, now);
     assert_eq!(release.state().as_str(), "rolled_back");
+}
+
+/// Where `release` stands after `edit`: by a reload, and by a restart.
+fn edited(release: &Release, next: &Plan, now: Tick) -> [Release; 2] {
+    let mut reloaded = release.clone();
+    reloaded.replan(next, 0.0, now);
+    let text = serde_json::to_string(&release.save().unwrap()).unwrap();
+    let saved = serde_json::from_str(&text).unwrap();
+    [reloaded, Release::restore(next.clone(), 0.0, now, &saved).0]
+}
+
+fn steps(of: &[(f64, Until)]) -> Plan {
+    Plan { steps: of.iter().map(|(weight, until)| step(*weight, *until)).collect(), ..plan() }
+}
+
+#[test]
+fn edited_steps_give_no_share_and_open_no_gate() {
+    let (proven, told, bake) = (Until::PROVEN, Until::Told, Until::soaked(Duration::from_mins(30)));
+    let shorter = Until::soaked(Duration::from_mins(20));
+    let at_25 = [(0.01, proven), (0.05, proven), (0.25, proven), (0.5, proven)];
+    let gated = [(0.1, proven), (0.1, told), (0.1, proven), (1.0, bake)];
+    let baked = [(0.1, proven), (1.0, bake)];
+    let step_pause = Some(Pause::Step);
+    for (before, at, after, to, share, pause) in [
+        // Fewer and higher steps, then the same number of higher ones.
+        (&at_25[..], 2, &[(0.1, proven), (0.5, proven), (1.0, Until::AtOnce)][..], 0, 0.1, None),
+        (&at_25, 2, &[(0.1, proven), (0.5, proven), (0.75, proven), (0.9, proven)], 0, 0.1, None),
+        // At a gate: behind it, before it, and the gate itself.
+        (&gated, 1, &[gated[0], gated[1], gated[2], (1.0, shorter)], 1, 0.1, step_pause.clone()),
+        (&gated, 1, &[(0.1, bake), gated[1], gated[2], gated[3]], 0, 0.1, None),
+        (&gated, 1, &[gated[0], gated[2], gated[3]], 0, 0.1, None),
+        // No bake any more: what was not baked is not promoted.
+        (&baked, 1, &[(0.1, proven), (1.0, Until::AtOnce)], 0, 0.1, None),
+        (&baked, 1, &[(1.0, Until::AtOnce)], 0, 1.0, step_pause),
+    ] {
+        let mut release = Release::new(steps(before), 0.0, Tick::ZERO);
+        for _ in 0..at {
+            release.told(Tick::ZERO, Word::Promote);
+        }
+        let now = Tick::ZERO.after(SLOT);
+        for release in edited(&release, &steps(after), now) {
+            assert_eq!(release.state().step(), Some(to), "{before:?} {after:?}");
+            assert!((release.share() - share).abs() < 1e-12, "{before:?} {after:?}");
+            assert_eq!(release.state().pause(), pause.as_ref(), "{before:?} {after:?}");
+        }
+    }
+}
+
+#[test]
+fn what_an_edit_begins_anew_is_to_be_proven_anew() {
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    assert_eq!(run(&mut release, &mut now, 0, Duration::from_secs(58)), None);
+    let next = steps(&[(0.04, Until::PROVEN), (0.5, Until::PROVEN)]);
+    for mut release in edited(&release, &next, now) {
+        let mut now = now;
+        assert_eq!(run(&mut release, &mut now, 0, Duration::from_secs(50)), None);
+        let effect = run(&mut release, &mut now, 0, Duration::from_mins(5));
+        assert_eq!(effect, Some(Effect::Stepped));
+    }
+}
+
+#[test]
+fn no_edit_ends_a_pause() {
+    let mut release = Release::new(plan(), 0.0, Tick::ZERO);
+    release.told(Tick::ZERO, Word::Pause);
+    let other = vec![Objective::errors(ratio(0.02)).unwrap()];
+    for next in [
+        steps(&[(0.04, Until::PROVEN), (0.5, Until::PROVEN)]),
+        Plan { objectives: other, ..plan() },
+        Plan { false_rollback: ratio(0.05), ..plan() },
+    ] {
+        let [mut reloaded, restored] = edited(&release, &next, Tick::ZERO);
+        for release in [&reloaded, &restored] {
+            assert_eq!(release.state().pause(), Some(&Pause::Operator), "{next:?}");
+        }
+        let mut now = Tick::ZERO;
+        assert_eq!(run(&mut reloaded, &mut now, 0, Duration::from_mins(10)), None);
+    }
 }
 
 /// What may happen to a rollout, beside time.
