@@ -104,7 +104,9 @@ fn failing(text: &mut String, requests: &[FailingRequest]) {
             named = &request.objective;
         }
         let status = request.status.map_or("no answer yet".to_owned(), |code| code.to_string());
-        let _ = writeln!(text, "      {}  {status} after {} ms", request.id, request.latency_ms);
+        let reason = request.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+        let (id, taken) = (&request.id, request.latency_ms);
+        let _ = writeln!(text, "      {id}  {status}{reason} after {taken} ms");
     }
 }
 

@@ -133,6 +133,12 @@ impl Roster {
             let mut old = old.map(|index| before.swap_remove(index));
             let same_check = old.as_ref().is_some_and(|old| old.settings.health == settings.health);
             let same_name = old.as_ref().is_some_and(|old| old.settings.dns == settings.dns);
+            if let Some(old) = &mut old
+                && old.settings.dns_refresh != settings.dns_refresh
+            {
+                // Asked from now on as often as it is said now.
+                old.search.asking = None;
+            }
             let addresses = match (&settings.dns, &old) {
                 (Some(_), Some(old)) => old.members.iter().map(|one| one.address).collect(),
                 (Some(_), None) => Vec::new(),

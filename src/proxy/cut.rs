@@ -62,6 +62,18 @@ pub struct Cuttable {
     key: usize,
 }
 
+/// Whether `response` is to be cut when `is_cut` becomes true. One whose version is out already
+/// as its head arrives, and which is no stream, is soon over: it may finish.
+pub fn is_to_be_cut(response: &Response<Relayed>, is_cut: &AtomicBool) -> bool {
+    !is_cut.load(Relaxed) || stream_of(response) != Stream::Other
+}
+
+fn stream_of(response: &Response<Relayed>) -> Stream {
+    let length_is_told = response.headers().contains_key(CONTENT_LENGTH);
+    let upgrade = response.extensions().get().map(|Upgrade(protocol)| protocol);
+    Stream::of(upgrade, response.headers(), length_is_told)
+}
+
 impl Cuttable {
     /// Cuts `response` when `is_cut` becomes true.
     pub fn new(
@@ -69,9 +81,7 @@ impl Cuttable {
         is_cut: Arc<AtomicBool>,
         cuts: &Rc<Cuts>,
     ) -> Response<Box<Self>> {
-        let length_is_told = response.headers().contains_key(CONTENT_LENGTH);
-        let upgrade = response.extensions().get().map(|Upgrade(protocol)| protocol);
-        let stream = Stream::of(upgrade, response.headers(), length_is_told);
+        let stream = stream_of(&response);
         let key = cuts.open.borrow_mut().insert((Arc::clone(&is_cut), None));
         cuts.opened.notify_one();
         let cuts = Rc::clone(cuts);

@@ -15,7 +15,7 @@ use http::{Method, Request, Response, Version};
 use crate::clock::Clock;
 use crate::proxy::admission;
 use crate::proxy::body::Source;
-use crate::proxy::cut::Cuttable;
+use crate::proxy::cut::{Cuttable, is_to_be_cut};
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::forward::{self, Peer, Upgrade};
 use crate::proxy::incoming::Incoming;
@@ -138,11 +138,11 @@ impl Exchange {
                     let Outbound { source, wait, .. } = outbound;
                     let response = Relayed::ride(response, measured, (source, wait), timeouts);
                     return Ok(match &target.cut {
-                        Some(is_cut) => {
+                        Some(is_cut) if is_to_be_cut(&response, is_cut) => {
                             Cuttable::new(response, Arc::clone(is_cut), &self.worker.cuts)
                                 .map(ResponseBody::Cuttable)
                         }
-                        None => response.map(ResponseBody::Relayed),
+                        Some(_) | None => response.map(ResponseBody::Relayed),
                     });
                 }
                 Err(error) => {

@@ -5,8 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+
+/// How often a place is looked for while there is none.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The places of one listener.
 #[derive(Debug)]
@@ -35,8 +39,8 @@ impl Room {
             if self.taken.fetch_update(SeqCst, SeqCst, more).is_ok() {
                 return Some(Place(Arc::clone(self)));
             }
-            // A place that became free in between has left its word.
-            self.freed.notified().await;
+            // A place that became free in between has left its word, but only for one.
+            let _ = tokio::time::timeout(LOOK, self.freed.notified()).await;
         }
     }
 }

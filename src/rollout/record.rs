@@ -115,6 +115,9 @@ pub struct FailingRequest {
     pub id: String,
     /// `None` if there was no answer yet.
     pub status: Option<u16>,
+    /// Why there was no answer, or none to its end, as in `serin_failures_total`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Until it counted, in milliseconds.
     pub latency_ms: f64,
 }

@@ -12,6 +12,8 @@ use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::telemetry::reasons::FailureReason;
+
 /// Failed attempts of one worker that wait to be read. When full, later ones are left out:
 /// the first are those that explain.
 pub const FAILURES_MAX: usize = 16;
@@ -27,6 +29,8 @@ pub struct Failure {
     pub id: HeaderValue,
     /// `None` while there is no answer yet.
     pub code: Option<u16>,
+    /// Why there is no answer, or none to its end.
+    pub reason: Option<FailureReason>,
     /// What it took until it counted.
     pub taken: Duration,
     /// The objectives that it was too slow for, as bits; none of an attempt that failed.
@@ -119,7 +123,7 @@ mod tests {
 
     fn failure(code: u16) -> Failure {
         let id = HeaderValue::from_static("one");
-        Failure { id, code: Some(code), taken: Duration::ZERO, slow: 0 }
+        Failure { id, code: Some(code), reason: None, taken: Duration::ZERO, slow: 0 }
     }
 
     #[test]

@@ -78,14 +78,20 @@ impl WorkerArm {
                 }
             }
         }
-        self.note(attempt, news, code, now);
+        self.note(attempt, news, (code, None), now);
     }
 
     /// Notes down a canary's attempt that failed, or was too slow for the objectives `slow`.
-    fn note(&self, attempt: &OpenAttempt, slow: u8, code: Option<u16>, now: Tick) {
+    fn note(
+        &self,
+        attempt: &OpenAttempt,
+        slow: u8,
+        (code, reason): (Option<u16>, Option<FailureReason>),
+        now: Tick,
+    ) {
         if let (Arm::Canary, Some(id)) = (self.arm, &attempt.id) {
             let taken = now.since(attempt.started);
-            let failure = || Failure { id: id.clone(), code, taken, slow };
+            let failure = || Failure { id: id.clone(), code, reason, taken, slow };
             self.counters().failures.note(failure);
         }
     }
@@ -293,7 +299,7 @@ impl Sample {
             if !arm.is_repeated(attempt.sticky, now) {
                 counters.bad_once.add(1);
             }
-            arm.note(&attempt, 0, Some(self.code.get()), now);
+            arm.note(&attempt, 0, (Some(self.code.get()), self.failure.get()), now);
             if arm.arm == Arm::Canary {
                 arm.evidence.alarm.ring();
             }
@@ -460,6 +466,17 @@ mod tests {
         assert_eq!(noted, [(None, 0b10), (Some(503), 0)]);
         let good = crate::telemetry::notes::id_hash(b"one");
         assert_eq!(world.evidence.take_answered(Arm::Canary), [good]);
+    }
+
+    #[test]
+    fn why_an_attempt_failed_is_noted_down() {
+        let world = world();
+        let sample = world.attempt(None);
+        sample.set_code(502);
+        sample.set_failure(FailureReason::Reset);
+        sample.settle(Outcome::Bad);
+        let noted = world.evidence.take_failures();
+        assert_eq!((noted[0].code, noted[0].reason), (Some(502), Some(FailureReason::Reset)));
     }
 
     #[test]

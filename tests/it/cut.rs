@@ -157,3 +157,15 @@ async fn stables_streams_are_never_cut() {
     let (rest, end) = within("the end", wire.body(&mut body)).await;
     assert_eq!((&*rest, end), (&b"data: 1\n\n"[..], End::Whole));
 }
+
+#[tokio::test]
+async fn an_answer_that_is_no_stream_and_begins_after_the_end_of_its_version_is_whole() {
+    let (_v1, v2, proxy) = canary("cut");
+    let mut wire = proxy.client().begin(Request::get(PATH).bytes()).await;
+    let mut call = v2.next_call().await;
+    take_out(&proxy).await;
+    call.say("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await;
+    let head = within("a head", wire.head()).await.unwrap();
+    let (body, end) = within("a body", wire.body(&mut Body::of_response(&head, "GET"))).await;
+    assert_eq!((body.as_slice(), end), (&b"late"[..], End::Whole));
+}

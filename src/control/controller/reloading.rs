@@ -103,7 +103,8 @@ impl Controller {
     fn needs_restart(&self, next: &Config) -> Option<Defect> {
         let now = &self.config;
         let sockets = |config: &Config| -> Vec<_> {
-            config.listeners.iter().map(|one| (one.name.clone(), one.address)).collect()
+            let listeners = config.listeners.iter();
+            listeners.map(|one| (one.name.clone(), one.address, one.connections_max)).collect()
         };
         let changed = [
             ("listeners", sockets(now) != sockets(next)),
@@ -119,7 +120,8 @@ impl Controller {
             path: key.to_owned(),
             message: match key {
                 "listeners" => {
-                    "names and addresses of `listeners` cannot be changed by a reload".to_owned()
+                    "names, addresses and limits of `listeners` cannot be changed by a reload"
+                        .to_owned()
                 }
                 _ => format!("`{key}` cannot be changed by a reload"),
             },

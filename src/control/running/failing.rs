@@ -76,6 +76,7 @@ impl Failing {
                 objective: name.clone(),
                 id: String::from_utf8_lossy(one.id.as_bytes()).into_owned(),
                 status: one.code,
+                reason: one.reason.map(|reason| reason.as_str().to_owned()),
                 latency_ms: one.taken.as_micros() as f64 / 1e3,
             };
             made.requests.iter().map(show).collect::<Vec<_>>()
@@ -118,7 +119,7 @@ mod tests {
 
     fn failure(id: &'static str, slow: u8) -> Failure {
         let id = http::HeaderValue::from_static(id);
-        Failure { id, code: Some(503), taken: Duration::from_micros(1234), slow }
+        Failure { id, code: Some(503), reason: None, taken: Duration::from_micros(1234), slow }
     }
 
     #[test]
