@@ -169,13 +169,15 @@ def predictions_arrive_unchanged_over_grpc(world):
     # An error is a status in the trailers, and comes unchanged.
     errors = {grpc_refusal(clients[name], batch) for name in ports}
     assert len(errors) == 1, errors
-    # A deadline that no model can keep.
-    try:
-        triton_grpc_infer(through, "iris", batch, "late", client_timeout=0.0001)
-    except InferenceServerException as error:
-        assert "Deadline" in str(error) or "DEADLINE" in str(error), error
+    # A deadline that no model can keep. The client looks at its own watch, and sometimes late.
+    for number in range(200):
+        try:
+            triton_grpc_infer(through, "iris", batch, f"late-{number}", client_timeout=0.0001)
+        except InferenceServerException as error:
+            assert "Deadline" in str(error) or "DEADLINE" in str(error), error
+            break
     else:
-        raise AssertionError("an answer within 100 us was not expected")
+        raise AssertionError("200 answers, each within 100 us")
     for client in clients.values():
         client.close()
     passed("tritonclient over gRPC gets the same predictions, errors and deadlines")
