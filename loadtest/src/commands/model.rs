@@ -1,5 +1,6 @@
 //! `loadtest model`: a model server to put behind a proxy.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,7 +17,10 @@ use super::{duration, ratio};
 #[command(after_help = "Example:\n  \
     loadtest model --port 9002 --version v2 --error-ratio 5% --latency 20ms --sigma 0.5")]
 pub struct Model {
-    /// Port on 127.0.0.1; 0 takes a free one and prints it
+    /// IP address to listen on; any other than loopback lets others ask too
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    listen: IpAddr,
+    /// Port; 0 takes a free one and prints it
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// The model's name in the paths
@@ -43,6 +47,9 @@ pub struct Model {
     /// Equal seeds give the n-th inference the same fate
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Goes on answering so long after SIGTERM, while who asks still has to hear of the end
+    #[arg(long, default_value = "0ms", value_parser = duration)]
+    linger: Duration,
 }
 
 impl Model {
@@ -53,24 +60,25 @@ impl Model {
         let server = ModelServer::start(ModelOptions {
             name: self.name,
             version: self.version,
+            listen: self.listen,
             port: self.port,
             seed: self.seed,
             error_ratio: self.error_ratio,
             latency,
         })?;
         println!("http://{}", server.address());
-        wait_until_ended()
+        wait_until_ended(self.linger)
     }
 }
 
 /// The first process of a container is not ended by a signal that it does not handle.
-fn wait_until_ended() -> anyhow::Result<()> {
+fn wait_until_ended(linger: Duration) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
         tokio::select! {
-            _ = terminated.recv() => (),
+            _ = terminated.recv() => tokio::time::sleep(linger).await,
             _ = interrupted.recv() => (),
         }
         Ok(())

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -33,7 +33,9 @@ pub struct ModelOptions {
     pub name: String,
     /// The version, as in an answer's `model_version`.
     pub version: String,
-    /// Port on 127.0.0.1; 0 takes a free one.
+    /// Where it listens; 127.0.0.1, unless others are to reach it.
+    pub listen: IpAddr,
+    /// Port there; 0 takes a free one.
     pub port: u16,
     /// Equal seeds give the n-th inference the same fate.
     pub seed: u64,
@@ -49,6 +51,7 @@ impl ModelOptions {
         Self {
             name: name.into(),
             version: version.into(),
+            listen: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             seed: 1,
             error_ratio: 0.0,
@@ -91,7 +94,7 @@ impl ModelServer {
     /// Binds the port and starts answering. Fails when the port is taken or the
     /// thread cannot be had.
     pub fn start(options: ModelOptions) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
+        let listener = std::net::TcpListener::bind((options.listen, options.port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -117,7 +120,7 @@ impl ModelServer {
         Ok(Self { address, behaviour, stopping, thread: Some(thread) })
     }
 
-    /// Where it listens, always on 127.0.0.1.
+    /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
