@@ -54,26 +54,34 @@ test-tls:
 
 # Every example config and ConfigMap, as `serin run` would read it.
 configs:
-    cargo run --quiet --locked -- check --no-files config/*.yaml k8s/base/configmap.yaml
+    cargo run --quiet --locked -- check --no-files config/*.yaml \
+        k8s/base/configmap.yaml k8s/overlays/*/configmap.yaml k8s/overlays/*/app/configmap.yaml \
+        k8s/example/configmap.yaml
 
-# The manifests against the schemas of Kubernetes (PyPI: kubernetes-validate).
+# The manifests as written and as kustomize and Helm render them, the alerts and the dashboards.
 k8s:
     #!/usr/bin/env bash
     set -euo pipefail
-    if ! command -v kubernetes-validate >/dev/null; then
-        echo "SKIPPED k8s: needs kubernetes-validate. The manifests were NOT checked." >&2
+    cargo build --quiet --locked
+    tools=$(tests/k8s/tools)
+    export PATH=$tools:$PATH
+    python tests/k8s/sync.py --check
+    python tests/k8s/check.py "{{ target }}/debug/serin"
+    promtool check rules k8s/monitoring/rules/serin.yaml
+    promtool test rules k8s/monitoring/rules/serin-test.yaml
+    if ! command -v npm >/dev/null; then
+        echo "SKIPPED crds: there is no npm. ServiceMonitor and PrometheusRule were NOT checked." >&2
         exit 0
     fi
-    for manifest in k8s/base/*.yaml; do
-        [[ $manifest == */kustomization.yaml ]] || kubernetes-validate --strict "$manifest"
-    done
-    if ! kubectl kustomize k8s/base >/dev/null 2>&1; then
-        echo "SKIPPED kustomize: there is no kubectl that builds k8s/base." >&2
-        exit 0
-    fi
-    mkdir -p "{{ target }}/k8s"
-    kubectl kustomize k8s/base > "{{ target }}/k8s/base.yaml"
-    kubernetes-validate --strict "{{ target }}/k8s/base.yaml"
+    npm install --silent --no-audit --no-fund --prefix "$tools/../npm" \
+        @kubernetes-models/prometheus-operator@6.0.0
+    kubectl kustomize k8s/overlays/gateway |
+        python -c 'import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)' |
+        (checks=$PWD/tests/k8s/crds.mjs; cd "$tools/../npm"; node "$checks")
+
+# Makes the copies of alerts and dashboards that kustomize and Helm cannot do without.
+k8s-sync:
+    PATH=$(tests/k8s/tools):$PATH python tests/k8s/sync.py
 
 # Licences, bans and sources; advisories too where their database can be reached.
 deny:
