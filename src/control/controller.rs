@@ -169,7 +169,7 @@ impl Controller {
                  starts it afresh"
             );
         }
-        controller.begin_all();
+        controller.begin_all(false);
         controller.tell();
         controller
     }
@@ -235,22 +235,24 @@ impl Controller {
     }
 
     /// What has to be known of a rollout if nothing before is.
-    fn begin(&mut self, index: usize, now: Tick) {
+    fn begin(&mut self, index: usize, now: Tick, continues: bool) {
         let release = self.rollouts[index].release();
         let what = What::Begins {
+            continues,
             plan: Box::new(release.plan().clone()),
             configured: release.configured(),
             config: self.hash.clone(),
             state: release.state().to_string(),
-            saved: release.save(),
+            saved: release.save(now),
         };
         self.write(index, now, what);
     }
 
-    fn begin_all(&mut self) {
+    /// `continues` if nothing of what was before is missing.
+    fn begin_all(&mut self, continues: bool) {
         let now = self.now();
         for index in 0..self.rollouts.len() {
-            self.begin(index, now);
+            self.begin(index, now, continues);
         }
     }
 
@@ -260,14 +262,11 @@ impl Controller {
             return;
         }
         for index in 0..self.rollouts.len() {
-            let before = self.rollouts[index].state().as_str();
             let Some((counts, effect)) = self.rollouts[index].close_slot(now) else { continue };
             let head = self.record(index, now, What::Slots { slots: Vec::new() });
             self.journal.slot(head, Packed::new(now, &counts));
-            if effect.is_none() && self.rollouts[index].state().as_str() != before {
-                self.note(index, now);
-            }
             self.act(index, now, effect, None);
+            self.note(index, now);
         }
         self.measure_bodies();
         self.roster.look(now);
@@ -297,15 +296,18 @@ impl Controller {
         }
     }
 
-    /// Between slots, only a rollback matters, and an endpoint that fails all the time.
+    /// Between slots, only a proven breach matters, and an endpoint that fails all the time.
     fn look(&mut self) {
         let now = self.now();
         self.roster.look(now);
         self.rotate(now);
         for index in 0..self.rollouts.len() {
             if let Some((counts, effect)) = self.rollouts[index].look(now) {
-                self.write(index, now, What::Looked { slot: Packed::new(now, &counts) });
+                let what = What::Looked { slot: Packed::new(now, &counts) };
+                let record = self.record(index, now, what);
+                self.journal.write_later(record);
                 self.act(index, now, effect, None);
+                self.note(index, now);
                 self.tell();
             }
         }
@@ -321,11 +323,11 @@ impl Controller {
         match effect {
             Effect::Restarted => {
                 rollout.forget_epochs();
-                rollout.new_epoch(counting);
+                rollout.new_step(counting);
             }
             Effect::Stepped | Effect::Promoted => {
                 rollout.freeze_body();
-                rollout.new_epoch(counting);
+                rollout.new_step(counting);
             }
             _ => {}
         }
@@ -333,29 +335,35 @@ impl Controller {
         if matches!(effect, Effect::RolledBack | Effect::Aborted) {
             self.rollouts[index].cut_streams();
         }
-        self.ledger.remember(self.rollouts[index].entry());
+        self.ledger.remember(self.rollouts[index].entry(now));
+        // Before the journal: what that tells, the ledger knows.
+        let number = self.save();
         if effect == Effect::Restarted {
-            self.begin(index, now);
+            self.begin(index, now, false);
         }
         let record = self.change(index, now);
+        self.rollouts[index].is_told();
         let name = self.rollouts[index].plan().name.clone();
-        self.tell_when_saved((name, now), (record, effect), reply);
+        self.tell_when_saved((name, number, now), (record, effect), reply);
     }
 
     /// Writes down how a rollout stands.
     fn change(&mut self, index: usize, now: Tick) -> Record {
         let failing = self.rollouts[index].failing();
-        let change = Change { failing, ..Change::of(self.rollouts[index].release()) };
+        let config = self.hash.clone();
+        let change = Change { config, failing, ..Change::of(self.rollouts[index].release()) };
         let record = self.record(index, now, What::Changed(change));
         self.journal.append_after_slots(&record);
         record
     }
 
-    /// Writes down how a rollout stands, and tells who wants to know.
+    /// Writes down how a rollout stands, if that has changed without an effect, and tells who
+    /// wants to know.
     fn note(&mut self, index: usize, now: Tick) {
+        let Some(news) = self.rollouts[index].news(now) else { return };
         let record = self.change(index, now);
         let rollout = &self.rollouts[index].plan().name;
-        if let Some(around) = self.config.around(rollout) {
+        if let Some(around) = self.config.around(rollout).filter(|_| news.is_loud) {
             self.notifier.tell(&around.webhooks, &record);
         }
         self.journal.keep(record);

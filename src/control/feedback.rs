@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::rollout::judge::{Pair, SlotTally};
 use crate::rollout::objective::{Objective, Signal};
 use crate::rollout::plan::OBJECTIVES_MAX;
+use crate::rollout::verdict::Tally;
 use crate::telemetry::counts::Arm;
 use crate::units::Tick;
 
@@ -26,11 +27,15 @@ pub struct Feedback {
     order: VecDeque<(u64, Tick)>,
     /// Since the last slot, beside the plan's objectives.
     said: [SlotTally; OBJECTIVES_MAX],
+    /// Of it, what was said about the canary's answers in an earlier step.
+    earlier: [Tally; OBJECTIVES_MAX],
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     arm: Arm,
+    /// When it was remembered last.
+    at: Tick,
     /// Under which weights it was dealt.
     epoch: u64,
     /// The objectives it was judged by, as bits.
@@ -71,21 +76,30 @@ impl Feedback {
     pub fn remember(&mut self, ids: Vec<u64>, arm: Arm, epoch: u64, now: Tick) {
         for id in ids {
             // A client that calls all of its requests alike means the last one.
-            self.known.insert(id, Answer { arm, epoch, judged: 0 });
+            self.known.insert(id, Answer { arm, at: now, epoch, judged: 0 });
             self.order.push_back((id, now));
         }
         let is_old = |at: Tick| now.since(at) > ANSWER_AGE_MAX;
         while self.order.len() > ANSWERS_MAX || self.order.front().is_some_and(|one| is_old(one.1))
         {
-            if let Some((id, _)) = self.order.pop_front() {
+            // One that came again since is younger than its first place in the line.
+            if let Some((id, at)) = self.order.pop_front()
+                && self.known.get(&id).is_some_and(|answer| answer.at == at)
+            {
                 self.known.remove(&id);
             }
         }
     }
 
     /// Counts what is said, once for each answer and objective. Only answers of the present
-    /// `epoch` are compared between versions.
-    pub fn hear(&mut self, said: &Said, objectives: &[Objective], epoch: u64) -> Heard {
+    /// `epoch` are compared between versions, and only those since `step_epoch` prove anything
+    /// of the present step.
+    pub fn hear(
+        &mut self,
+        said: &Said,
+        objectives: &[Objective],
+        (step_epoch, epoch): (u64, u64),
+    ) -> Heard {
         let is_meant = |one: &Objective| match one.signal() {
             Signal::Feedback(name) => name.as_str() == said.name,
             Signal::Errors | Signal::Latency { .. } | Signal::Body => false,
@@ -102,8 +116,11 @@ impl Feedback {
             Arm::Canary => (&mut slot.canary, canary),
             Arm::Stable => (&mut slot.stable, stable),
         };
-        tally.total += 1;
-        tally.bad += bad;
+        let one = Tally { bad, total: 1 };
+        *tally += one;
+        if answer.arm == Arm::Canary && answer.epoch < step_epoch {
+            self.earlier[index] += one;
+        }
         if answer.epoch == epoch {
             *relative += bad;
         }
@@ -115,9 +132,14 @@ impl Feedback {
         self.said.get(index).copied().unwrap_or_default()
     }
 
+    /// Of it, what was said about the canary's answers in an earlier step.
+    pub fn said_of_earlier(&self, index: usize) -> Tally {
+        self.earlier.get(index).copied().unwrap_or_default()
+    }
+
     /// Another slot begins.
     pub fn clear(&mut self) {
-        self.said = Default::default();
+        (self.said, self.earlier) = Default::default();
     }
 }
 
@@ -125,7 +147,6 @@ impl Feedback {
 mod tests {
     use super::*;
     use crate::rollout::objective::Label;
-    use crate::rollout::verdict::Tally;
     use crate::units::Ratio;
 
     fn objectives() -> Vec<Objective> {
@@ -145,7 +166,7 @@ mod tests {
         let mut feedback = Feedback::default();
         feedback.remember(vec![1, 2], Arm::Canary, 0, Tick::ZERO);
         feedback.remember(vec![3, 4], Arm::Stable, 1, Tick::ZERO);
-        let mut hear = |said| feedback.hear(&said, &objectives(), 1);
+        let mut hear = |said| feedback.hear(&said, &objectives(), (1, 1));
         for (said, heard) in [
             (said(1, false), Heard::Counted),
             (said(1, true), Heard::Repeated),
@@ -163,8 +184,22 @@ mod tests {
             relative_bad: Pair { canary: 0, stable: 1 },
         };
         assert_eq!((feedback.said(1), feedback.said(0)), (slot, SlotTally::default()));
+        // Of an earlier step, so that it proves nothing of this one.
+        assert_eq!(feedback.said_of_earlier(1), Tally { bad: 1, total: 2 });
         feedback.clear();
         assert_eq!(feedback.said(1), SlotTally::default());
+        assert_eq!(feedback.said_of_earlier(1), Tally::default());
+    }
+
+    #[test]
+    fn an_id_that_comes_again_is_remembered_as_long_as_its_last_answer() {
+        let mut feedback = Feedback::default();
+        let at = |hours| Tick::ZERO.after(Duration::from_hours(hours));
+        feedback.remember(vec![1], Arm::Stable, 0, at(0));
+        feedback.remember(vec![1], Arm::Canary, 0, at(20));
+        feedback.remember(vec![], Arm::Canary, 0, at(25));
+        assert_eq!(feedback.hear(&said(1, true), &objectives(), (0, 0)), Heard::Counted);
+        assert_eq!(feedback.said(1).canary.total, 1);
     }
 
     #[test]
@@ -173,8 +208,8 @@ mod tests {
         let ids = (0..ANSWERS_MAX as u64 + 5).collect();
         feedback.remember(ids, Arm::Canary, 0, Tick::ZERO);
         assert_eq!(feedback.known.len(), ANSWERS_MAX);
-        assert_eq!(feedback.hear(&said(4, true), &objectives(), 0), Heard::Unknown);
-        assert_eq!(feedback.hear(&said(5, true), &objectives(), 0), Heard::Counted);
+        assert_eq!(feedback.hear(&said(4, true), &objectives(), (0, 0)), Heard::Unknown);
+        assert_eq!(feedback.hear(&said(5, true), &objectives(), (0, 0)), Heard::Counted);
         let late = Tick::ZERO.after(ANSWER_AGE_MAX).after(Duration::from_secs(1));
         feedback.remember(vec![], Arm::Canary, 0, late);
         assert!(feedback.known.is_empty() && feedback.order.is_empty());

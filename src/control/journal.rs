@@ -30,9 +30,20 @@ pub struct Journal {
     bytes_max: u64,
     /// Judged, but not yet written.
     slots: Vec<(Record, Vec<Packed>)>,
+    /// After these slots.
+    later: Vec<Record>,
     told: Arc<VecDeque<Record>>,
     /// Lines were left out: what comes next has to stand for itself.
     lost: bool,
+}
+
+/// What comes next in a journal has to stand for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotated {
+    /// The file was put aside, with everything in it.
+    Whole,
+    /// Lines were left out.
+    WithGap,
 }
 
 /// Where lines go.
@@ -69,6 +80,7 @@ impl Journal {
             bytes: 0,
             bytes_max,
             slots: Vec::new(),
+            later: Vec::new(),
             told: Arc::default(),
             lost: false,
         };
@@ -104,6 +116,9 @@ impl Journal {
     /// A slot was judged. It is written with the next record of its rollout, or with a few more
     /// slots.
     pub fn slot(&mut self, head: Record, slot: Packed) {
+        if !self.later.is_empty() {
+            self.flush();
+        }
         let same = |one: &&mut (Record, Vec<Packed>)| {
             (&one.0.rollout, &one.0.version) == (&head.rollout, &head.version)
         };
@@ -124,6 +139,20 @@ impl Journal {
         for (head, slots) in std::mem::take(&mut self.slots) {
             self.append(&Record { what: What::Slots { slots }, ..head });
         }
+        for record in std::mem::take(&mut self.later) {
+            self.append(&record);
+        }
+    }
+
+    /// Writes `record` with the next one, after everything that came before it: the ledger has
+    /// to know what it leads to.
+    pub fn write_later(&mut self, record: Record) {
+        self.later.push(record);
+    }
+
+    /// What comes next may not be written: it has to stand for itself.
+    pub fn leave_out(&mut self) {
+        self.lost = true;
     }
 
     /// Writes `record` after everything that came before it, and keeps it to be told.
@@ -139,10 +168,11 @@ impl Journal {
         self.append(record);
     }
 
-    /// Puts a full file aside. `true`: it is for the caller to write how every rollout begins.
+    /// Puts a full file aside. If anything is returned, it is for the caller to write how every
+    /// rollout begins.
     #[must_use]
-    pub fn rotate(&mut self) -> bool {
-        let mut anew = std::mem::take(&mut self.lost);
+    pub fn rotate(&mut self) -> Option<Rotated> {
+        let mut anew = std::mem::take(&mut self.lost).then_some(Rotated::WithGap);
         if self.bytes >= self.bytes_max {
             let rotated = match &mut self.place {
                 Place::Memory => false,
@@ -154,7 +184,7 @@ impl Journal {
             };
             if rotated {
                 self.bytes = 0;
-                anew = true;
+                anew = anew.or(Some(Rotated::Whole));
             }
         }
         anew

@@ -181,6 +181,8 @@ mod tests {
                 share: 0.0,
                 hold_reason: None,
                 reason: Some("errors <= 1%: canary 4%".to_owned()),
+                objective: Some("errors <= 1%".to_owned()),
+                config: "hash".to_owned(),
                 objectives: Vec::new(),
                 failing: Vec::new(),
             }),

@@ -24,6 +24,7 @@ use crate::telemetry::metrics::{EndpointGauge, LimitGauge};
 use crate::telemetry::signs::{Read, Signs};
 use crate::traffic::ejection::{Candidate, Record, in_rotation, look};
 use crate::traffic::health::Health;
+use crate::traffic::warm_up::WarmUp;
 use crate::units::Tick;
 
 /// What came of asking, in the background.
@@ -353,6 +354,14 @@ impl Roster {
     /// Whether any of `backend` may.
     pub fn is_ready(&self, backend: &BackendName) -> bool {
         self.members(backend).any(|member| member.serves)
+    }
+
+    /// Whether one of `backend` that may has just come, so that its latency says little.
+    pub fn has_young(&self, backend: &BackendName, warm_up: WarmUp, now: Tick) -> bool {
+        self.members(backend).filter(|member| member.serves).any(|member| {
+            let age = member.since.map(|since| now.since(since));
+            warm_up.covers(age, member.signs.ended())
+        })
     }
 
     fn members(&self, backend: &BackendName) -> impl Iterator<Item = &Member> {

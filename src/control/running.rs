@@ -5,6 +5,8 @@
 mod failing;
 mod noted;
 mod pace;
+mod slot;
+mod telling;
 mod view;
 
 use std::sync::Arc;
@@ -19,7 +21,8 @@ use crate::control::ledger::{Entry, Remembered};
 use crate::control::roster::Roster;
 use crate::control::running::failing::Failing;
 use crate::control::running::pace::Pace;
-use crate::rollout::judge::{Pair, SLOT, SlotCounts, SlotTally};
+use crate::control::running::telling::Telling;
+use crate::rollout::judge::{SLOT, SlotCounts};
 use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
 use crate::rollout::plan::Plan;
@@ -28,6 +31,7 @@ use crate::rollout::step::Copies;
 use crate::rollout::verdict::Tally;
 use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, Measures, MirrorResult};
 use crate::telemetry::registry::Registry;
+use crate::traffic::warm_up::WarmUp;
 use crate::units::{Ratio, Tick};
 
 /// One rollout of the present config.
@@ -39,12 +43,16 @@ pub struct Running {
     /// The last one is that of the present weights; older ones until nobody counts there.
     epochs: Vec<Epoch>,
     epochs_made: u64,
+    /// The first epoch of the present step.
+    step_epoch: u64,
     /// The end of the last slot that was judged.
     closed: Tick,
     /// Copies that the canary answered in a mirror step, and failed to.
     leg: Arc<Leg>,
     copies_taken: Tally,
     ready: Ready,
+    /// How long an endpoint is young.
+    warm_up: WarmUp,
     /// The canary's share by the rule's own weights, of what goes to it or to stable.
     configured: f64,
     by_chance: bool,
@@ -60,6 +68,7 @@ pub struct Running {
     feedback: Feedback,
     body: Body,
     pace: Pace,
+    telling: Telling,
 }
 
 /// Whether either version has an endpoint.
@@ -67,11 +76,18 @@ pub struct Running {
 struct Ready {
     canary: bool,
     stable: bool,
+    /// One of stable's is young. The latency of that one is not judged, so what is judged is
+    /// not what the weights dealt: there is nothing to compare the canary's with.
+    stable_is_young: bool,
 }
 
 impl Ready {
-    fn of(roster: &Roster, plan: &Plan) -> Self {
-        Self { canary: roster.is_ready(&plan.canary), stable: roster.is_ready(&plan.stable) }
+    fn of(roster: &Roster, plan: &Plan, warm_up: WarmUp, now: Tick) -> Self {
+        Self {
+            canary: roster.is_ready(&plan.canary),
+            stable: roster.is_ready(&plan.stable),
+            stable_is_young: roster.has_young(&plan.stable, warm_up, now),
+        }
     }
 }
 
@@ -113,6 +129,8 @@ struct Epoch {
     taken: [ArmCounts; 2],
     /// Stable's latencies were taken as well.
     measured: bool,
+    /// Whether slowness is compared between versions.
+    compares_latency: bool,
 }
 
 impl Epoch {
@@ -134,6 +152,7 @@ impl Running {
         counting: Counting<'_>,
     ) -> Self {
         let configured = shares(config, plan, None).1;
+        let warm_up = warm_up_of(config, plan);
         let start = || Release::new(plan.clone(), configured, tick);
         let since = remembered.map_or(wall, |entry| &entry.since);
         let (release, is_old) = match remembered.map(|entry| &entry.state) {
@@ -149,15 +168,18 @@ impl Running {
                 Release::restore(plan.clone(), configured, tick, saved)
             }
         };
+        let telling = Telling::of(release.state());
         let mut running = Self {
             since: if is_old { since.to_owned() } else { wall.to_owned() },
             release,
             epochs: Vec::new(),
             epochs_made: 0,
+            step_epoch: 0,
             closed: tick,
             leg: counting.registry.leg(leg_key(&plan.rule, &plan.canary)),
             copies_taken: Tally::default(),
-            ready: Ready::of(counting.roster, plan),
+            ready: Ready::of(counting.roster, plan, warm_up, tick),
+            warm_up,
             configured,
             by_chance: is_dealt_by_chance(config, plan),
             cuts_streams: cuts_streams(config, plan),
@@ -169,6 +191,7 @@ impl Running {
             feedback: Feedback::default(),
             body: Body::default(),
             pace: pace_of(plan, counting),
+            telling,
         };
         running.new_epoch(counting);
         running
@@ -205,7 +228,8 @@ impl Running {
     ) -> Option<Reconfigured> {
         let before = (self.configured, self.ready);
         self.configured = shares(config, plan, None).1;
-        self.ready = Ready::of(counting.roster, plan);
+        self.warm_up = warm_up_of(config, plan);
+        self.ready = Ready::of(counting.roster, plan, self.warm_up, tick);
         self.by_chance = is_dealt_by_chance(config, plan);
         self.cuts_streams = cuts_streams(config, plan);
         self.leg = counting.registry.leg(leg_key(&plan.rule, &plan.canary));
@@ -227,16 +251,28 @@ impl Running {
         }
         self.release.set_configured(self.configured);
         self.new_epoch(counting);
+        if !matches!(replanned, Replanned::Same | Replanned::InPlace) {
+            self.step_epoch = self.epochs_made;
+        }
         Some(changed)
     }
 
-    /// Endpoints have come or gone. What either version gets may be another share now.
-    pub fn endpoints_changed(&mut self, counting: Counting<'_>) {
-        let ready = Ready::of(counting.roster, self.plan());
-        if ready != self.ready {
+    /// Endpoints may have come, gone, or grown up. Whether what either version gets, or what is
+    /// compared of it, is another now.
+    pub fn endpoints_changed(&mut self, now: Tick, counting: Counting<'_>) -> bool {
+        let ready = Ready::of(counting.roster, self.plan(), self.warm_up, now);
+        let changed = ready != self.ready;
+        if changed {
             self.ready = ready;
             self.new_epoch(counting);
         }
+        changed
+    }
+
+    /// A step has begun: from here on attempts count for it.
+    pub fn new_step(&mut self, counting: Counting<'_>) {
+        self.new_epoch(counting);
+        self.step_epoch = self.epochs_made;
     }
 
     /// From here on attempts are assigned with another chance, or count afresh.
@@ -251,13 +287,20 @@ impl Running {
             thresholds: thresholds.collect(),
             ids: Feedback::is_wanted(&self.plan().objectives),
             latencies: self.has_body(),
+            slot: self.plan().burst,
         };
         let (alarm, workers) = (Arc::clone(counting.alarm), counting.registry.workers());
         let evidence = Arc::new(Evidence::new(measures, alarm, workers));
         self.copies_taken = self.copies();
         self.epochs_made += 1;
         let number = self.epochs_made;
-        self.epochs.push(Epoch { number, evidence, taken: Default::default(), measured: false });
+        self.epochs.push(Epoch {
+            number,
+            evidence,
+            taken: Default::default(),
+            measured: false,
+            compares_latency: !self.ready.stable_is_young,
+        });
     }
 
     /// Forgets attempts under way: they count for nothing that starts afresh.
@@ -355,12 +398,10 @@ impl Running {
             return None;
         }
         let counts = self.slot_counts(&self.read());
-        let effect = self.release.look(now, &counts);
-        if effect.is_some() {
-            self.note_failures();
-        }
-        self.count(effect);
-        effect.map(|effect| (counts, Some(effect)))
+        let looked = self.release.look(now, &counts)?;
+        self.note_failures();
+        self.count(looked.effect);
+        Some((counts, looked.effect))
     }
 
     /// The canary is out: its answers are ended, if the config says so.
@@ -393,62 +434,9 @@ impl Running {
         }
     }
 
-    /// What has come since the last slot, of all epochs. Of older ones nothing is compared:
-    /// their attempts were assigned with another chance.
-    fn slot_counts(&self, reading: &Reading) -> SlotCounts {
-        let mut counts = SlotCounts {
-            objectives: vec![SlotTally::default(); self.plan().objectives.len()],
-            canary_missing: !self.ready.canary,
-            stable_missing: !self.ready.stable,
-            copies: Tally {
-                bad: reading.copies.bad.saturating_sub(self.copies_taken.bad),
-                total: reading.copies.total.saturating_sub(self.copies_taken.total),
-            },
-            ..SlotCounts::default()
-        };
-        for (index, ([stable, canary], _)) in reading.epochs.iter().enumerate() {
-            let is_present = index + 1 == self.epochs.len();
-            counts.canary_attempts += canary.good + canary.bad;
-            counts.stable_attempts += stable.good + stable.bad;
-            if is_present && self.by_chance {
-                counts.dealt = Pair { canary: canary.begun, stable: stable.begun };
-            }
-            for (index, objective) in self.plan().objectives.iter().enumerate() {
-                let tally = &mut counts.objectives[index];
-                let (of_canary, of_stable, bad) = match objective.signal() {
-                    Signal::Errors => (
-                        errors(canary),
-                        errors(stable),
-                        Pair { canary: canary.bad_once, stable: stable.bad_once },
-                    ),
-                    Signal::Latency { .. } | Signal::Body => (
-                        slowness(canary, index),
-                        slowness(stable, index),
-                        Pair { canary: canary.slow_once[index], stable: stable.slow_once[index] },
-                    ),
-                    Signal::Feedback(_) => continue,
-                };
-                tally.canary += of_canary;
-                tally.stable += of_stable;
-                if is_present {
-                    tally.relative_bad.canary += bad.canary;
-                    tally.relative_bad.stable += bad.stable;
-                }
-            }
-        }
-        for (index, tally) in counts.objectives.iter_mut().enumerate() {
-            let said = self.feedback.said(index);
-            tally.canary += said.canary;
-            tally.stable += said.stable;
-            tally.relative_bad.canary += said.relative_bad.canary;
-            tally.relative_bad.stable += said.relative_bad.stable;
-        }
-        counts
-    }
-
-    /// What the ledger is to remember.
-    pub fn entry(&self) -> Entry {
-        let state = match (self.release.save(), self.state()) {
+    /// What the ledger is to remember `now`.
+    pub fn entry(&self, now: Tick) -> Entry {
+        let state = match (self.release.save(now), self.state()) {
             (Some(saved), _) => Remembered::Progressing(saved),
             (None, State::RolledBack { cause, .. }) => Remembered::RolledBack(cause.clone()),
             (None, State::Promoted { .. }) => Remembered::Promoted,
@@ -468,16 +456,11 @@ fn cuts_streams(config: &Config, plan: &Plan) -> bool {
     config.around(&plan.name).is_some_and(|around| around.cut_streams)
 }
 
+fn warm_up_of(config: &Config, plan: &Plan) -> WarmUp {
+    config.around(&plan.name).map(|around| around.warm_up).unwrap_or_default()
+}
+
 fn pace_of(plan: &Plan, counting: Counting<'_>) -> Pace {
     let leg = |name| counting.registry.leg(leg_key(&plan.rule, name));
     Pace::new([leg(&plan.stable), leg(&plan.canary)])
-}
-
-fn errors(counts: &ArmCounts) -> Tally {
-    Tally { bad: counts.bad, total: counts.good + counts.bad }
-}
-
-fn slowness(counts: &ArmCounts, objective: usize) -> Tally {
-    let slow = counts.slow[objective];
-    Tally { bad: slow, total: slow + counts.fast[objective] }
 }

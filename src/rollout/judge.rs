@@ -50,12 +50,31 @@ pub struct SlotCounts {
     /// Copies that the canary answered, and failed to.
     #[serde(default, skip_serializing_if = "Tally::is_zero")]
     pub copies: Tally,
+    /// Of the canary's, what was assigned in an earlier step.
+    #[serde(default, skip_serializing_if = "Earlier::is_zero")]
+    pub earlier: Earlier,
     /// The canary has nothing that could answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub canary_missing: bool,
     /// Stable has nothing that could answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stable_missing: bool,
+}
+
+/// Attempts of the canary that were assigned in an earlier step and ended, or were told about,
+/// in this one. They are evidence like all others, but of this step they prove nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    /// Attempts.
+    pub attempts: u64,
+    /// In the order of the plan; missing ones are zeros.
+    pub objectives: Vec<Tally>,
+}
+
+impl Earlier {
+    fn is_zero(&self) -> bool {
+        self.attempts == 0 && self.objectives.iter().all(Tally::is_zero)
+    }
 }
 
 /// What one slot brought for one objective.
@@ -96,13 +115,15 @@ pub struct Judge {
     /// That the canary gets more, and less, than its share.
     mismatch: [Evidence; 2],
     step: Watch,
-    /// Judged so far, without the times in which no process ran.
+    /// Judged so far, without the times in which no process ran: the judge's own clock, by
+    /// which it remembers moments, for ticks begin anew with each process.
     age: Duration,
     /// The end of the last slot taken in.
     closed: Tick,
-    canary_seen: Tick,
-    /// Nobody looked for a while before this, so that what was seen of it is not all.
-    blind: Option<Tick>,
+    /// The age at which the canary was last seen.
+    canary_seen: Duration,
+    /// Nobody looked for a while before this age, so that what was seen of it is not all.
+    blind: Option<Duration>,
 }
 
 /// What was seen of the present step.
@@ -133,8 +154,8 @@ struct Judged {
     over_limit: Evidence,
     worse_than_stable: Evidence,
     stable_over_limit: Evidence,
-    /// When either version was last bad; `None` is never.
-    bad_seen: [Option<Tick>; 2],
+    /// The judge's age when either version was last bad; `None` is never.
+    bad_seen: [Option<Duration>; 2],
 }
 
 impl Judge {
@@ -151,7 +172,7 @@ impl Judge {
             step: Watch::new(plan, 0),
             age: Duration::ZERO,
             closed: start,
-            canary_seen: start,
+            canary_seen: Duration::ZERO,
             blind: None,
         }
     }
@@ -159,7 +180,7 @@ impl Judge {
     /// Another step of the plan begins. The evidence goes on, the step's counts begin anew.
     pub fn enter(&mut self, plan: &Plan, step: usize, canary_share: f64, now: Tick) {
         self.step = Watch::new(plan, step);
-        self.canary_seen = now;
+        self.canary_seen = self.age.saturating_add(now.since(self.closed));
         for judged in &mut self.objectives {
             judged.step = Tally::default();
         }
@@ -179,7 +200,7 @@ impl Judge {
         let drip = dripped(age) - dripped(self.age);
         let span = age.saturating_sub(self.age);
         if span > IDLE_MAX {
-            self.blind = Some(now);
+            self.blind = Some(age);
         }
         // What nobody watched was not soaked.
         let watched = if span > IDLE_MAX { Duration::ZERO } else { span };
@@ -187,16 +208,17 @@ impl Judge {
         self.age = age;
         self.closed = self.closed.max(now);
         if seen > 0 {
-            self.canary_seen = now;
+            self.canary_seen = age;
         }
         let Pair { canary, stable } = counts.dealt;
         self.mismatch[0].bet(drip, canary, stable);
         self.mismatch[1].bet(drip, stable, canary);
         for (index, judged) in self.objectives.iter_mut().enumerate() {
             let tally = counts.objectives.get(index).copied().unwrap_or_default();
-            judged.take_in(now, drip, &tally);
+            let earlier = counts.earlier.objectives.get(index).copied().unwrap_or_default();
+            judged.take_in(age, drip, &tally, earlier);
         }
-        self.findings(now, counts)
+        self.findings(counts)
     }
 
     /// What [`Self::close_slot`] would say of a slot that is still open. Changes nothing, so
@@ -225,8 +247,8 @@ impl Judge {
         self.share
     }
 
-    /// How things stand, `now`.
-    fn findings(&self, now: Tick, counts: &SlotCounts) -> Findings {
+    /// How things stand.
+    fn findings(&self, counts: &SlotCounts) -> Findings {
         let control = if self.share > CONTROL_SHARE_MIN {
             Control::None
         } else if self.is_mismatched() {
@@ -237,11 +259,11 @@ impl Judge {
         let finding = |judged: &Judged| judged.finding(control, self.threshold);
         let objectives: Vec<_> = self.objectives.iter().map(finding).collect();
         let mut judged = self.objectives.iter().zip(&objectives);
-        let lasts =
-            judged.any(|(one, found)| found.standing == Standing::Shared && one.both_fail(now));
+        let is_shared = |found: &Finding| found.standing == Standing::Shared;
+        let lasts = judged.any(|(one, found)| is_shared(found) && one.both_fail(self.age));
         Findings {
             shared_lasts: lasts,
-            decision: self.decide(now, &objectives, counts.canary_missing),
+            decision: self.decide(&objectives, counts.canary_missing),
             objectives,
             stable_missing: counts.stable_missing,
         }
@@ -253,7 +275,7 @@ impl Judge {
     }
 
     /// The first line that fits, from the worst down.
-    fn decide(&self, now: Tick, findings: &[Finding], canary_missing: bool) -> Decision {
+    fn decide(&self, findings: &[Finding], canary_missing: bool) -> Decision {
         let first = |standing| findings.iter().find(|one: &&Finding| one.standing == standing);
         if let Some(blamed) = findings.iter().find(|one| one.verdict() == Verdict::Rollback) {
             return Decision::Rollback(*blamed);
@@ -270,10 +292,10 @@ impl Judge {
             HoldReason::NoEndpoint
         } else if self.step.is_paused {
             HoldReason::Paused
-        } else if self.blind.is_some_and(|blind| now.since(blind) < IDLE_MAX) {
+        } else if self.blind.is_some_and(|blind| self.age.saturating_sub(blind) < IDLE_MAX) {
             HoldReason::Unknown
         } else if self.step.attempts < self.step.requests_min
-            || now.since(self.canary_seen) > IDLE_MAX
+            || self.age.saturating_sub(self.canary_seen) > IDLE_MAX
         {
             HoldReason::NotEnoughTraffic
         } else if self.step.age < self.step.until.map_or(SOAK_MIN, Until::at_least) {
@@ -347,7 +369,7 @@ impl Watch {
         }
     }
 
-    /// Returns how many attempts, or copies, came.
+    /// Returns how many attempts of this step, or copies, came.
     fn take_in(&mut self, drip: f64, span: Duration, counts: &SlotCounts) -> u64 {
         if !self.is_paused {
             self.age = self.age.saturating_add(span);
@@ -355,7 +377,8 @@ impl Watch {
         if let Some((_, evidence)) = &mut self.failing_copies {
             evidence.bet(drip, counts.copies.bad, counts.copies.good());
         }
-        let seen = if self.copies { counts.copies.total } else { counts.canary_attempts };
+        let present = counts.canary_attempts.saturating_sub(counts.earlier.attempts);
+        let seen = if self.copies { counts.copies.total } else { present };
         self.attempts = self.attempts.saturating_add(seen);
         seen
     }
@@ -383,17 +406,18 @@ impl Judged {
     }
 
     /// Whether both versions were bad of late: evidence outlasts what it is evidence of.
-    fn both_fail(&self, now: Tick) -> bool {
-        self.bad_seen.iter().all(|seen| seen.is_some_and(|seen| now.since(seen) <= IDLE_MAX))
+    fn both_fail(&self, age: Duration) -> bool {
+        let is_of_late = |seen: Duration| age.saturating_sub(seen) <= IDLE_MAX;
+        self.bad_seen.iter().all(|seen| seen.is_some_and(is_of_late))
     }
 
-    fn take_in(&mut self, now: Tick, drip: f64, slot: &SlotTally) {
+    fn take_in(&mut self, age: Duration, drip: f64, slot: &SlotTally, earlier: Tally) {
         for (seen, tally) in self.bad_seen.iter_mut().zip([slot.stable, slot.canary]) {
             if tally.bad > 0 {
-                *seen = Some(now);
+                *seen = Some(age);
             }
         }
-        self.step += slot.canary;
+        self.step += slot.canary.without(earlier);
         self.canary += slot.canary;
         self.stable += slot.stable;
         self.over_limit.bet(drip, slot.canary.bad, slot.canary.good());

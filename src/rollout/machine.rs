@@ -5,6 +5,7 @@
 //! until somebody resets it or brings a new version; no verdict brings it back.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,12 +66,46 @@ pub enum Pause {
 pub struct Hold {
     /// As last found.
     pub reason: HoldReason,
-    /// The first look that found it, without a break.
+    /// The first look of this process that found it, without a break.
     pub since: Tick,
-    /// Whether it has been so since the step's first look.
+    /// How long it had lasted before: a restart is no break.
+    pub before: Duration,
+    /// Whether it has been so since the rollout's first look.
     pub is_first: bool,
     /// Whether it has lasted for longer than the plan takes in silence.
     pub is_overdue: bool,
+}
+
+/// A hold on its way over a restart, or over the end of a journal's file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedHold {
+    reason: HoldReason,
+    lasted_ms: u64,
+    is_first: bool,
+    is_overdue: bool,
+}
+
+impl Hold {
+    /// How long it has lasted without a break.
+    pub const fn lasted(&self, now: Tick) -> Duration {
+        self.before.saturating_add(now.since(self.since))
+    }
+
+    /// What to write down of it `now`.
+    pub fn save(&self, now: Tick) -> SavedHold {
+        let lasted_ms = u64::try_from(self.lasted(now).as_millis()).unwrap_or(u64::MAX);
+        let Self { reason, is_first, is_overdue, .. } = *self;
+        SavedHold { reason, lasted_ms, is_first, is_overdue }
+    }
+}
+
+impl SavedHold {
+    /// As if there had been no time between.
+    pub const fn restore(&self, now: Tick) -> Hold {
+        let Self { reason, lasted_ms, is_first, is_overdue } = *self;
+        let before = Duration::from_millis(lasted_ms);
+        Hold { reason, since: now, before, is_first, is_overdue }
+    }
 }
 
 /// Why a rollout was rolled back, with the numbers it was decided on, kept as they were.
@@ -194,6 +229,12 @@ impl State {
             Self::RolledBack { .. } => "rolled_back",
             Self::Aborted { .. } => "aborted",
         }
+    }
+
+    /// What is worth being written down when it changes: its name, and what is wrong.
+    pub fn alarm(&self) -> (&'static str, Option<HoldReason>) {
+        let reason = self.hold().map(|hold| hold.reason).filter(|reason| reason.is_alarm());
+        (self.as_str(), reason)
     }
 
     /// When it got there.
@@ -357,13 +398,19 @@ impl Plan {
             },
         };
         let lasts = before.filter(|before| before.reason == reason);
-        let is_first = before.is_none();
-        let hold = lasts.unwrap_or(Hold { reason, since: now, is_first, is_overdue: false });
+        let is_first = before.is_none() && step == 0;
+        let hold = lasts.unwrap_or(Hold {
+            reason,
+            since: now,
+            before: Duration::ZERO,
+            is_first,
+            is_overdue: false,
+        });
         if let Some(ended) = self.overdue(hold, now, findings) {
             return ended;
         }
         let is_overdue = match self.deadline(hold) {
-            Deadline::AlertAfter(most) => now.since(hold.since) >= most,
+            Deadline::AlertAfter(most) => hold.lasted(now) >= most,
             Deadline::RollbackAfter(_) | Deadline::Hold => false,
         };
         let hold = Hold { is_overdue, ..hold };
@@ -398,7 +445,7 @@ impl Plan {
         findings: &Findings,
     ) -> Option<(State, Option<Effect>)> {
         let Deadline::RollbackAfter(most) = self.deadline(hold) else { return None };
-        if findings.stable_missing || now.since(hold.since) < most {
+        if findings.stable_missing || hold.lasted(now) < most {
             return None;
         }
         // An outage that is over is no reason, however long its evidence lasts.

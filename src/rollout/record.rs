@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::judge::{Pair, SlotCounts, SlotTally};
+use crate::rollout::judge::{Earlier, Pair, SlotCounts, SlotTally};
 use crate::rollout::machine::{State, Word};
 use crate::rollout::plan::Plan;
 use crate::rollout::release::{Release, Saved};
@@ -39,6 +39,9 @@ pub struct Record {
 pub enum What {
     /// From here on nothing before has to be known: a start, a reset, or a new file.
     Begins {
+        /// Nothing has happened: whoever knows what was before knows all of this already.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        continues: bool,
         /// What was planned.
         plan: Box<Plan>,
         /// The canary's share by the rule's own weights.
@@ -99,6 +102,12 @@ pub struct Change {
     pub hold_reason: Option<String>,
     /// Why it ended or stopped.
     pub reason: Option<String>,
+    /// The objective that is to blame, or the hold reason that lasted too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<String>,
+    /// Hash of the config file that was in force.
+    #[serde(default)]
+    pub config: String,
     /// In the order of the plan, as they were.
     pub objectives: Vec<ObjectiveView>,
     /// The first requests that made the evidence against the canary.
@@ -134,6 +143,8 @@ impl Change {
             share: release.share(),
             hold_reason: state.hold().map(|hold| hold.reason.to_string()),
             reason: cause.map(|cause| cause.text.clone()),
+            objective: cause.map(|cause| cause.objective.clone()),
+            config: String::new(),
             objectives: cause.map_or(found, |cause| cause.objectives.clone()),
             failing: Vec::new(),
         }
@@ -162,7 +173,7 @@ impl fmt::Display for Change {
 }
 
 /// A slot's counts in few bytes: the tick of its end in milliseconds, then the counts, without
-/// the zeros at the end.
+/// the zeros at the end. After those of the objectives come those of earlier steps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Packed(Vec<u64>);
@@ -174,7 +185,7 @@ const EACH: usize = 6;
 impl Packed {
     /// The slot that ended `now`.
     pub fn new(now: Tick, counts: &SlotCounts) -> Self {
-        let SlotCounts { dealt, copies, .. } = counts;
+        let SlotCounts { dealt, copies, earlier, .. } = counts;
         let flags = u64::from(counts.canary_missing) + 2 * u64::from(counts.stable_missing);
         let mut numbers = vec![
             now.since_start().as_millis() as u64,
@@ -191,6 +202,8 @@ impl Packed {
             numbers.extend(of_canary.into_iter().chain(of_stable));
             numbers.extend([bad.canary, bad.stable]);
         }
+        numbers.push(earlier.attempts);
+        numbers.extend(earlier.objectives.iter().flat_map(|one| [one.bad, one.total]));
         let len = numbers.iter().rposition(|number| *number > 0).map_or(0, |last| last + 1);
         numbers.truncate(len);
         Self(numbers)
@@ -206,7 +219,14 @@ impl Packed {
             let (canary, stable) = (tally(start), tally(start + 2));
             SlotTally { canary, stable, relative_bad: pair(start + 4) }
         };
+        let after = HEAD + EACH * objectives;
+        let of_earlier = (0..objectives).map(|index| tally(after + 1 + 2 * index));
+        let mut earlier = Earlier { attempts: number(after), objectives: of_earlier.collect() };
+        if earlier.objectives.iter().all(|one| *one == Tally::default()) {
+            earlier.objectives.clear();
+        }
         let counts = SlotCounts {
+            earlier,
             canary_attempts: number(1),
             stable_attempts: number(2),
             objectives: (0..objectives).map(objective).collect(),
@@ -254,6 +274,11 @@ impl Replay {
     pub fn take(&mut self, record: &Record) -> Option<Compared> {
         let key = (record.rollout.clone(), record.version.clone());
         let now = Tick::new(Duration::from_millis(record.tick));
+        if let What::Begins { continues: true, .. } = &record.what
+            && self.releases.contains_key(&key)
+        {
+            return None;
+        }
         if let What::Begins { plan, configured, saved, .. } = &record.what {
             self.begin(key, plan, *configured, now, saved.as_ref());
             return None;

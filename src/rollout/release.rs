@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::judge::{Judge, SavedJudge, SlotCounts};
-use crate::rollout::machine::{Effect, Event, Pause, State, Word};
+use crate::rollout::machine::{Effect, Event, Pause, SavedHold, State, Word};
+use crate::rollout::objective::Objective;
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Step;
 use crate::rollout::verdict::{Findings, Verdict};
@@ -35,9 +36,29 @@ pub struct Saved {
     /// What stopped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
+    /// Why it may not go on, and for how long that has been so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Box<SavedHold>>,
+    /// What the evidence is held to; of older files only the objectives' names are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_to: Option<HeldTo>,
     /// The evidence.
     #[serde(flatten)]
-    pub judge: SavedJudge,
+    pub judge: Box<SavedJudge>,
+}
+
+/// What evidence is held to. Of anything else it says nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldTo {
+    objectives: Vec<Objective>,
+    false_rollback: Ratio,
+}
+
+impl HeldTo {
+    fn of(plan: &Plan) -> Self {
+        let (objectives, false_rollback) = (plan.objectives.clone(), plan.false_rollback);
+        Self { objectives, false_rollback }
+    }
 }
 
 /// What another form of its plan did to a rollout.
@@ -53,6 +74,13 @@ pub enum Replanned {
     Afresh,
 }
 
+/// A look at an open slot has changed how a rollout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// What is to be done about it.
+    pub effect: Option<Effect>,
+}
+
 impl Release {
     /// Starts afresh. `configured` is the canary's share by the rule's own weights, of what
     /// goes to it or to stable; it counts where the plan has no steps.
@@ -66,17 +94,21 @@ impl Release {
     /// Goes on with what was saved. If that was another form of the plan, as [`Self::replan`]
     /// would have it, and `false`.
     pub fn restore(plan: Plan, configured: f64, now: Tick, saved: &Saved) -> (Self, bool) {
-        let Saved { steps, step, pause, judge } = saved;
+        let Saved { steps, step, pause, hold, held_to, judge } = saved;
         let moved = plan.resume_at(steps, *step);
         let state = match moved {
-            None => {
-                State::Progressing { since: now, step: *step, pause: pause.clone(), hold: None }
-            }
+            None => State::Progressing {
+                since: now,
+                step: *step,
+                pause: pause.clone(),
+                hold: hold.as_ref().map(|hold| hold.restore(now)),
+            },
             Some(to) => plan.come_to(to, now, pause.clone()),
         };
         let place = (moved.unwrap_or(*step), share(&plan, &state, configured));
         let judge = Judge::restore(&plan, place, now, judge)
-            .filter(|_| steps.is_empty() == plan.steps.is_empty());
+            .filter(|_| steps.is_empty() == plan.steps.is_empty())
+            .filter(|_| held_to.as_ref().is_none_or(|one| *one == HeldTo::of(&plan)));
         let Some(judge) = judge else {
             return (Self::afresh(plan, configured, now, pause.clone()), false);
         };
@@ -104,11 +136,16 @@ impl Release {
         self
     }
 
-    /// What to write down of it while it runs.
-    pub fn save(&self) -> Option<Saved> {
-        let step = self.state.step()?;
-        let (steps, pause) = (self.plan.steps.clone(), self.state.pause().cloned());
-        Some(Saved { steps, step, pause, judge: self.judge.save() })
+    /// What to write down of it `now`, while it runs.
+    pub fn save(&self, now: Tick) -> Option<Saved> {
+        Some(Saved {
+            steps: self.plan.steps.clone(),
+            step: self.state.step()?,
+            pause: self.state.pause().cloned(),
+            hold: self.state.hold().map(|hold| Box::new(hold.save(now))),
+            held_to: Some(HeldTo::of(&self.plan)),
+            judge: Box::new(self.judge.save(now)),
+        })
     }
 
     /// What was planned.
@@ -145,9 +182,10 @@ impl Release {
         self.judged(now, findings)
     }
 
-    /// Looks at a slot that is still open: gross failure need not wait for its end. Only a
-    /// rollback comes of it.
-    pub fn look(&mut self, now: Tick, counts: &SlotCounts) -> Option<Effect> {
+    /// Looks at a slot that is still open: gross failure need not wait for its end. Whether
+    /// anything came of it, which is a proven breach and what the plan does about that. If
+    /// not, it is as if nobody had looked.
+    pub fn look(&mut self, now: Tick, counts: &SlotCounts) -> Option<Looked> {
         if self.state.has_ended() {
             return None;
         }
@@ -155,7 +193,11 @@ impl Release {
         if findings.decision.verdict() != Verdict::Rollback {
             return None;
         }
-        self.judged(now, findings)
+        let (state, effect) = self.plan.advance(self.state.clone(), now, Event::Judged(&findings));
+        if effect.is_none() && state.alarm() == self.state.alarm() {
+            return None;
+        }
+        Some(Looked { effect: self.judged(now, findings) })
     }
 
     fn judged(&mut self, now: Tick, findings: Findings) -> Option<Effect> {

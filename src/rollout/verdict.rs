@@ -40,7 +40,8 @@ impl fmt::Display for Verdict {
 }
 
 /// Why a rollout may not go on. The texts are literal API.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HoldReason {
     /// The canary breaches a limit and stable does too.
     SharedCause,
@@ -81,6 +82,22 @@ impl HoldReason {
             | Self::RoutingMismatch
             | Self::Overdue => true,
             Self::Paused | Self::NotEnoughTraffic | Self::Soaking | Self::NotProven => false,
+        }
+    }
+
+    /// Whether something is proven against the canary, and not only suspected.
+    pub const fn is_breach(self) -> bool {
+        match self {
+            Self::SharedCause | Self::Objective(_) | Self::NoStable => true,
+            Self::Suspicious
+            | Self::NoEndpoint
+            | Self::Unknown
+            | Self::RoutingMismatch
+            | Self::Overdue
+            | Self::Paused
+            | Self::NotEnoughTraffic
+            | Self::Soaking
+            | Self::NotProven => false,
         }
     }
 }
@@ -135,6 +152,14 @@ impl Tally {
     /// Attempts that were not bad.
     pub const fn good(self) -> u64 {
         self.total.saturating_sub(self.bad)
+    }
+
+    /// The attempts that are not those of `part`.
+    pub(super) const fn without(self, part: Self) -> Self {
+        Self {
+            bad: self.bad.saturating_sub(part.bad),
+            total: self.total.saturating_sub(part.total),
+        }
     }
 
     pub(super) fn is_zero(&self) -> bool {

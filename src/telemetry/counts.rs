@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::names::{BackendName, RouteName, RuleName};
+use crate::rollout::judge::SLOT;
 use crate::rollout::plan::OBJECTIVES_MAX;
 use crate::telemetry::latencies::{Latencies, LatencyCounts};
 use crate::telemetry::notes::{Answered, Failure, Failures};
@@ -286,7 +287,7 @@ pub enum Arm {
 }
 
 /// What is measured of a rollout's attempts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measures {
     /// Of each objective, the latency over which an attempt is slow; `None` counts nothing.
     pub thresholds: Vec<Option<Duration>>,
@@ -294,6 +295,14 @@ pub struct Measures {
     pub ids: bool,
     /// Whether stable's latencies are.
     pub latencies: bool,
+    /// Within which a sticky key counts once: the length of a slot.
+    pub slot: Duration,
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self { thresholds: Vec::new(), ids: false, latencies: false, slot: SLOT }
+    }
 }
 
 /// What a rollout is judged on, as long as its weights stay the same.
@@ -306,6 +315,7 @@ pub struct Evidence {
     pub thresholds: Box<[Option<Duration>]>,
     /// Rung when the canary failed an attempt.
     pub alarm: std::sync::Arc<Alarm>,
+    slot: Duration,
     workers: Box<[[ArmCounters; 2]]>,
     /// Sticky keys that lately had a bad attempt, one word each; see [`Self::is_repeated`].
     offended: Box<[AtomicU64]>,
@@ -388,6 +398,7 @@ impl Evidence {
         };
         Self {
             alarm,
+            slot: measures.slot.max(Duration::from_millis(1)),
             workers: (0..workers).map(|_| [Arm::Stable, Arm::Canary].map(counters)).collect(),
             thresholds: measures.thresholds.into_iter().take(OBJECTIVES_MAX).collect(),
             offended: (0..OFFENDED_WORDS).map(|_| AtomicU64::new(0)).collect(),
@@ -437,11 +448,12 @@ impl Evidence {
         sum
     }
 
-    /// Whether a bad attempt under the sticky `key` was already told in the same `slot`.
+    /// Whether a bad attempt under the sticky `key` was already told in the slot of `now`.
     ///
     /// A user whose every click fails would count as many independent failures. Written on
     /// bad attempts only, so workers may share it.
-    pub fn is_repeated(&self, key: u64, slot: u64) -> bool {
+    pub fn is_repeated(&self, key: u64, now: Tick) -> bool {
+        let slot = (now.since_start().as_millis() / self.slot.as_millis()) as u64;
         let mark = key.rotate_left(17) ^ slot.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         self.offended[key as usize % OFFENDED_WORDS].swap(mark, Relaxed) == mark
     }
@@ -510,11 +522,18 @@ mod tests {
     #[test]
     fn a_sticky_key_counts_once_a_slot() {
         let evidence = Evidence::new(Measures::default(), std::sync::Arc::default(), 1);
-        assert!(!evidence.is_repeated(5, 1));
-        assert!(evidence.is_repeated(5, 1));
-        assert!(!evidence.is_repeated(6, 1));
-        assert!(!evidence.is_repeated(5, 2));
-        assert!(!evidence.is_repeated(0, 0));
+        let at = |millis| Tick::new(Duration::from_millis(millis));
+        assert!(!evidence.is_repeated(5, at(250)));
+        assert!(evidence.is_repeated(5, at(499)));
+        assert!(!evidence.is_repeated(6, at(499)));
+        assert!(!evidence.is_repeated(5, at(500)));
+        assert!(!evidence.is_repeated(0, at(0)));
+        // A longer slot forgives longer bursts.
+        let measures = Measures { slot: Duration::from_secs(1), ..Measures::default() };
+        let evidence = Evidence::new(measures, std::sync::Arc::default(), 1);
+        assert!(!evidence.is_repeated(5, at(1000)));
+        assert!(evidence.is_repeated(5, at(1999)));
+        assert!(!evidence.is_repeated(5, at(2000)));
     }
 
     #[test]

@@ -12,7 +12,6 @@ use http::HeaderValue;
 use slab::Slab;
 
 use crate::clock::Clock;
-use crate::rollout::judge::SLOT;
 use crate::telemetry::counts::{Arm, ArmCounters, Evidence, Leg, LegCounters};
 use crate::telemetry::gate::Pass;
 use crate::telemetry::notes::Failure;
@@ -98,8 +97,7 @@ impl WorkerArm {
 
     /// Whether the sticky `key` had such an attempt before in the slot of `now`.
     fn is_repeated(&self, key: Option<u64>, now: Tick) -> bool {
-        let slot = (now.since_start().as_millis() / SLOT.as_millis()) as u64;
-        key.is_some_and(|key| self.evidence.is_repeated(key, slot))
+        key.is_some_and(|key| self.evidence.is_repeated(key, now))
     }
 
     /// The objectives, as bits, over whose threshold `taken` is.
@@ -367,7 +365,7 @@ mod tests {
     fn world() -> World {
         let key = LegKey { route: "r".into(), rule: "m".into(), backend: "b".into() };
         let thresholds = vec![None, Some(Duration::from_millis(200))];
-        let measures = Measures { thresholds, ids: true, latencies: true };
+        let measures = Measures { thresholds, ids: true, latencies: true, ..Measures::default() };
         let evidence = Arc::new(Evidence::new(measures, Arc::default(), 1));
         World {
             leg: Rc::new(WorkerLeg::new(Arc::new(Leg::new(key, 1)), 0)),

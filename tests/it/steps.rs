@@ -178,3 +178,73 @@ async fn a_webhook_is_told_of_each_change_once() {
     assert!(seen.iter().all(|one| one.target() == "/serin"));
     assert_eq!(hook.requests(), 3);
 }
+
+#[tokio::test]
+async fn a_breach_that_is_only_to_be_told_of_is_told_of() {
+    let (v1, v2) = versions();
+    let hook = Backend::named("hook").start();
+    let notify = format!(
+        "    on_breach: alert\n    notify: [{{ webhook: \"http://{}/serin\" }}]",
+        hook.address
+    );
+    let steps = "- { weight: 50%, until: proven }";
+    let proxy = stepping(&v1, &v2, steps).with(&notify).start();
+    v2.now(Script::answers(500));
+    let load = load(&proxy, 200.0);
+    proxy.rollout(ROLLOUT).expect_held("errors <= 1%").await;
+    let breach =
+        |one: &serde_json::Value| one["kind"] == "changed" && one["hold_reason"] == "errors <= 1%";
+    let path = format!("/api/rollouts/{ROLLOUT}/changes");
+    let change = eventually("the journal has it", async || {
+        let told = proxy.admin(&path).await.expect(200).json();
+        told["changes"].as_array().unwrap().iter().find(|one| breach(one)).cloned()
+    })
+    .await;
+    load.stop();
+    assert_eq!((&change["state"], &change["step"]), (&"holding".into(), &0.into()));
+    assert!(!change["config"].as_str().unwrap().is_empty(), "{change}");
+    assert_eq!(change["objectives"][0]["threshold"], 200.0, "{change}");
+    let told = eventually("the webhook has it", async || {
+        let seen = hook.saw(1).await;
+        let body = |one: &serin_testkit::Seen| String::from_utf8_lossy(&one.body).into_owned();
+        seen.iter().map(body).find(|body| body.contains(r#""hold_reason":"errors <= 1%""#))
+    })
+    .await;
+    assert!(told.contains(r#""state":"holding""#), "{told}");
+}
+
+#[tokio::test]
+async fn a_reload_that_moves_a_rollout_is_told_of() {
+    let (v1, v2) = versions();
+    let hook = Backend::named("hook").start();
+    let notify = format!("    notify: [{{ webhook: \"http://{}/serin\" }}]", hook.address);
+    let steps = "- { weight: 10%, until: proven }
+        - { weight: 30%, until: proven }";
+    let mut proxy = stepping(&v1, &v2, steps).with(&notify).start();
+    proxy.rollout(ROLLOUT).ask("promote").await.expect(200);
+    hook.saw(1).await;
+    proxy.rewrite("weight: 30%", "weight: 40%");
+    proxy.reload().await.expect(200);
+    let seen = hook.saw(2).await;
+    let body = String::from_utf8_lossy(&seen[1].body).into_owned();
+    assert!(body.contains(r#""step":0"#) && body.contains(r#""weight":0.1"#), "{body}");
+    let told = proxy.admin(&format!("/api/rollouts/{ROLLOUT}/changes")).await.expect(200).json();
+    let last = told["changes"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["kind"], &last["step"]), (&"changed".into(), &0.into()), "{last}");
+    let hash = proxy.admin("/config_dump").await.expect(200).json()["hash"].clone();
+    assert_eq!(last["config"], hash);
+}
+
+#[tokio::test]
+async fn two_who_reset_at_once_are_both_answered() {
+    let (v1, v2) = versions();
+    let proxy = stepping(&v1, &v2, "- { weight: 10%, until: proven }").remembering().start();
+    proxy.rollout(ROLLOUT).ask("abort").await.expect(200);
+    let rollout = proxy.rollout(ROLLOUT);
+    let (one, other) = tokio::join!(rollout.ask("reset"), rollout.ask("reset"));
+    for answer in [one, other] {
+        // Whoever comes after all is told that it runs.
+        assert!(matches!(answer.status, 200 | 409), "{answer:?}");
+    }
+    assert_eq!(proxy.rollout(ROLLOUT).view().await["state"], "progressing");
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::rollout::judge::{Judge, SlotCounts};
+use crate::rollout::judge::{Earlier, Judge, SlotCounts};
 use crate::rollout::objective::{Objective, Signal};
 use crate::rollout::plan::Plan;
 use crate::rollout::record::{Compared, Packed, Record, Replay, What, parse};
@@ -102,9 +102,10 @@ pub fn reconsider(path: &Path, policy: &Plan) -> Result<Outcome> {
             .entry(key)
             .or_insert_with(|| Other::new(policy, release.plan(), release.share(), now));
         match &record.what {
+            What::Begins { continues: true, .. } => {}
             What::Begins { .. } => other.go_on(release.share(), now),
             What::Slots { slots } => slots.iter().for_each(|slot| other.close(slot, &record.at)),
-            What::Looked { slot } => other.close(slot, &record.at),
+            What::Looked { slot } => other.look(slot, &record.at),
             What::Changed(change) if change.state == "rolled_back" => {
                 other.recorded.get_or_insert((record.at.clone(), change.reason.clone()));
             }
@@ -181,23 +182,44 @@ impl Other {
 
     /// After a restart ticks begin anew; the evidence does not.
     fn go_on(&mut self, share: f64, now: Tick) {
-        let saved = self.judge.save();
+        let saved = self.judge.save(now);
         if let Some(judge) = Judge::restore(&self.plan, (0, share), now, &saved) {
             self.judge = judge;
         }
     }
 
     fn close(&mut self, slot: &Packed, at: &str) {
-        if self.found.is_some() {
-            return;
+        if self.found.is_none() {
+            let (end, counts) = self.open(slot);
+            let found = self.judge.close_slot(end, &counts).decision;
+            self.found(found, at);
         }
+    }
+
+    /// The slot goes on after this and is closed later.
+    fn look(&mut self, slot: &Packed, at: &str) {
+        if self.found.is_none() {
+            let (end, counts) = self.open(slot);
+            let found = self.judge.look(end, &counts).decision;
+            self.found(found, at);
+        }
+    }
+
+    fn found(&mut self, decision: Decision, at: &str) {
+        if let Decision::Rollback(blamed) = decision {
+            self.found = Some((at.to_owned(), blamed.to_string()));
+        }
+    }
+
+    fn open(&self, slot: &Packed) -> (Tick, SlotCounts) {
         let (end, counts) = slot.open(self.recorded_objectives);
         let of = |index: &usize| counts.objectives.get(*index).copied().unwrap_or_default();
         let objectives = self.counted.iter().map(of).collect();
-        let counts = SlotCounts { objectives, ..counts };
-        if let Decision::Rollback(blamed) = self.judge.close_slot(end, &counts).decision {
-            self.found = Some((at.to_owned(), blamed.to_string()));
-        }
+        let of_earlier =
+            |index: &usize| counts.earlier.objectives.get(*index).copied().unwrap_or_default();
+        let earlier = self.counted.iter().map(of_earlier).collect();
+        let earlier = Earlier { objectives: earlier, attempts: counts.earlier.attempts };
+        (end, SlotCounts { objectives, earlier, ..counts })
     }
 }
 

@@ -157,7 +157,7 @@ impl Controller {
         }
         // Brought back, it stands where it stood.
         for gone in &before {
-            self.ledger.remember(gone.entry());
+            self.ledger.remember(gone.entry(now.0));
         }
         for gone in before.iter().filter(|rollout| rollout.is_out()) {
             tracing::warn!(
@@ -175,7 +175,7 @@ impl Controller {
         let tick = now.0;
         for (index, change) in changes.into_iter().enumerate() {
             match change {
-                Some(None) => self.begin(index, tick),
+                Some(None) => self.begin(index, tick, false),
                 Some(Some(change)) => self.note_reload(index, tick, change),
                 None => {}
             }

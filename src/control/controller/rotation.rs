@@ -76,15 +76,15 @@ impl Controller {
 
     /// Publishes who serves, if that has changed.
     pub(super) fn rotate(&mut self, now: Tick) -> bool {
-        if !self.roster.settle(now) {
-            return false;
-        }
+        let mut changed = self.roster.settle(now);
         let counting =
             Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
         for rollout in &mut self.rollouts {
-            rollout.endpoints_changed(counting);
+            changed |= rollout.endpoints_changed(now, counting);
         }
-        self.publish();
-        true
+        if changed {
+            self.publish();
+        }
+        changed
     }
 }

@@ -10,7 +10,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::control::api::{RolloutView, SaidView};
 use crate::control::controller::{Controller, rfc3339};
-use crate::control::disk::{Disk, Done, Job};
+use crate::control::disk::{Disk, Done};
+use crate::control::journal::Rotated;
 use crate::control::ledger::Entry;
 use crate::control::{NotDone, report};
 use crate::names::{RolloutName, Version};
@@ -82,8 +83,8 @@ impl Saving {
 impl Controller {
     pub(super) fn save_all(&mut self) {
         self.journal.flush();
-        if self.journal.rotate() {
-            self.begin_all();
+        if let Some(rotated) = self.journal.rotate() {
+            self.begin_all(rotated == Rotated::Whole);
         }
         if self.rollouts.is_empty() {
             return;
@@ -99,26 +100,25 @@ impl Controller {
             self.saving.waiting.iter().any(|one| one.rollout == *name && resets(one))
         };
         let entries = self.rollouts.iter().filter(|one| !forgotten(&one.plan().name));
-        let entries: Vec<_> = entries.map(super::Running::entry).collect();
+        let now = self.now();
+        let entries: Vec<_> = entries.map(|one| one.entry(now)).collect();
         for entry in entries {
             self.ledger.remember(entry);
         }
     }
 
-    /// Has the ledger written as it is now; the number under which that will be tried. One is
-    /// under way at most: what comes meanwhile is in the next.
-    fn save(&mut self) -> u64 {
+    /// Has the ledger written as it is now, before all that the disk is asked for after this;
+    /// the number under which that will be tried.
+    pub(super) fn save(&mut self) -> u64 {
         let saving = &mut self.saving;
         let Some(disk) = &saving.disk else { return saving.tried };
-        saving.dirty = true;
-        let next = saving.asked + 1;
-        if saving.asked > saving.tried {
-            return next;
+        saving.asked += 1;
+        saving.dirty = !disk.ask_for_ledger(saving.asked, self.ledger.content());
+        if saving.dirty {
+            // What it would tell is not in the ledger before.
+            self.journal.leave_out();
         }
-        if disk.ask(Job::Ledger { number: next, content: self.ledger.content() }) {
-            (saving.asked, saving.dirty) = (next, false);
-        }
-        next
+        saving.asked
     }
 
     /// What is left to write, and what has waited for too long.
@@ -148,14 +148,13 @@ impl Controller {
         self.tell();
     }
 
-    /// Tells a change once the ledger is on disk.
+    /// Tells a change once the ledger, as it was under `number`, is on disk.
     pub(super) fn tell_when_saved(
         &mut self,
-        (rollout, now): (RolloutName, Tick),
+        (rollout, number, now): (RolloutName, u64, Tick),
         (record, effect): (Record, Effect),
         reply: Option<Reply>,
     ) {
-        let number = self.save();
         let then = Then::Tell { record: Box::new(record), effect, reply };
         self.saving.waiting.push(Waiting { number, since: now, rollout, then });
         self.finish_what_is_saved();
@@ -232,7 +231,10 @@ impl Controller {
             (&plan.name, &plan.version) == (name, version) && one.state().has_ended()
         });
         let Some(index) = found else {
-            let _ = reply.send(Err(NotDone::Unknown));
+            // Somebody else was faster, or it is gone from the config.
+            let found = self.rollouts.iter().find(|one| one.plan().name == *name);
+            let view = found.map(|rollout| rollout.view(&self.config));
+            let _ = reply.send(view.ok_or(NotDone::Unknown));
             return;
         };
         let now = self.now();
@@ -245,7 +247,9 @@ impl Controller {
     pub(super) fn was_told(&mut self, index: usize, now: Tick, word: Word, by: Option<String>) {
         let at = rfc3339(self.clock);
         self.rollouts[index].was_told(SaidView { word, by: by.clone(), at });
-        self.write(index, now, What::Told { word, by });
+        let record = self.record(index, now, What::Told { word, by });
+        self.journal.write_later(record.clone());
+        self.journal.keep(record);
     }
 
     /// Puts everything on disk, as far as that is possible, at the end of the process.

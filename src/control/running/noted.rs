@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::control::feedback::{Heard, Said};
 use crate::control::running::Running;
+use crate::control::running::telling::{News, Telling};
 use crate::rollout::objective::Signal;
 use crate::rollout::record::FailingRequest;
 use crate::telemetry::counts::Arm;
@@ -56,8 +57,8 @@ impl Running {
     /// What is said about an answer, later.
     pub fn hear(&mut self, said: &Said, now: Tick) -> Heard {
         self.remember_answers(now);
-        let epoch = self.epochs_made;
-        self.feedback.hear(said, &self.release.plan().objectives, epoch)
+        let epochs = (self.step_epoch, self.epochs_made);
+        self.feedback.hear(said, &self.release.plan().objectives, epochs)
     }
 
     /// Takes the ids of answers that workers have noted down.
@@ -67,6 +68,16 @@ impl Running {
                 self.feedback.remember(epoch.evidence.take_answered(arm), arm, epoch.number, now);
             }
         }
+    }
+
+    /// What is to be told of how it stands, beside what has an effect.
+    pub fn news(&mut self, now: Tick) -> Option<News> {
+        self.telling.news(self.release.state(), now)
+    }
+
+    /// How it stands is told with an effect.
+    pub fn is_told(&mut self) {
+        self.telling = Telling::of(self.release.state());
     }
 
     /// The first requests that made the evidence there is.

@@ -294,7 +294,7 @@ fn what_was_saved_goes_on_as_if_nothing_had_happened() {
     let counts = errors((1, 3), (0, 20));
     let mut judge = Judge::new(&plan, 0.1, Tick::ZERO);
     feed(&mut judge, 300, &counts);
-    let text = serde_json::to_string(&judge.save()).unwrap();
+    let text = serde_json::to_string(&judge.save(judge.closed)).unwrap();
     let saved: SavedJudge = serde_json::from_str(&text).unwrap();
     let restarted = Tick::new(Duration::from_secs(5));
     let mut restored = Judge::restore(&plan, (0, 0.1), restarted, &saved).unwrap();

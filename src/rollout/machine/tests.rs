@@ -257,7 +257,13 @@ fn holding_has_something_against_the_canary() {
         assert_eq!(state.as_str(), name, "{reason}");
         assert_eq!(
             state.hold(),
-            Some(Hold { reason, since: at(1), is_first: true, is_overdue: false })
+            Some(Hold {
+                reason,
+                since: at(1),
+                before: Duration::ZERO,
+                is_first: true,
+                is_overdue: false
+            })
         );
         assert_eq!(state.since(), at(0));
     }

@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::names::{RouteName, RuleId, RuleName, Version};
-use crate::rollout::judge::{Pair, SLOT, SlotTally};
+use crate::rollout::judge::{Earlier, Pair, SLOT, SlotTally};
 use crate::rollout::objective::Objective;
+use crate::rollout::plan::Breach;
 use crate::rollout::step::{Step, Until};
-use crate::rollout::verdict::Tally;
+use crate::rollout::verdict::{HoldReason, Tally};
 use crate::units::Ratio;
 
 fn ratio(value: f64) -> Ratio {
@@ -137,7 +138,7 @@ fn what_ended_stays_ended_under_another_form_of_its_plan() {
 fn edited(release: &Release, next: &Plan, now: Tick) -> [Release; 2] {
     let mut reloaded = release.clone();
     reloaded.replan(next, 0.0, now);
-    let text = serde_json::to_string(&release.save().unwrap()).unwrap();
+    let text = serde_json::to_string(&release.save(now).unwrap()).unwrap();
     let saved = serde_json::from_str(&text).unwrap();
     [reloaded, Release::restore(next.clone(), 0.0, now, &saved).0]
 }
@@ -257,7 +258,7 @@ proptest! {
                     prop_assert_eq!(whole.told(now, word), cut.told(now, word));
                 }
                 Happens::Restart => {
-                    if let Some(saved) = cut.save() {
+                    if let Some(saved) = cut.save(now) {
                         let text = serde_json::to_string(&saved).unwrap();
                         let saved = serde_json::from_str(&text).unwrap();
                         let (restored, is_same) = Release::restore(plan(), 0.0, now, &saved);
@@ -275,4 +276,102 @@ proptest! {
             prop_assert!((whole.share() - cut.share()).abs() < 1e-12);
         }
     }
+}
+
+/// The rollout in another process, which has just begun.
+fn restarted(release: &Release, now: Tick) -> Release {
+    let text = serde_json::to_string(&release.save(now).unwrap()).unwrap();
+    let saved = serde_json::from_str(&text).unwrap();
+    let (restored, is_same) = Release::restore(release.plan().clone(), 0.0, Tick::ZERO, &saved);
+    assert!(is_same);
+    restored
+}
+
+#[test]
+fn a_restart_sets_no_clock_back() {
+    let minute = Duration::from_mins(1);
+    let gone = SlotCounts { canary_missing: true, ..SlotCounts::default() };
+    // A canary that was there and is gone, half of the time before the restart.
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    assert_eq!(run(&mut release, &mut now, 0, Duration::from_secs(10)), None);
+    for _ in 0..120 {
+        now = now.after(SLOT);
+        assert_eq!(release.close_slot(now, &gone), None);
+    }
+    let mut release = restarted(&release, now);
+    let mut now = Tick::ZERO;
+    let ends = (0..240).find(|_| {
+        now = now.after(SLOT);
+        release.close_slot(now, &gone) == Some(Effect::RolledBack)
+    });
+    assert!(ends.is_some() && now.since_start() < minute, "{now:?}");
+    // One that got too much of the traffic is not proven by the first slot after it.
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    let dealt = |release: &Release| {
+        let counts = slot(release, 0);
+        SlotCounts { dealt: Pair { canary: 30, stable: 70 }, ..counts }
+    };
+    for _ in 0..480 {
+        now = now.after(SLOT);
+        let counts = dealt(&release);
+        assert_eq!(release.close_slot(now, &counts), None);
+    }
+    assert_eq!(release.state().hold().unwrap().reason, HoldReason::RoutingMismatch);
+    let mut release = restarted(&release, now);
+    let counts = dealt(&release);
+    assert_eq!(release.close_slot(Tick::ZERO.after(SLOT), &counts), None);
+    assert_eq!(release.state().hold().unwrap().reason, HoldReason::RoutingMismatch);
+}
+
+#[test]
+fn a_restart_with_another_false_rollback_starts_afresh() {
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    assert_eq!(run(&mut release, &mut now, 0, Duration::from_secs(10)), None);
+    let saved = release.save(now).unwrap();
+    let ratio = Objective::errors(ratio(0.01)).unwrap().with_ratio(3.0).unwrap();
+    for next in [
+        Plan { false_rollback: Ratio::new(0.05).unwrap(), ..plan() },
+        // The same name, and yet another promise.
+        Plan { objectives: vec![ratio], ..plan() },
+    ] {
+        let (mut restored, is_same) = Release::restore(next, 0.0, Tick::ZERO, &saved);
+        assert!(!is_same);
+        restored.close_slot(Tick::ZERO.after(SLOT), &SlotCounts::default());
+        assert_eq!(restored.findings().unwrap().objectives[0].canary.total, 0);
+    }
+}
+
+#[test]
+fn what_was_assigned_in_an_earlier_step_proves_nothing_of_this_one() {
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    for _ in 0..4 * 600 {
+        now = now.after(SLOT);
+        let counts = slot(&release, 0);
+        let late = Earlier {
+            attempts: counts.canary_attempts,
+            objectives: vec![counts.objectives[0].canary],
+        };
+        let counts = SlotCounts { earlier: late, ..counts };
+        assert_eq!(release.close_slot(now, &counts), None);
+    }
+    assert_eq!(release.state().hold().unwrap().reason, HoldReason::NotEnoughTraffic);
+    // It is evidence all the same.
+    let total = release.findings().unwrap().objectives[0].canary.total;
+    assert_eq!(total, 4 * 600 * 5);
+}
+
+#[test]
+fn a_look_that_finds_what_is_known_changes_nothing() {
+    let alert = Plan { on_breach: Breach::Alert, ..plan() };
+    let (mut release, mut now) = (Release::new(alert, 0.0, Tick::ZERO), Tick::ZERO);
+    // Two bad slots are no proof, the look into the third is.
+    assert_eq!(run(&mut release, &mut now, 10, 2 * SLOT), None);
+    let counts = slot(&release, 10);
+    let looked = release.look(now.after(SLOT / 2), &counts);
+    assert_eq!(looked, Some(Looked { effect: None }));
+    let (name, reason) = release.state().alarm();
+    assert_eq!((name, reason.unwrap().is_breach()), ("holding", true));
+    let before = release.clone();
+    assert_eq!(release.look(now.after(SLOT / 2), &counts), None);
+    assert_eq!((release.state(), release.findings()), (before.state(), before.findings()));
 }

@@ -32,10 +32,13 @@ fn journal() -> tempfile::NamedTempFile {
         lines += &serde_json::to_string(&record).unwrap();
         lines.push('\n');
     };
-    let (saved, begins) = (release.save(), Box::new(plan(0.01)));
+    let (saved, begins) = (release.save(Tick::ZERO), Box::new(plan(0.01)));
     let config = String::new();
     let state = "progressing".to_owned();
-    write(0, What::Begins { plan: begins, configured: 0.1, config, state, saved });
+    write(
+        0,
+        What::Begins { continues: false, plan: begins, configured: 0.1, config, state, saved },
+    );
     for tick in 1..400 {
         let bad = u64::from(tick % 4 == 0);
         let canary = Tally { bad, total: 4 };
