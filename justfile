@@ -43,7 +43,7 @@ doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
-test-real: test-tls
+test-real: test-tls test-alerts
     cargo build --locked
     tests/real/run
 
@@ -51,6 +51,11 @@ test-real: test-tls
 test-tls:
     cargo build --locked
     tests/real/tls
+
+# Alerts and dashboards with a real Prometheus and Alertmanager: a minute.
+test-alerts:
+    cargo build --locked --workspace
+    tests/real/alerts
 
 # Every example config and ConfigMap, as `serin run` would read it.
 configs:
