@@ -31,6 +31,7 @@ RENDERED = {
     "example": 25,
 }
 NEWEST = 37
+CHART, CHART_SINCE = K8S / "helm/serin", 27
 # No schemas of these in kubernetes-validate; `crds.mjs` looks at them.
 OPERATOR = "monitoring.coreos.com/v1"
 NAMESPACED_ONLY = ("ClusterRole", "ClusterRoleBinding")
@@ -307,6 +308,51 @@ def kustomize(folder):
     return load(done.stdout)
 
 
+def helm(*arguments):
+    command = ["helm", "template", "release", CHART, "--namespace", "models", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def chart_faults(serin):
+    """The chart under each file of values, and values that it has to refuse."""
+    lint = subprocess.run(["helm", "lint", "--strict", CHART], capture_output=True, text=True)
+    if lint.returncode:
+        yield f"helm lint: {lint.stdout}{lint.stderr}"
+    for values in [None, *sorted((PROJECT / "tests/k8s/values").glob("*.yaml"))]:
+        name = values.name if values else "its defaults"
+        done = helm(*(["--values", values] if values else []))
+        if done.returncode:
+            yield f"helm with {name}: {done.stderr}"
+            continue
+        documents = load(done.stdout)
+        found = [
+            f"{name_of(document)}: {fault}"
+            for document in documents
+            for fault in schema_faults(document, CHART_SINCE)
+        ]
+        found += promise_faults(documents)
+        found += version_faults(documents)
+        found += config_faults(serin, documents)
+        yield from (f"helm with {name}: {fault}" for fault in found)
+        print(f"helm with {name}: {len(documents)} objects, Kubernetes 1.{CHART_SINCE} to 1.{NEWEST}")
+    for refused in (
+        "replicas=2",
+        "replicaCount=two",
+        "config.metrics.address=0.0.0.0:9903",
+        "state.sizeLimit=big",
+        "state.claim=a,replicaCount=2",
+        "state.claim=a,autoscaling.enabled=true",
+        "service.type=Ingress",
+    ):
+        if helm("--set", refused).returncode == 0:
+            yield f"helm takes {refused}"
+    alerts = (PROJECT / "k8s/monitoring/rules/serin.yaml").read_text()
+    rules = [one for one in load(helm("--set", "monitoring.alerts=true").stdout)
+             if one["kind"] == "PrometheusRule"]
+    if [one["spec"] for one in rules] != [yaml.safe_load(alerts)]:
+        yield "helm: its alerts are others"
+
+
 def written():
     """Each manifest as it is in the tree, but parts of a whole: patches and charts."""
     for path in sorted(K8S.rglob("*.yaml")):
@@ -390,6 +436,7 @@ def main():
         faults += [f"k8s/{folder}: {fault}" for fault in found]
         count += len(documents)
         print(f"k8s/{folder}: {len(documents)} objects, Kubernetes 1.{since} to 1.{NEWEST}")
+    faults += chart_faults(serin)
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"{count} manifests, {len(faults)} faults")
