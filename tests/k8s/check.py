@@ -29,6 +29,7 @@ RENDERED = {
     "overlays/sidecar": 29,  # native sidecars
     "overlays/sidecar-older": 25,
     "example": 25,
+    "../tests/k8s/cluster": 27,
 }
 NEWEST = 37
 CHART, CHART_SINCE = K8S / "helm/serin", 27
@@ -251,9 +252,17 @@ def lingering(container):
 
 def rights_faults(documents):
     for document in documents:
+        if document["kind"] == "RoleBinding":
+            for subject in document["subjects"]:
+                if not subject.get("namespace"):
+                    yield f"{name_of(document)}: its subject has no namespace"
+                if f"{subject['kind']}/{subject['name']}" not in map(name_of, documents):
+                    yield f"{name_of(document)}: there is no {subject['name']}"
         if document["kind"] in NAMESPACED_ONLY:
             yield f"{name_of(document)}: rights over the whole cluster"
         for rule in document.get("rules", []) if document["kind"] == "Role" else []:
+            if "secrets" in rule["resources"]:
+                yield f"{name_of(document)}: may read secrets"
             if "*" in rule["verbs"] + rule["resources"] + rule["apiGroups"]:
                 yield f"{name_of(document)}: a right to everything"
 
