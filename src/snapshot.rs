@@ -20,6 +20,7 @@ use crate::tls::client::Encryption;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::mirror::Mirror;
+use crate::traffic::probe::Probe;
 use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::route::Table;
@@ -151,6 +152,17 @@ pub struct Rollout {
     pub evidence: Arc<Evidence>,
     /// How long the latency of a new endpoint is no evidence.
     pub warm_up: WarmUp,
+    /// Requests of Serin's own; `None` is none, and none once the rollout has ended.
+    pub probing: Option<Probing>,
+}
+
+/// Requests of Serin's own to both versions of a rollout.
+#[derive(Clone, Debug)]
+pub struct Probing {
+    /// What is sent.
+    pub probe: Arc<Probe>,
+    /// Where what becomes of it is counted, at stable and at the canary: by one worker.
+    pub legs: [Arc<Leg>; 2],
 }
 
 /// One model version.

@@ -7,6 +7,7 @@ mod matches;
 mod mirrors;
 mod objectives;
 mod ports;
+mod probes;
 mod rollouts;
 mod routes;
 mod steps;

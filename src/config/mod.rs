@@ -20,6 +20,7 @@ mod tree;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
@@ -34,6 +35,7 @@ use crate::traffic::health::HealthCheck;
 use crate::traffic::limit::Limits;
 use crate::traffic::matching::{HostPattern, Match};
 use crate::traffic::mirror::Mirror;
+use crate::traffic::probe::Probe;
 use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::source::Cidr;
@@ -84,6 +86,8 @@ pub struct Around {
     pub warm_up: WarmUp,
     /// Whether answers of a canary that is taken out are ended.
     pub cut_streams: bool,
+    /// What is sent to both versions beside what users send.
+    pub probe: Option<Arc<Probe>>,
 }
 
 impl Config {

@@ -3,6 +3,7 @@
 //! Never says whether it makes sense. The texts here are those of the JSON Schema, so
 //! they speak to whoever writes a config file.
 
+pub mod probe;
 mod tls;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -361,7 +362,7 @@ maps! {
 
     /// A canary that is judged. Without steps it keeps the rule's weights until it is rolled
     /// back.
-    Rollout later ["probe" "drift"] {
+    Rollout later ["drift"] {
         /// Unique among rollouts.
         must name: As<Name>,
         /// The rule whose traffic is split: `route/rule`. One rollout per rule.
@@ -396,6 +397,8 @@ maps! {
         may notify: Vec<At<Notify>>,
         /// How long the latency of an endpoint that appeared or came back is not judged.
         may warm_up: WarmUp,
+        /// Requests of Serin's own to both versions. Default: none.
+        may probe: probe::Probe,
     }
 
     /// While both last, but at most 2m, an endpoint is young.

@@ -15,9 +15,9 @@ use crate::names::{BackendName, RuleId};
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Copies;
 use crate::snapshot::{
-    Backend, Failover, Limit, Listener, Rollout, Rule, Senders, Shadow, Snapshot, Target,
+    Backend, Failover, Limit, Listener, Probing, Rollout, Rule, Senders, Shadow, Snapshot, Target,
 };
-use crate::telemetry::counts::{Arm, Evidence, LegKey};
+use crate::telemetry::counts::{Arm, Evidence, Leg, LegKey};
 use crate::telemetry::registry::Registry;
 use crate::traffic::draw::Salt;
 use crate::traffic::mirror::Mirror;
@@ -38,6 +38,8 @@ pub struct Standing<'a> {
     pub ended: bool,
     /// Becomes true when the canary's answers are to be ended; `None` is never.
     pub cut: Option<Arc<AtomicBool>>,
+    /// Where what becomes of probes counts, at stable and at the canary.
+    pub probed: [Arc<Leg>; 2],
     /// Where attempts under these weights count.
     pub evidence: Arc<Evidence>,
 }
@@ -241,6 +243,7 @@ impl Builder<'_> {
             rollout: rollout.map(|standing| Rollout {
                 name: standing.plan.name.clone(),
                 evidence: Arc::clone(&standing.evidence),
+                probing: self.probing(standing),
                 warm_up: self
                     .config
                     .around(&standing.plan.name)
@@ -251,12 +254,17 @@ impl Builder<'_> {
         })
     }
 
+    fn probing(&self, standing: &Standing<'_>) -> Option<Probing> {
+        let probe = self.config.around(&standing.plan.name)?.probe.clone()?;
+        (!standing.ended).then(|| Probing { probe, legs: standing.probed.clone() })
+    }
+
     fn backend(&self, name: &BackendName) -> usize {
         let found = self.config.backends.iter().position(|backend| backend.name == *name);
         found.expect("a checked config has no dangling names")
     }
 
-    fn leg(&mut self, rule: &RuleId, backend: &BackendName) -> Arc<crate::telemetry::counts::Leg> {
+    fn leg(&mut self, rule: &RuleId, backend: &BackendName) -> Arc<Leg> {
         let key = leg_key(rule, backend);
         self.used.insert(key.clone());
         self.registry.leg(key)

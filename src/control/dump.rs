@@ -335,6 +335,12 @@ fn rollout(config: &Config, plan: &Plan) -> Value {
         let WarmUp { time, requests } = around.warm_up;
         json!({ "time": duration_text(time), "requests": requests })
     });
+    let probe = config.around(&plan.name).and_then(|around| around.probe.as_deref());
+    // Fields and a body may hold what is nobody's business.
+    let probe = probe.map_or(Value::Null, |probe| {
+        let request = json!({ "method": probe.method.as_str(), "path": probe.target.as_str() });
+        json!({ "every": duration_text(probe.every), "request": request })
+    });
     map([
         ("name", plan.name.as_str().into()),
         ("rule", plan.rule.to_string().into()),
@@ -351,6 +357,7 @@ fn rollout(config: &Config, plan: &Plan) -> Value {
         ("on_no_traffic", deadline(plan.on_no_traffic)),
         ("on_no_endpoint", deadline(plan.on_no_endpoint)),
         ("warm_up", warm_up),
+        ("probe", probe),
     ])
 }
 

@@ -5,6 +5,7 @@
 mod failing;
 mod noted;
 mod pace;
+mod probed;
 mod slot;
 mod telling;
 mod view;
@@ -21,6 +22,7 @@ use crate::control::ledger::{Entry, Remembered};
 use crate::control::roster::Roster;
 use crate::control::running::failing::Failing;
 use crate::control::running::pace::Pace;
+use crate::control::running::probed::Probed;
 use crate::control::running::telling::Telling;
 use crate::rollout::judge::{SLOT, SlotCounts};
 use crate::rollout::machine::{Effect, State, Word};
@@ -69,6 +71,7 @@ pub struct Running {
     body: Body,
     pace: Pace,
     telling: Telling,
+    probed: Probed,
 }
 
 /// Whether either version has an endpoint.
@@ -117,6 +120,8 @@ struct Reading {
     /// Of each epoch, what is new and what it adds up to.
     epochs: Vec<([ArmCounts; 2], [ArmCounts; 2])>,
     copies: Tally,
+    /// Of the canary and of stable, since the slot before.
+    probes: [Tally; 2],
 }
 
 /// Attempts assigned under the same weights.
@@ -192,6 +197,7 @@ impl Running {
             body: Body::default(),
             pace: pace_of(plan, counting),
             telling,
+            probed: Probed::of(plan),
         };
         running.new_epoch(counting);
         running
@@ -319,6 +325,7 @@ impl Running {
             share: self.share(),
             copies: self.copied(),
             ended: self.state().has_ended(),
+            probed: self.probed.legs(),
             cut: self.cuts_streams.then(|| Arc::clone(&self.cut)),
             evidence,
         })
@@ -346,7 +353,7 @@ impl Running {
 
     fn read(&self) -> Reading {
         let epochs = self.epochs.iter().map(Epoch::news).collect();
-        Reading { epochs, copies: self.copies() }
+        Reading { epochs, copies: self.copies(), probes: self.probed.news() }
     }
 
     /// Judges the slot that ends `now`, unless the plan's slots are longer. What it leads to is
@@ -365,6 +372,7 @@ impl Running {
         let reading = self.read();
         let counts = self.slot_counts(&reading);
         self.copies_taken = reading.copies;
+        self.probed.take(reading.probes);
         for (epoch, (_, taken)) in self.epochs.iter_mut().zip(reading.epochs) {
             epoch.taken = taken;
         }

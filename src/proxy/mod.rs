@@ -18,6 +18,7 @@ pub mod incoming;
 pub mod interim;
 pub mod listener;
 pub mod mirror;
+pub mod probe;
 pub mod protocol;
 pub mod relayed;
 pub mod reply;

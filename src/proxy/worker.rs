@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::proxy::cut::Cuts;
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::greeting::Greetings;
+use crate::proxy::probe;
 use crate::proxy::room::Place;
 use crate::proxy::upstream::Endpoint;
 use crate::proxy::view::{EndpointKey, View};
@@ -125,7 +126,13 @@ impl Worker {
                 self.close_idle_clients();
             }
         };
-        tokio::join!(self.deadlines.run(&self.open_attempts), self.cuts.run(), sweep);
+        let probes = async {
+            // One worker is enough for them all.
+            if self.index == 0 {
+                probe::run(self).await;
+            }
+        };
+        tokio::join!(self.deadlines.run(&self.open_attempts), self.cuts.run(), sweep, probes);
     }
 
     /// Asks every connection to end after the request that it serves.

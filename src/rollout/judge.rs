@@ -53,6 +53,10 @@ pub struct SlotCounts {
     /// Of the canary's, what was assigned in an earlier step.
     #[serde(default, skip_serializing_if = "Earlier::is_zero")]
     pub earlier: Earlier,
+    /// What became of Serin's own requests, of which every pair went to both: the canary's and
+    /// stable's.
+    #[serde(default, skip_serializing_if = "no_probes")]
+    pub probes: [Tally; 2],
     /// The canary has nothing that could answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub canary_missing: bool,
@@ -69,6 +73,10 @@ pub struct Earlier {
     pub attempts: u64,
     /// In the order of the plan; missing ones are zeros.
     pub objectives: Vec<Tally>,
+}
+
+fn no_probes(probes: &[Tally; 2]) -> bool {
+    probes.iter().all(Tally::is_zero)
 }
 
 impl Earlier {
@@ -247,6 +255,11 @@ impl Judge {
         self.share
     }
 
+    /// How many objectives it judges.
+    pub fn objectives(&self) -> usize {
+        self.objectives.len()
+    }
+
     /// How things stand.
     fn findings(&self, counts: &SlotCounts) -> Findings {
         let control = if self.share > CONTROL_SHARE_MIN {
@@ -266,6 +279,7 @@ impl Judge {
             decision: self.decide(&objectives, counts.canary_missing),
             objectives,
             stable_missing: counts.stable_missing,
+            by_probes: false,
         }
     }
 

@@ -478,9 +478,10 @@ fn roll_back(
 }
 
 fn cause(blamed: &Finding, findings: &Findings, how: &str) -> Cause {
+    let whose = if findings.by_probes { "probes: " } else { "" };
     Cause {
         objective: blamed.objective.name(),
-        text: format!("{how}{blamed}"),
+        text: format!("{how}{whose}{blamed}"),
         objectives: findings.into(),
     }
 }

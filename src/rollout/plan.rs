@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{BackendName, RolloutName, RuleId, Version};
 use crate::rollout::judge::SLOT;
-use crate::rollout::objective::{Objective, OnBreach};
+use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
 use crate::rollout::step::{Step, Until};
 use crate::units::Ratio;
 
@@ -53,6 +53,11 @@ pub struct Plan {
     pub requests_min: u64,
     /// Slots are judged when they are so long. A longer slot forgives longer bursts.
     pub burst: Duration,
+    /// Whether Serin sends requests of its own to both versions. What becomes of them is judged
+    /// by the limits on errors, apart from what users see: it may end the rollout, and never
+    /// leads it on.
+    #[serde(default)]
+    pub probed: bool,
     /// What becomes of a breach that is the canary's own.
     pub on_breach: Breach,
     /// What becomes of a breach that stable shares.
@@ -89,6 +94,12 @@ pub enum Deadline {
     AlertAfter(Duration),
 }
 
+/// Whether probes are judged by `objective`, too.
+pub fn is_probed(objective: &Objective) -> bool {
+    let is_limit = (objective.signal(), objective.bound()) == (Signal::Errors, Bound::Limit);
+    is_limit && objective.on_breach() == OnBreach::Rollback
+}
+
 impl Plan {
     /// A plan without steps and with every default: it watches `canary` on `rule`.
     pub fn watching(
@@ -109,6 +120,7 @@ impl Plan {
             steps: Vec::new(),
             requests_min: REQUESTS_MIN,
             burst: SLOT,
+            probed: false,
             on_breach: Breach::default(),
             // The rollout is the only thing that is known to have changed.
             on_shared_breach: Deadline::RollbackAfter(SHARED_BREACH_DEFAULT),
@@ -145,10 +157,22 @@ impl Plan {
     }
 
     /// The evidence at which a breach is proven: T = K/α, with K the number of objectives
-    /// that may roll back, for each of them gets an equal part of the allowed error.
+    /// that may roll back, for each of them gets an equal part of the allowed error. Those that
+    /// probes are judged by as well count twice.
     pub fn threshold(&self) -> f64 {
         let blaming = self.objectives.iter().filter(|one| one.on_breach() == OnBreach::Rollback);
+        let probed = self.objectives.iter().filter(|one| self.probed && is_probed(one));
         // An α of zero would ask for infinite evidence; the floor asks for a million millions.
-        blaming.count().max(1) as f64 / self.false_rollback.get().max(1e-12)
+        (blaming.count() + probed.count()).max(1) as f64 / self.false_rollback.get().max(1e-12)
+    }
+
+    /// By what probes are judged, held to the same threshold; `None` without probes.
+    pub fn for_probes(&self) -> Option<Self> {
+        let objectives: Vec<_> = self.objectives.iter().copied().filter(is_probed).collect();
+        let share = objectives.len() as f64 / self.threshold();
+        let false_rollback = Ratio::new(share)?;
+        let (steps, probed) = (Vec::new(), false);
+        let is_judged = self.probed && !objectives.is_empty();
+        is_judged.then(|| Self { false_rollback, objectives, steps, probed, ..self.clone() })
     }
 }

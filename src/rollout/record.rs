@@ -173,7 +173,7 @@ impl fmt::Display for Change {
 }
 
 /// A slot's counts in few bytes: the tick of its end in milliseconds, then the counts, without
-/// the zeros at the end. After those of the objectives come those of earlier steps.
+/// the zeros at the end. After those of the objectives come those of probes and of earlier steps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Packed(Vec<u64>);
@@ -203,6 +203,7 @@ impl Packed {
             numbers.extend([bad.canary, bad.stable]);
         }
         numbers.push(earlier.attempts);
+        numbers.extend(counts.probes.iter().flat_map(|one| [one.bad, one.total]));
         numbers.extend(earlier.objectives.iter().flat_map(|one| [one.bad, one.total]));
         let len = numbers.iter().rposition(|number| *number > 0).map_or(0, |last| last + 1);
         numbers.truncate(len);
@@ -220,13 +221,14 @@ impl Packed {
             SlotTally { canary, stable, relative_bad: pair(start + 4) }
         };
         let after = HEAD + EACH * objectives;
-        let of_earlier = (0..objectives).map(|index| tally(after + 1 + 2 * index));
+        let of_earlier = (0..objectives).map(|index| tally(after + 5 + 2 * index));
         let mut earlier = Earlier { attempts: number(after), objectives: of_earlier.collect() };
         if earlier.objectives.iter().all(|one| *one == Tally::default()) {
             earlier.objectives.clear();
         }
         let counts = SlotCounts {
             earlier,
+            probes: [tally(after + 1), tally(after + 3)],
             canary_attempts: number(1),
             stable_attempts: number(2),
             objectives: (0..objectives).map(objective).collect(),

@@ -5,12 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::judge::{Judge, SavedJudge, SlotCounts};
+use crate::rollout::judge::{Judge, Pair, SavedJudge, SlotCounts, SlotTally};
 use crate::rollout::machine::{Effect, Event, Pause, SavedHold, State, Word};
 use crate::rollout::objective::Objective;
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Step;
-use crate::rollout::verdict::{Findings, Verdict};
+use crate::rollout::verdict::{Decision, Findings, Verdict};
 use crate::units::{Ratio, Tick};
 
 /// One rollout as a whole.
@@ -19,6 +19,8 @@ pub struct Release {
     plan: Plan,
     state: State,
     judge: Judge,
+    /// Of what became of probes, where there are some.
+    probes: Option<Judge>,
     findings: Option<Findings>,
     /// The canary's share by the rule's own weights.
     configured: f64,
@@ -42,6 +44,9 @@ pub struct Saved {
     /// What the evidence is held to; of older files only the objectives' names are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_to: Option<HeldTo>,
+    /// That of probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Box<SavedJudge>>,
     /// The evidence.
     #[serde(flatten)]
     pub judge: Box<SavedJudge>,
@@ -52,12 +57,14 @@ pub struct Saved {
 pub struct HeldTo {
     objectives: Vec<Objective>,
     false_rollback: Ratio,
+    #[serde(default)]
+    probed: bool,
 }
 
 impl HeldTo {
     fn of(plan: &Plan) -> Self {
         let (objectives, false_rollback) = (plan.objectives.clone(), plan.false_rollback);
-        Self { objectives, false_rollback }
+        Self { objectives, false_rollback, probed: plan.probed }
     }
 }
 
@@ -88,13 +95,14 @@ impl Release {
         let state = plan.start(now);
         let share = share(&plan, &state, configured);
         let judge = Judge::new(&plan, share, now);
-        Self { plan, state, judge, findings: None, configured }
+        let probes = probe_judge(&plan, now);
+        Self { plan, state, judge, probes, findings: None, configured }
     }
 
     /// Goes on with what was saved. If that was another form of the plan, as [`Self::replan`]
     /// would have it, and `false`.
     pub fn restore(plan: Plan, configured: f64, now: Tick, saved: &Saved) -> (Self, bool) {
-        let Saved { steps, step, pause, hold, held_to, judge } = saved;
+        let Saved { steps, step, pause, hold, held_to, probes, judge } = saved;
         let moved = plan.resume_at(steps, *step);
         let state = match moved {
             None => State::Progressing {
@@ -112,7 +120,11 @@ impl Release {
         let Some(judge) = judge else {
             return (Self::afresh(plan, configured, now, pause.clone()), false);
         };
-        let mut release = Self { plan, state, judge, findings: None, configured };
+        let probes = probes
+            .as_ref()
+            .and_then(|saved| Judge::restore(&plan.for_probes()?, (0, PROBE_SHARE), now, saved));
+        let probes = probes.or_else(|| probe_judge(&plan, now));
+        let mut release = Self { plan, state, judge, probes, findings: None, configured };
         if moved.is_some() {
             release.enter(now);
         }
@@ -126,7 +138,8 @@ impl Release {
         let share = share(&plan, &state, configured);
         let mut judge = Judge::new(&plan, share, now);
         judge.set_paused(state.pause().is_some());
-        Self { plan, state, judge, findings: None, configured }
+        let probes = probe_judge(&plan, now);
+        Self { plan, state, judge, probes, findings: None, configured }
     }
 
     /// As a rollout that has ended.
@@ -144,6 +157,7 @@ impl Release {
             pause: self.state.pause().cloned(),
             hold: self.state.hold().map(|hold| Box::new(hold.save(now))),
             held_to: Some(HeldTo::of(&self.plan)),
+            probes: self.probes.as_ref().map(|judge| Box::new(judge.save(now))),
             judge: Box::new(self.judge.save(now)),
         })
     }
@@ -178,7 +192,16 @@ impl Release {
         if self.state.has_ended() {
             return None;
         }
-        let findings = self.judge.close_slot(now, counts);
+        let mut findings = self.judge.close_slot(now, counts);
+        if let Some(probes) = &mut self.probes {
+            let found = probes.close_slot(now, &of_probes(probes, counts)).decision;
+            // They may take the canary out, and never send it on.
+            if let (Decision::Rollback(_), Decision::Hold(_) | Decision::Promote(_)) =
+                (found, findings.decision)
+            {
+                (findings.decision, findings.by_probes) = (found, true);
+            }
+        }
         self.judged(now, findings)
     }
 
@@ -218,6 +241,7 @@ impl Release {
         match effect {
             Some(Effect::Restarted) => {
                 self.judge = Judge::new(&self.plan, self.share(), now);
+                self.probes = probe_judge(&self.plan, now);
                 self.findings = None;
             }
             Some(Effect::Stepped) => self.enter(now),
@@ -250,6 +274,7 @@ impl Release {
         let before = std::mem::replace(&mut self.plan, plan.clone());
         let same = before.objectives == plan.objectives
             && before.false_rollback == plan.false_rollback
+            && before.probed == plan.probed
             && before.steps.is_empty() == plan.steps.is_empty();
         let Some(step) = self.state.step() else { return Replanned::InPlace };
         let pause = self.state.pause().cloned();
@@ -265,6 +290,24 @@ impl Release {
         }
         self.judge.set_requests_min(plan.requests_min);
         if moved.is_some() { Replanned::Moved } else { Replanned::InPlace }
+    }
+}
+
+/// Every probe goes to both versions.
+const PROBE_SHARE: f64 = 0.5;
+
+fn probe_judge(plan: &Plan, now: Tick) -> Option<Judge> {
+    Some(Judge::new(&plan.for_probes()?, PROBE_SHARE, now))
+}
+
+fn of_probes(judge: &Judge, counts: &SlotCounts) -> SlotCounts {
+    let [canary, stable] = counts.probes;
+    let relative_bad = Pair { canary: canary.bad, stable: stable.bad };
+    SlotCounts {
+        canary_attempts: canary.total,
+        stable_attempts: stable.total,
+        objectives: vec![SlotTally { canary, stable, relative_bad }; judge.objectives()],
+        ..SlotCounts::default()
     }
 }
 

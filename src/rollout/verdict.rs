@@ -155,7 +155,8 @@ impl Tally {
     }
 
     /// The attempts that are not those of `part`.
-    pub(super) const fn without(self, part: Self) -> Self {
+    #[must_use]
+    pub const fn without(self, part: Self) -> Self {
         Self {
             bad: self.bad.saturating_sub(part.bad),
             total: self.total.saturating_sub(part.total),
@@ -305,6 +306,8 @@ pub struct Findings {
     pub objectives: Vec<Finding>,
     /// Stable has nothing that could answer in the canary's place.
     pub stable_missing: bool,
+    /// It is probes that the decision comes from.
+    pub by_probes: bool,
     /// A breach that both versions share goes on: each was bad within the last minute.
     pub shared_lasts: bool,
 }

@@ -82,6 +82,17 @@ pub struct RolloutGauges {
     pub evidence: Vec<(String, f64, Option<f64>)>,
     /// Rollbacks of this process, by objective.
     pub rolled_back: Vec<(String, u64)>,
+    /// What became of probes, at both versions; empty where none are sent.
+    pub probes: Vec<ProbeCounts>,
+}
+
+/// What became of probes at one version.
+#[derive(Clone, Debug)]
+pub struct ProbeCounts {
+    /// Which.
+    pub backend: BackendName,
+    /// How many ended so.
+    pub counts: [(Outcome, u64); 3],
 }
 
 /// The whole exposition: every worker's counters added up, and `gauges`.
@@ -305,6 +316,17 @@ fn rollouts(text: &mut Text, rollouts: &[RolloutGauges]) {
                 let labels: [Label<'_>; 3] =
                     [("rollout", &one.name), ("objective", objective), ("kind", &kind)];
                 text.sample("serin_rollout_evidence", &labels, Number(value));
+            }
+        }
+    }
+    let name = "serin_probe_requests_total";
+    text.family(name, COUNTER, "Probes, which are requests of Serin's own, by their outcome.");
+    for one in rollouts {
+        for ProbeCounts { backend, counts } in &one.probes {
+            for (outcome, count) in counts {
+                let labels: [Label<'_>; 3] =
+                    [("rollout", &one.name), ("backend", backend), ("outcome", &outcome.as_str())];
+                text.sample(name, &labels, count);
             }
         }
     }

@@ -16,6 +16,7 @@ pub mod limit;
 pub mod matching;
 pub mod mirror;
 pub mod outcome;
+pub mod probe;
 pub mod protocol;
 pub mod proxy_protocol;
 pub mod retry;

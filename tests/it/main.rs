@@ -23,6 +23,7 @@ mod http2_rules;
 mod http2_websocket;
 mod limits;
 mod mirrors;
+mod probes;
 mod proxy_protocol;
 mod reload;
 mod request_path;

@@ -14,7 +14,7 @@ use crate::traffic::mirror::Mirror;
 
 /// Fields that belong to one connection or to the message's framing (RFC 9110, section
 /// 7.6.1): Serin sees to those itself.
-const NOT_TO_SET: [&str; 11] = [
+pub(super) const NOT_TO_SET: [&str; 11] = [
     "connection",
     "content-length",
     "host",
@@ -100,7 +100,7 @@ impl Checker<'_> {
         (remove, set)
     }
 
-    fn framing(&mut self, id: NodeId, name: &HeaderName) {
+    pub(super) fn framing(&mut self, id: NodeId, name: &HeaderName) {
         let message = format!("`{name}` belongs to the connection or the message's framing");
         self.report.add(id, Code::HopByHop, message, "leave it out: Serin sees to it");
     }

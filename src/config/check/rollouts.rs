@@ -2,6 +2,7 @@
 //!
 //! Never judges: it makes the plan that the judge is held to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -62,6 +63,7 @@ impl Checker<'_> {
         let steps = self.steps(&raw.steps, rule.as_ref().map(|(_, rule)| *rule), &objectives);
         let requests_min = self.value(&raw.min_requests);
         let burst = self.burst(&raw.burst);
+        self.probe_has_limit(&raw.probe, &objectives);
         let on_breach = self.value(&raw.on_breach);
         let on_shared_breach = self.deadline(&raw.on_shared_breach);
         let on_no_traffic = self.deadline(&raw.on_no_traffic);
@@ -82,6 +84,7 @@ impl Checker<'_> {
             steps,
             requests_min: requests_min.map_or(plan.requests_min, u64::from),
             burst: burst.unwrap_or(plan.burst),
+            probed: raw.probe.get().is_some(),
             on_breach: on_breach.unwrap_or(plan.on_breach),
             on_shared_breach: on_shared_breach.unwrap_or(plan.on_shared_breach),
             on_no_traffic: on_no_traffic.unwrap_or(plan.on_no_traffic),
@@ -98,10 +101,11 @@ impl Checker<'_> {
             let webhooks: Vec<_> = hooks.filter_map(|hook| self.value(&hook.webhook)).collect();
             let warm_up = self.warm_up(&raw.warm_up);
             let cut_streams = self.value(&raw.streams_on_rollback).unwrap_or(false);
+            let probe = self.probe(&raw.probe).map(Arc::new);
             // A name that cannot be read was reported.
             if let Some(name) = raw.name.get() {
                 let rollout = RolloutName::new(&name.scalar.text);
-                all.push(Around { rollout, webhooks, warm_up, cut_streams });
+                all.push(Around { rollout, webhooks, warm_up, cut_streams, probe });
             }
         }
         all

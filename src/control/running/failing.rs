@@ -113,6 +113,7 @@ mod tests {
             decision: Decision::Hold(HoldReason::NotProven),
             objectives: objectives().into_iter().zip(over_limit).map(finding).collect(),
             stable_missing: false,
+            by_probes: false,
             shared_lasts: false,
         }
     }

@@ -20,6 +20,7 @@ impl Running {
                 bad: reading.copies.bad.saturating_sub(self.copies_taken.bad),
                 total: reading.copies.total.saturating_sub(self.copies_taken.total),
             },
+            probes: reading.probes,
             ..SlotCounts::default()
         };
         for (index, ([stable, canary], _)) in reading.epochs.iter().enumerate() {

@@ -108,6 +108,7 @@ impl Running {
                 .map(|one| (one.name.clone(), one.over_limit, one.worse_than_stable))
                 .collect(),
             rolled_back: self.rolled_back.clone(),
+            probes: self.probed.counts(self.plan()),
         }
     }
 }

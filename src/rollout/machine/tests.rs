@@ -70,6 +70,7 @@ fn findings(standing: Standing, decide: impl Fn(Finding) -> Decision) -> Finding
         decision: decide(finding),
         objectives: vec![finding],
         stable_missing: false,
+        by_probes: false,
         shared_lasts: true,
     }
 }

@@ -29,7 +29,8 @@ fn plan() -> Plan {
             Objective::latency(Quantile::P99, Duration::from_millis(200)),
         ],
     );
-    Plan { steps: vec![step(0.05, minute), shadowed, step(0.5, Until::PROVEN)], ..plan }
+    let steps = vec![step(0.05, minute), shadowed, step(0.5, Until::PROVEN)];
+    Plan { steps, probed: true, ..plan }
 }
 
 /// Writes down what it does.
@@ -84,6 +85,7 @@ impl Recorder {
             objectives: vec![tally; 2],
             dealt: Pair { canary: 5, stable: 90 },
             copies: Tally { bad, total: 5 },
+            probes: [Tally { bad: bad / 2, total: 2 }, Tally { bad: 0, total: 2 }],
             earlier: Earlier { attempts: bad / 3, objectives: vec![earlier; 2] },
             ..SlotCounts::default()
         }
@@ -175,6 +177,7 @@ fn a_slot_is_packed_without_loss() {
     };
     let full = SlotCounts {
         earlier: Earlier { attempts: 2, objectives: vec![tally(0, 0), tally(1, 2)] },
+        probes: [tally(1, 3), tally(0, 3)],
         canary_attempts: 5,
         stable_attempts: 90,
         objectives: vec![SlotTally::default(), objective],
@@ -185,9 +188,10 @@ fn a_slot_is_packed_without_loss() {
     };
     let now = Tick::new(Duration::from_millis(1250));
     let empty = SlotCounts { objectives: vec![SlotTally::default(); 2], ..SlotCounts::default() };
-    for (counts, text) in
-        [(&full, "[1250,5,90,6,91,3,4,3,0,0,0,0,0,0,1,5,2,90,1,2,2,0,0,1,2]"), (&empty, "[1250]")]
-    {
+    for (counts, text) in [
+        (&full, "[1250,5,90,6,91,3,4,3,0,0,0,0,0,0,1,5,2,90,1,2,2,1,3,0,3,0,0,1,2]"),
+        (&empty, "[1250]"),
+    ] {
         let packed = Packed::new(now, counts);
         assert_eq!(serde_json::to_string(&packed).unwrap(), text);
         assert_eq!(packed.open(2), (now, counts.clone()));
@@ -307,7 +311,7 @@ fn forms() -> [Plan; 7] {
         Plan { objectives: vec![other, plan().objectives[1]], ..plan() },
         Plan { steps: gated.to_vec(), ..plan() },
         Plan { steps: higher.to_vec(), false_rollback: ratio(0.02), ..plan() },
-        Plan { on_breach: Breach::Alert, ..plan() },
+        Plan { on_breach: Breach::Alert, probed: false, ..plan() },
     ]
 }
 

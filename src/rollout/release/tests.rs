@@ -375,3 +375,48 @@ fn a_look_that_finds_what_is_known_changes_nothing() {
     assert_eq!(release.look(now.after(SLOT / 2), &counts), None);
     assert_eq!((release.state(), release.findings()), (before.state(), before.findings()));
 }
+
+/// A slot without users, and with `count` probes of both versions.
+fn probes(count: u64, canary_bad: u64, stable_bad: u64) -> SlotCounts {
+    let tally = |bad| Tally { bad, total: count };
+    SlotCounts { probes: [tally(canary_bad), tally(stable_bad)], ..SlotCounts::default() }
+}
+
+#[test]
+fn probes_take_a_bad_canary_out_and_lead_no_good_one_on() {
+    let probed = Plan { probed: true, ..plan() };
+    // The limit counts twice: for users and for probes.
+    assert!((probed.threshold() - 200.0).abs() < 1e-9 && (plan().threshold() - 100.0).abs() < 1e-9);
+    let after = |canary_bad, stable_bad, restart_at: u32| {
+        let mut release = Release::new(probed.clone(), 0.0, Tick::ZERO);
+        let mut now = Tick::ZERO;
+        for slot in 1..=1200_u32 {
+            now = now.after(SLOT);
+            if slot == restart_at {
+                let text = serde_json::to_string(&release.save(now).unwrap()).unwrap();
+                let saved = serde_json::from_str(&text).unwrap();
+                release = Release::restore(probed.clone(), 0.0, Tick::ZERO, &saved).0;
+                now = Tick::ZERO.after(SLOT);
+            }
+            // One each second.
+            let counts =
+                if slot % 4 == 0 { probes(1, canary_bad, stable_bad) } else { probes(0, 0, 0) };
+            if let Some(effect) = release.close_slot(now, &counts) {
+                return (Some((effect, slot / 4)), release);
+            }
+        }
+        (None, release)
+    };
+    let (ended, release) = after(1, 0, 0);
+    let (effect, seconds) = ended.unwrap();
+    assert_eq!(effect, Effect::RolledBack);
+    assert!((10..=25).contains(&seconds), "{seconds}");
+    let cause = release.state().cause().unwrap();
+    assert!(cause.text.starts_with("probes: errors <= 1%: canary 100"), "{}", cause.text);
+    assert_eq!(after(1, 0, 30).0, Some((Effect::RolledBack, seconds)), "over a restart");
+    for (canary, stable) in [(0, 0), (1, 1), (0, 1)] {
+        let (ended, release) = after(canary, stable, 0);
+        assert_eq!((ended, release.state().step()), (None, Some(0)), "{canary} {stable}");
+        assert_eq!(release.state().hold().unwrap().reason, HoldReason::NotEnoughTraffic);
+    }
+}

@@ -47,6 +47,10 @@ fn gauges() -> Gauges {
             ("latency p99 <= 200ms".to_owned(), 1e-40, None),
         ],
         rolled_back: vec![("errors <= 1%".to_owned(), 1)],
+        probes: vec![ProbeCounts {
+            backend: "sentiment-v2".into(),
+            counts: [(Outcome::Good, 2), (Outcome::Bad, 5), (Outcome::Neutral, 0)],
+        }],
     };
     let endpoint = EndpointGauge {
         backend: "sentiment-v2".into(),

@@ -1,0 +1,155 @@
+//! Sends a rollout's probes to both versions: the way of a request from the endpoint on, with the
+//! same limits and the same outcomes.
+//!
+//! Never counted as a request of a user: what becomes of a probe is counted for itself.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::HashMap;
+use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderValue, Request};
+
+use crate::clock::Clock;
+use crate::proxy::body::Source;
+use crate::proxy::mirror::ANSWER_BYTES_MAX;
+use crate::proxy::relayed::Relayed;
+use crate::proxy::upstream::{Endpoint, Outbound};
+use crate::proxy::view::{Pick, View};
+use crate::proxy::worker::Worker;
+use crate::snapshot::{Probing, Rule};
+use crate::telemetry::counts::{Arm, Leg};
+use crate::telemetry::sample::{Sample, WorkerLeg};
+use crate::traffic::headers::{X_REQUEST_ID, request_id};
+use crate::traffic::probe::Probe;
+
+/// How often it is looked whose turn it is.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A probe that has not ended by then has failed.
+const PROBE_TIME_MAX: Duration = Duration::from_mins(1);
+
+/// Sends probes for as long as it is polled, from one worker. Of each rollout one pair is under
+/// way at most: a slow version is not asked faster than it answers.
+pub async fn run(worker: &Worker) {
+    // By where a rollout's probes are counted.
+    let mut sent = HashMap::<usize, (crate::units::Tick, Rc<()>)>::default();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if worker.is_draining() {
+            continue;
+        }
+        let (view, now) = (worker.view(), worker.clock.now());
+        let mut present = Vec::new();
+        for rule in &view.snapshot.rules {
+            let Some(probing) = rule.rollout.as_ref().and_then(|one| one.probing.as_ref()) else {
+                continue;
+            };
+            let key = Arc::as_ptr(&probing.legs[0]).addr();
+            present.push(key);
+            let is_early = sent.get(&key).is_some_and(|(at, under_way)| {
+                now.since(*at) < probing.probe.every || Rc::strong_count(under_way) > 1
+            });
+            if is_early {
+                continue;
+            }
+            let under_way = Rc::new(());
+            if ask_both(worker, &view, rule, (probing, &under_way)) {
+                sent.insert(key, (now, under_way));
+            }
+        }
+        sent.retain(|key, _| present.contains(key));
+    }
+}
+
+/// Asks both versions, if both can be asked: `false` if not. What only one of them could have got
+/// is no evidence.
+fn ask_both(
+    worker: &Worker,
+    view: &View,
+    rule: &Rule,
+    (probing, under_way): (&Probing, &Rc<()>),
+) -> bool {
+    let now = worker.clock.now();
+    let find = |arm: Arm| {
+        let target = rule.targets.iter().find(|target| target.arm == Some(arm))?;
+        let backend = &view.snapshot.backends[target.backend];
+        let pass = backend.limit.as_ref().map(|limit| limit.gate.try_enter());
+        // It does not wait in line with users.
+        let pass = match pass {
+            Some(None) => return None,
+            Some(Some(pass)) => Some(pass),
+            None => None,
+        };
+        let draw = fastrand::u64(..);
+        let pick = Pick { draw, affinity: draw, avoid: None };
+        Some((Rc::clone(&view.endpoint(target.backend, pick, now)?.endpoint), pass))
+    };
+    let Some((stable, canary)) = find(Arm::Stable).zip(find(Arm::Canary)) else { return false };
+    for ((endpoint, pass), leg) in [stable, canary].into_iter().zip(&probing.legs) {
+        let total = rule.timeouts.request.map_or(PROBE_TIME_MAX, |all| all.min(PROBE_TIME_MAX));
+        let wait = Rc::new(worker.deadlines.open(now, Some(total)));
+        let body = Bytes::copy_from_slice(&probing.probe.body);
+        let source = Source::of_kept(if body.is_empty() { Vec::new() } else { vec![body] });
+        let outbound = Outbound { source, wait, timeouts: rule.timeouts, interims: None };
+        let (head, leg) = (head_of(&probing.probe, &endpoint), Arc::clone(leg));
+        let (clock, under_way) = (worker.clock, Rc::clone(under_way));
+        tokio::task::spawn_local(async move {
+            if let Some(head) = head {
+                ask(&head, (endpoint, outbound), leg, clock).await;
+            }
+            drop((pass, under_way));
+        });
+    }
+    true
+}
+
+/// `None` only for what a checked config cannot hold.
+fn head_of(probe: &Probe, endpoint: &Endpoint) -> Option<Parts> {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = probe.method.clone();
+    head.uri = probe.target.clone().into();
+    let host = HeaderValue::try_from(endpoint.address().to_string()).ok()?;
+    head.headers.insert(HOST, host);
+    head.headers.insert(USER_AGENT, HeaderValue::from_static(NAME));
+    head.headers.insert(X_REQUEST_ID, request_id(fastrand::u64(..), fastrand::u64(..)));
+    if !probe.body.is_empty() {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(probe.body.len()));
+    }
+    for (name, value) in &probe.headers {
+        head.headers.insert(name.clone(), value.clone());
+    }
+    Some(head)
+}
+
+const NAME: &str = concat!("serin/", env!("CARGO_PKG_VERSION"), " (probe)");
+
+/// One probe, to the end of its answer.
+async fn ask(
+    head: &Parts,
+    (endpoint, outbound): (Rc<Endpoint>, Outbound),
+    leg: Arc<Leg>,
+    clock: Clock,
+) {
+    let sample = Sample::open(Rc::new(WorkerLeg::new(leg, 0)), clock, clock.now());
+    match endpoint.send(head, &outbound).await {
+        Ok(response) => {
+            let Outbound { source, wait, timeouts, .. } = outbound;
+            let answer = Relayed::ride(response, (sample, None), (source, wait), timeouts);
+            let mut body = answer.into_body();
+            let mut bytes = 0;
+            // It is settled as it ends; an endless one says nothing.
+            while let Some(Ok(frame)) = poll_fn(|cx| body.poll_frame(cx)).await {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > ANSWER_BYTES_MAX {
+                    break;
+                }
+            }
+        }
+        Err(error) => sample.settle(error.outcome()),
+    }
+}
