@@ -2,7 +2,7 @@
 //!
 //! Never computes a number of its own: it shows what the admin port says.
 
-mod table;
+pub(super) mod table;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, stdout};

@@ -154,6 +154,7 @@ mod tests {
             verdict: Verdict::Rollback,
             hold_reason: None,
             objectives: Vec::new(),
+            body_ms: None,
             versions: Vec::new(),
             said: None,
         };

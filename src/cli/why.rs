@@ -9,6 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::cli::client::{self, AdminArgs};
+use crate::cli::status::table::body;
 use crate::control::api::ChangesView;
 use crate::rollout::record::{FailingRequest, Record, What};
 use crate::rollout::verdict::Verdict;
@@ -73,6 +74,9 @@ fn text(told: &ChangesView) -> String {
     let _ = writeln!(text, "{state} since {since}{why}");
     for objective in &view.objectives {
         let _ = writeln!(text, "  {}", numbers(objective));
+    }
+    if let Some(body) = body(view) {
+        let _ = writeln!(text, "  body: {body}");
     }
     if !told.changes.is_empty() {
         text.push_str("\nWhat happened:\n");

@@ -49,6 +49,10 @@ pub struct RolloutView {
     pub hold_reason: Option<String>,
     /// In the config's order. Of an ended rollout, as they were when it was decided.
     pub objectives: Vec<ObjectiveView>,
+    /// Of a body objective: what takes longer than so many milliseconds is slow, stable's p90 as
+    /// it was when the step began. Not there without such an objective, or before it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_ms: Option<f64>,
     /// Stable and the canary, over the last ten seconds.
     #[serde(default)]
     pub versions: Vec<VersionView>,

@@ -91,6 +91,8 @@ async fn a_body_that_is_slower_than_stables_holds() {
     let body = &view["objectives"][1];
     assert!(body["canary"]["ratio"].as_f64().unwrap() > 0.9, "{body}");
     assert!(body["stable"]["ratio"].as_f64().unwrap() < 0.5, "{body}");
+    let limit = view["body_ms"].as_f64().unwrap();
+    assert!((2.0..60.0).contains(&limit), "stable's p90, not the canary's: {limit}");
 }
 
 /// Sends one request and says which version answered.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use serin::rollout::judge::SlotCounts;
+use serin::rollout::judge::{Pair, SlotCounts};
 use serin::rollout::verdict::Tally;
 use serin::traffic::warm_up::WarmUp;
 
@@ -32,7 +32,7 @@ struct World {
 
 const QUIET: Event = |_, _, _| {};
 
-const WORLDS: [World; 9] = [
+const WORLDS: [World; 10] = [
     World { name: "healthy, 10 rps", rps: 10.0, models: |_| [HEALTHY; 2], event: QUIET },
     World { name: "healthy, 100 rps", rps: 100.0, models: |_| [HEALTHY; 2], event: QUIET },
     World {
@@ -96,7 +96,33 @@ const WORLDS: [World; 9] = [
             }
         },
     },
+    World {
+        name: "both slow for the minute in which stable is young, four times",
+        rps: 100.0,
+        models: slow_while_stable_is_young,
+        event: |slot, _, counts| {
+            if without_stable(slot, counts) {
+                counts.objectives[1].relative_bad = Pair::default();
+            }
+        },
+    },
 ];
+
+/// A shared store is slow for the minute after stable's endpoints were replaced.
+fn slow_while_stable_is_young(minute: u32) -> [Model; 2] {
+    let is_young = minute.is_multiple_of(COLD_EVERY / MINUTE);
+    [if is_young { Model { slow: 0.05, ..HEALTHY } } else { HEALTHY }; 2]
+}
+
+/// For that minute nobody judges how slow stable is. Whether it is that minute.
+fn without_stable(slot: u32, counts: &mut SlotCounts) -> bool {
+    let is_young = slot % COLD_EVERY < MINUTE;
+    if is_young {
+        counts.objectives[1].stable = Tally::default();
+        counts.objectives[1].relative_bad.stable = 0;
+    }
+    is_young
+}
 
 /// A new pod every six hours.
 const COLD_EVERY: u32 = 6 * 60 * MINUTE;
@@ -182,6 +208,21 @@ fn a_cold_canary_is_not_blamed_while_it_is_young() {
     let [without, ..] = blamed(&WORLDS[7], 5, 1, seed);
     let [with, ..] = blamed(&WORLDS[8], 5, 1, seed);
     assert_eq!((without, with), (5, 0));
+}
+
+/// What is left of stable while one of its endpoints is young is nothing to compare with.
+#[test]
+fn a_canary_is_not_blamed_for_what_nobody_sees_of_a_young_stable() {
+    let seed = chance("young stable").u64(..);
+    let compared = World {
+        event: |slot, _, counts| {
+            without_stable(slot, counts);
+        },
+        ..WORLDS[9]
+    };
+    let [compared, ..] = blamed(&compared, 5, 1, seed);
+    let [left_out, ..] = blamed(&WORLDS[9], 5, 1, seed);
+    assert_eq!((compared, left_out), (5, 0));
 }
 
 fn number(name: &str, default: usize) -> usize {

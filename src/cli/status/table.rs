@@ -49,6 +49,9 @@ fn tree(out: &mut String, rollout: &RolloutView, colours: bool) -> std::fmt::Res
         (None, Some(hold)) => writeln!(out, "   verdict  {}: {hold}", rollout.verdict)?,
         (None, None) => writeln!(out, "   verdict  {}", rollout.verdict)?,
     }
+    if let Some(body) = body(rollout) {
+        writeln!(out, "   body     {body}")?;
+    }
     versions(out, &rollout.versions)?;
     if rollout.objectives.is_empty() {
         return Ok(());
@@ -86,6 +89,12 @@ fn versions(out: &mut String, versions: &[VersionView]) -> std::fmt::Result {
         writeln!(out, "{line}")?;
     }
     Ok(())
+}
+
+/// What a body objective measures by.
+pub fn body(rollout: &RolloutView) -> Option<String> {
+    let limit = milliseconds(Some(rollout.body_ms?));
+    Some(format!("slow is what takes longer than {limit}, stable's p90 when the step began"))
 }
 
 /// Two digits are more than the buckets tell.
@@ -262,6 +271,7 @@ mod tests {
                 objective("errors <= 1%", Verdict::Rollback, 411.3),
                 objective("latency p99 <= 200ms", Verdict::Hold, 0.021),
             ],
+            body_ms: None,
             versions: vec![version("stable", 1.0, Some(12.25)), version("canary", 0.0, None)],
             said: Some(SaidView {
                 word: Word::Promote,
@@ -282,6 +292,7 @@ mod tests {
             hold_reason: Some("not enough traffic".to_owned()),
             objectives: Vec::new(),
             said: None,
+            body_ms: Some(43.21),
             versions: Vec::new(),
             ..rolled_back()
         }

@@ -27,6 +27,7 @@ fn view(state: &str) -> RolloutView {
         verdict: Verdict::Hold,
         hold_reason: None,
         objectives: Vec::new(),
+        body_ms: None,
         versions: Vec::new(),
         said: None,
     }

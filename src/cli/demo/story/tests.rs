@@ -31,6 +31,7 @@ fn sample((second, state, reason, canary): Moment) -> Sample {
             verdict: Verdict::Hold,
             hold_reason: text.filter(|_| !ended),
             objectives: Vec::new(),
+            body_ms: None,
             versions: Vec::new(),
             said: None,
         },
