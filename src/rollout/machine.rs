@@ -115,7 +115,7 @@ pub struct Cause {
     pub objective: String,
     /// The decision as a sentence.
     pub text: String,
-    /// Every objective at that moment, in the order of the plan.
+    /// Every objective at that moment, in the order of the plan, then what probes have proven.
     pub objectives: Vec<ObjectiveView>,
 }
 
@@ -479,11 +479,13 @@ fn roll_back(
 
 fn cause(blamed: &Finding, findings: &Findings, how: &str) -> Cause {
     let whose = if findings.by_probes { "probes: " } else { "" };
-    Cause {
-        objective: blamed.objective.name(),
-        text: format!("{how}{whose}{blamed}"),
-        objectives: findings.into(),
+    let mut objectives: Vec<ObjectiveView> = findings.into();
+    if findings.by_probes {
+        // After those of users, by which it was not decided.
+        let view = ObjectiveView::from(blamed);
+        objectives.push(ObjectiveView { name: format!("{whose}{}", view.name), ..view });
     }
+    Cause { objective: blamed.objective.name(), text: format!("{how}{whose}{blamed}"), objectives }
 }
 
 #[cfg(test)]
