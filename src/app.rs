@@ -282,15 +282,15 @@ impl Control {
 fn patience_of(config: &Config) -> Option<Duration> {
     let backends = config.backends.iter();
     let longest = backends.filter_map(|backend| {
-        let resolver = backend.dns.as_ref().map(|_| PATIENCE_DNS);
+        let resolver = backend.is_found().then_some(PATIENCE_FOUND);
         let asked = backend.health.as_ref().map(|check| check.timeout);
         resolver.into_iter().chain(asked).reduce(|one, other| one + other)
     });
     Some((longest.max()? + PATIENCE_MORE).min(PATIENCE_MAX))
 }
 
-/// For the system's resolver.
-const PATIENCE_DNS: Duration = Duration::from_secs(2);
+/// For the system's resolver, or the Kubernetes API.
+const PATIENCE_FOUND: Duration = Duration::from_secs(2);
 
 /// For the control thread to take the answers in.
 const PATIENCE_MORE: Duration = Duration::from_millis(250);

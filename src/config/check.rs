@@ -16,12 +16,12 @@ mod tls;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::config::defect::Code;
 use crate::config::quantity::{Name, Quantity};
 use crate::config::raw;
 use crate::config::read::{As, At, listed, similar};
 use crate::config::tree::{NodeId, Report, shown};
+use crate::config::{Config, Kubernetes};
 use crate::traffic::retry::REPLAY_BODY_BYTES_MAX;
 
 /// How long a drain waits where the file does not say.
@@ -47,6 +47,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         let message = "without `state`, a restart forgets what was rolled back";
         checker.report.add(file.rollouts.id, Code::NoLedger, message, help);
     }
+    let kubernetes = checker.kubernetes(&file.kubernetes);
     let trusted_proxies = file.trusted_proxies.get().map(|list| checker.ranges(list));
     let workers = checker.value(&file.workers).and_then(|n| usize::try_from(n).ok());
     let drain_timeout = checker.value(&file.drain_timeout).unwrap_or(DRAIN_TIMEOUT_DEFAULT);
@@ -60,6 +61,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
         admin: admin.1,
         metrics: metrics.map(|(_, address)| address),
+        kubernetes,
         state_file: state,
         trusted_proxies,
         workers: workers.and_then(std::num::NonZero::new),
@@ -81,6 +83,16 @@ struct Checker<'r> {
 }
 
 impl Checker<'_> {
+    fn kubernetes(&mut self, at: &At<raw::Kubernetes>) -> Kubernetes {
+        let Some(raw) = at.get() else { return Kubernetes::default() };
+        Kubernetes {
+            server: self.value(&raw.server),
+            token_file: self.value(&raw.token_file),
+            ca: self.value(&raw.ca),
+            zone: self.value(&raw.zone),
+        }
+    }
+
     /// What was written, as meant; `None` when it is absent or was reported.
     fn value<Q: Quantity>(&mut self, at: &At<As<Q>>) -> Option<Q::Value> {
         let (id, written) = at.found()?;

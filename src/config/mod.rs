@@ -51,6 +51,8 @@ pub struct Config {
     pub admin: Admin,
     /// The read-only port for metrics and probes; `None` is no such port.
     pub metrics: Option<SocketAddr>,
+    /// Where the Kubernetes API is, for backends that are found there.
+    pub kubernetes: Kubernetes,
     /// Where ended rollouts are remembered; `None` is memory only.
     pub state_file: Option<PathBuf>,
     /// Whose `x-forwarded-*` fields are appended to; `None` is everyone's.
@@ -147,6 +149,8 @@ pub struct Backend {
     pub endpoints: Vec<SocketAddr>,
     /// The name by which they are found.
     pub dns: Option<DnsName>,
+    /// The service of Kubernetes whose pods they are.
+    pub service: Option<ServiceName>,
     /// From one look for the name to the next.
     pub dns_refresh: Duration,
     /// How they share requests.
@@ -180,7 +184,49 @@ impl std::fmt::Display for DnsName {
     }
 }
 
+/// One port of a service of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceName {
+    /// Where the service is.
+    pub namespace: String,
+    /// What it is called.
+    pub name: String,
+    /// The port's number at the service, or its name.
+    pub port: String,
+}
+
+impl ServiceName {
+    /// What it is called within the cluster.
+    pub fn host(&self) -> String {
+        format!("{}.{}.svc", self.name, self.namespace)
+    }
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+    }
+}
+
+/// Where the Kubernetes API is. What is `None` is that of the pod in which Serin runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// `http` or `https` with a host.
+    pub server: Option<Uri>,
+    /// A file with the token that every call carries, read for each.
+    pub token_file: Option<PathBuf>,
+    /// The authorities that vouch for the API.
+    pub ca: Option<PathBuf>,
+    /// Whose endpoints are preferred, where all have hints.
+    pub zone: Option<String>,
+}
+
 impl Backend {
+    /// Whether its endpoints are not in the config but searched for.
+    pub fn is_found(&self) -> bool {
+        self.dns.is_some() || self.service.is_some()
+    }
+
     /// Where the config does not say how often a name is looked up.
     pub const DNS_REFRESH: Duration = Duration::from_secs(5);
 }

@@ -14,7 +14,9 @@ pub(super) use self::http::{
     CookieName, FieldName, FieldValue, Hostname, MethodName, Parameter, PathExact, PathPrefix,
     Pattern, Target,
 };
-pub(super) use self::net::{CidrText, DnsTarget, Endpoint, FilePath, ListenAddress, WebhookUrl};
+pub(super) use self::net::{
+    CidrText, DnsTarget, Endpoint, FilePath, ListenAddress, ServerUrl, ServicePort, WebhookUrl,
+};
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::tls::{ClientAuthWord, ServerNameText, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{

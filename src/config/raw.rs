@@ -12,8 +12,9 @@ use crate::config::quantity::{
     BalanceWord, CidrText, CookieName, Count, DnsTarget, Endpoint, ErrorLimit, FieldName,
     FieldValue, FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress,
     MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
-    Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, Size, Span,
-    SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText, WebhookUrl,
+    Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServerUrl,
+    ServicePort, Size, Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
+    WebhookUrl,
 };
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
@@ -43,6 +44,8 @@ maps! {
         may metrics: Metrics,
         /// What outlives a restart.
         may state: State,
+        /// Where the Kubernetes API is, for backends with `service`. Default: that of the pod.
+        may kubernetes: Kubernetes,
         /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
         may response_headers: As<Flag> = false,
         /// Ranges of addresses whose `x-forwarded-*` fields are appended to; from elsewhere they
@@ -115,14 +118,29 @@ maps! {
         must file: As<FilePath>,
     }
 
+    /// Where the Kubernetes API is, and how to ask it.
+    Kubernetes later [] {
+        /// `https://host:port`. Default: what a pod is told, with its service account.
+        may server: As<ServerUrl>,
+        /// A file with the token that every call carries; read for each call.
+        may token_file: As<FilePath>,
+        /// A PEM file of the authorities that vouch for the API.
+        may ca: As<FilePath>,
+        /// Endpoints that are hinted for this zone are preferred. Default: hints are ignored.
+        may zone: As<Text>,
+    }
+
     /// One model version.
-    Backend later ["service" "warm_up" "probe"] {
+    Backend later ["warm_up" "probe"] {
         /// Unique among backends.
         must name: As<Name>,
         /// IP addresses with ports, at most 1024. An empty list answers 503.
         may endpoints: Vec<At<As<Endpoint>>>,
         /// Instead of `endpoints`: a name whose addresses are the endpoints, and their port.
         may dns: As<DnsTarget>,
+        /// Instead of `endpoints`: a port of a service of Kubernetes, whose pods are the
+        /// endpoints: `namespace/name:port`.
+        may service: As<ServicePort>,
         /// From one look for the name to the next, a tenth more or less; 1s at least.
         may dns_refresh: As<Span> = "5s",
         /// How Serin speaks to the endpoints: `http1`, `http2`, or what TLS chooses with `auto`.

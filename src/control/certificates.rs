@@ -11,8 +11,8 @@ use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::config::Config;
 use crate::config::defect::{Code, Defect, Place};
+use crate::config::{Config, ServiceName};
 use crate::names::{BackendName, ListenerName};
 use crate::telemetry::metrics::CertificateGauge;
 use crate::tls::client::{self, Encryption};
@@ -93,8 +93,11 @@ impl Certificates {
             if let Some(tls) = &backend.tls {
                 let mut tls = tls.clone();
                 // Whoever is found by a name is asked for by it.
-                let host = backend.dns.as_ref().map(|dns| dns.host.trim_end_matches('.'));
-                let found_by = host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
+                let dns = backend.dns.as_ref().map(|dns| dns.host.clone());
+                let service = backend.service.as_ref().map(ServiceName::host);
+                let host = dns.or(service);
+                let host = host.map(|host| host.trim_end_matches('.').to_owned());
+                let found_by = host.and_then(|host| ServerName::try_from(host).ok());
                 tls.server_name = tls.server_name.or(found_by);
                 renewing.client(&backend.name, &tls, &format!("backends[{index}].tls"));
             }

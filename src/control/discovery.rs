@@ -1,4 +1,5 @@
-//! Finds the endpoints of a backend by a name of DNS, again and again.
+//! Finds the endpoints of a backend by a name of DNS, or of a service of Kubernetes, again and
+//! again.
 //!
 //! Never forgets an answer because the next question failed: whoever hears of a failure keeps
 //! what is known.
@@ -9,18 +10,21 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::DnsName;
+use crate::config::{DnsName, Kubernetes, ServiceName};
+use crate::control::kube::client::{Api, Fault};
+use crate::control::kube::follow::Follower;
+use crate::control::kube::slices;
 use crate::control::roster::Report;
 
 /// Addresses of one name that are used; the first ones in their order.
-const ADDRESSES_MAX: usize = 1024;
+pub const ADDRESSES_MAX: usize = 1024;
 
 /// What came of asking; the error is for people.
 #[derive(Debug)]
 pub struct Found {
     /// Which asking it was.
     pub id: u64,
-    /// Every address, in order and once; at least one.
+    /// Every address, in order and once; of a name, at least one.
     pub answer: Result<Vec<SocketAddr>, String>,
 }
 
@@ -45,6 +49,94 @@ pub fn start(
             tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
     }))
+}
+
+/// Follows the `EndpointSlice`s of `service` until the handle is dropped.
+pub fn follow(
+    id: u64,
+    service: ServiceName,
+    settings: Kubernetes,
+    reports: mpsc::Sender<Report>,
+) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut pods = Pods::new(service, settings);
+        let mut last = None;
+        loop {
+            let answer = pods.next().await.map_err(|fault| fault.to_string());
+            let is_news = answer.is_err() || last.as_ref() != answer.as_ref().ok();
+            if let Ok(addresses) = &answer {
+                last = Some(addresses.clone());
+            }
+            let found = Report::Found(Found { id, answer });
+            if is_news && reports.send(found).await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+/// The pods of one port of a service.
+struct Pods {
+    service: ServiceName,
+    settings: Kubernetes,
+    slices: Option<(Api, Follower)>,
+    /// The port's name, and the list since which it is known.
+    port: Option<(String, u64)>,
+}
+
+/// From one try to the next where there is nobody to ask.
+const NOBODY_PAUSE: Duration = Duration::from_secs(10);
+
+impl Pods {
+    fn new(service: ServiceName, settings: Kubernetes) -> Self {
+        Self { service, settings, slices: None, port: None }
+    }
+
+    /// Waits until something has changed.
+    async fn next(&mut self) -> Result<Vec<SocketAddr>, Fault> {
+        let ServiceName { namespace, name, .. } = &self.service;
+        if self.slices.is_none() {
+            let api = match Api::new(&self.settings) {
+                Ok(api) => api,
+                Err(fault) => {
+                    tokio::time::sleep(NOBODY_PAUSE).await;
+                    return Err(fault);
+                }
+            };
+            let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+            let query = format!("labelSelector=kubernetes.io%2Fservice-name%3D{name}");
+            self.slices = Some((api.clone(), Follower::new(api, path, &query)));
+        }
+        let Some((api, slices)) = &mut self.slices else { return Ok(Vec::new()) };
+        slices.next().await?;
+        // What a number means may have changed when everything is asked anew.
+        let port = match &self.port {
+            Some((port, lists)) if *lists == slices.lists() => port.clone(),
+            _ => match port_name(api, &self.service).await {
+                Ok(port) => port,
+                Err(fault) => {
+                    *slices = slices.anew();
+                    return Err(fault);
+                }
+            },
+        };
+        self.port = Some((port.clone(), slices.lists()));
+        Ok(slices::addresses(slices.objects().values(), &port, self.settings.zone.as_deref()))
+    }
+}
+
+/// What a slice calls the port of a service: its name, where the config gives its number.
+async fn port_name(api: &Api, service: &ServiceName) -> Result<String, Fault> {
+    let ServiceName { namespace, name, port } = service;
+    let Ok(number) = port.parse::<u16>() else { return Ok(port.clone()) };
+    let object = api.get(&format!("/api/v1/namespaces/{namespace}/services/{name}")).await?;
+    let ports = object["spec"]["ports"].as_array().cloned().unwrap_or_default();
+    let found = ports.iter().find(|port| port["port"] == number);
+    let found = found.ok_or_else(|| Fault::Refused {
+        status: 404,
+        message: format!("the service {namespace}/{name} has no port {number}"),
+    })?;
+    Ok(found["name"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Of both families, those of IPv4: the same pods would be two endpoints each.

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Backend, Config, Listener, Route, Rule, render};
+use crate::config::{Backend, Config, Kubernetes, Listener, Route, Rule, render};
 use crate::control::Status;
 use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
@@ -82,6 +82,7 @@ pub fn config(config: &Config) -> Value {
         ),
         ("metrics", map([("address", json!(config.metrics))])),
         ("state", map([("file", json!(config.state_file))])),
+        ("kubernetes", kubernetes(&config.kubernetes)),
         ("workers", json!(config.workers)),
         ("replay_body_max", config.replay_body_bytes_max.into()),
         ("drain_delay", duration_text(config.drain_delay).into()),
@@ -139,6 +140,15 @@ fn endpoint_tls(tls: &EndpointTls) -> Value {
     ])
 }
 
+fn kubernetes(settings: &Kubernetes) -> Value {
+    map([
+        ("server", json!(settings.server.as_ref().map(ToString::to_string))),
+        ("token_file", json!(settings.token_file)),
+        ("ca", json!(settings.ca)),
+        ("zone", json!(settings.zone)),
+    ])
+}
+
 fn range(range: &Cidr) -> Value {
     range.to_string().into()
 }
@@ -147,8 +157,9 @@ fn backend(backend: &Backend) -> Value {
     let refresh = duration_text(backend.dns_refresh);
     let mut all = map([
         ("name", backend.name.as_str().into()),
-        ("endpoints", if backend.dns.is_none() { json!(backend.endpoints) } else { Value::Null }),
+        ("endpoints", if backend.is_found() { Value::Null } else { json!(backend.endpoints) }),
         ("dns", json!(backend.dns.as_ref().map(ToString::to_string))),
+        ("service", json!(backend.service.as_ref().map(ToString::to_string))),
         ("dns_refresh", backend.dns.as_ref().map_or(Value::Null, |_| refresh.into())),
         ("balance", backend.balance.as_str().into()),
         ("protocol", backend.protocol.as_str().into()),

@@ -14,6 +14,7 @@ pub mod dump;
 pub mod feedback;
 pub mod health;
 pub mod journal;
+pub mod kube;
 pub mod ledger;
 pub mod notify;
 pub mod reload;

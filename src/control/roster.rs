@@ -46,6 +46,7 @@ pub struct Roster {
     alarm: Arc<Alarm>,
     clock: Clock,
     certificates: watch::Receiver<Arc<Certificates>>,
+    kubernetes: config::Kubernetes,
     pools: Vec<Pool>,
     reports: mpsc::Sender<Report>,
     /// Of the next asking.
@@ -113,9 +114,18 @@ impl Roster {
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
         let alarm = Arc::clone(alarm);
         let (pools, gauges) = (Vec::new(), Arc::default());
-        let next_id = 0;
-        let mut roster =
-            Self { workers, alarm, clock, certificates, pools, reports, next_id, gauges };
+        let (next_id, kubernetes) = (0, config.kubernetes.clone());
+        let mut roster = Self {
+            workers,
+            alarm,
+            clock,
+            certificates,
+            kubernetes,
+            pools,
+            reports,
+            next_id,
+            gauges,
+        };
         let now = clock.now();
         roster.take_over(config, now);
         for pool in &mut roster.pools {
@@ -128,22 +138,27 @@ impl Roster {
 
     /// Takes over another config. Endpoints that stay keep what is known of them.
     pub fn take_over(&mut self, config: &Config, now: Tick) {
+        let other_api = self.kubernetes != config.kubernetes;
+        self.kubernetes.clone_from(&config.kubernetes);
         let mut before = std::mem::take(&mut self.pools);
         for settings in &config.backends {
             let old = before.iter().position(|pool| pool.settings.name == settings.name);
             let mut old = old.map(|index| before.swap_remove(index));
             let same_check = old.as_ref().is_some_and(|old| old.settings.health == settings.health);
-            let same_name = old.as_ref().is_some_and(|old| old.settings.dns == settings.dns);
+            let same_name = old.as_ref().is_some_and(|old| {
+                let same = (&old.settings.dns, &old.settings.service);
+                same == (&settings.dns, &settings.service)
+            });
             if let Some(old) = &mut old
-                && old.settings.dns_refresh != settings.dns_refresh
+                && (old.settings.dns_refresh != settings.dns_refresh || other_api)
             {
-                // Asked from now on as often as it is said now.
+                // Asked from now on as often, and where, it is said now.
                 old.search.asking = None;
             }
-            let addresses = match (&settings.dns, &old) {
-                (Some(_), Some(old)) => old.members.iter().map(|one| one.address).collect(),
-                (Some(_), None) => Vec::new(),
-                (None, _) => settings.endpoints.clone(),
+            let addresses = match (settings.is_found(), &old) {
+                (true, Some(old)) => old.members.iter().map(|one| one.address).collect(),
+                (true, None) => Vec::new(),
+                (false, _) => settings.endpoints.clone(),
             };
             let members = addresses.iter().map(|address| {
                 let known = old.as_mut().and_then(|pool| pool.leave(*address));
@@ -186,11 +201,17 @@ impl Roster {
     /// Begins to ask who is to be asked and is not. Within the control plane's runtime only.
     pub fn ask(&mut self) {
         for pool in &mut self.pools {
-            if let (Some(name), None) = (&pool.settings.dns, &pool.search.asking) {
+            if pool.settings.is_found() && pool.search.asking.is_none() {
                 let (id, every) = (self.next_id, pool.settings.dns_refresh);
+                let (reports, kubernetes) = (self.reports.clone(), self.kubernetes.clone());
+                let dns = pool.settings.dns.clone();
+                let by_name = dns.map(|name| discovery::start(id, name, every, reports.clone()));
+                let service = pool.settings.service.clone();
+                let asking = by_name.or_else(|| {
+                    service.map(|service| discovery::follow(id, service, kubernetes, reports))
+                });
                 self.next_id += 1;
-                let asking = discovery::start(id, name.clone(), every, self.reports.clone());
-                pool.search.asking = Some((id, asking));
+                pool.search.asking = asking.map(|asking| (id, asking));
             }
             let Some(check) = &pool.settings.health else { continue };
             for member in pool.members.iter_mut().filter(|member| member.asking.is_none()) {
@@ -210,7 +231,7 @@ impl Roster {
     /// Whether everyone who is to be asked has answered once, or has not.
     pub fn is_known(&self) -> bool {
         self.pools.iter().all(|pool| {
-            let is_found = pool.settings.dns.is_none() || pool.search.is_known;
+            let is_found = !pool.settings.is_found() || pool.search.is_known;
             let is_asked = pool.settings.health.is_some();
             is_found && pool.members.iter().all(|member| !is_asked || member.health.is_known())
         })
@@ -369,9 +390,9 @@ impl Roster {
         pool.into_iter().flat_map(|pool| &pool.members)
     }
 
-    /// For the metrics: of each backend that is found by name, whether that works.
+    /// For the metrics: of each backend whose endpoints are searched for, whether that works.
     pub fn searches(&self) -> Vec<(BackendName, bool)> {
-        let found = self.pools.iter().filter(|pool| pool.settings.dns.is_some());
+        let found = self.pools.iter().filter(|pool| pool.settings.is_found());
         found.map(|pool| (pool.settings.name.clone(), !pool.search.failed)).collect()
     }
 
@@ -410,7 +431,7 @@ impl Pool {
         self.search.is_known = true;
         if !std::mem::replace(&mut self.search.failed, true) {
             let (backend, count) = (&self.settings.name, self.members.len());
-            tracing::warn!(%backend, error, "DNS fails: {count} endpoints stay as they were");
+            tracing::warn!(%backend, error, "no answer where the endpoints are: {count} stay as they were");
         }
     }
 

@@ -115,7 +115,7 @@ pub struct Cause {
     pub objective: String,
     /// The decision as a sentence.
     pub text: String,
-    /// Every objective at that moment, in the order of the plan, then what probes have proven.
+    /// Every objective at that moment, in the order of the plan.
     pub objectives: Vec<ObjectiveView>,
 }
 
@@ -479,13 +479,11 @@ fn roll_back(
 
 fn cause(blamed: &Finding, findings: &Findings, how: &str) -> Cause {
     let whose = if findings.by_probes { "probes: " } else { "" };
-    let mut objectives: Vec<ObjectiveView> = findings.into();
-    if findings.by_probes {
-        // After those of users, by which it was not decided.
-        let view = ObjectiveView::from(blamed);
-        objectives.push(ObjectiveView { name: format!("{whose}{}", view.name), ..view });
+    Cause {
+        objective: blamed.objective.name(),
+        text: format!("{how}{whose}{blamed}"),
+        objectives: findings.into(),
     }
-    Cause { objective: blamed.objective.name(), text: format!("{how}{whose}{blamed}"), objectives }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod config;
 mod frames;
 mod http2;
 mod http2_backend;
+mod kube;
 mod metrics;
 mod pki;
 mod program;
@@ -39,6 +40,7 @@ pub use frames::{
 };
 pub use http2::{Http2, Streamed};
 pub use http2_backend::Http2Backend;
+pub use kube::KubeApi;
 pub use metrics::Metrics;
 pub use pki::{Authority, Certificate, Leaf, SecretFolder};
 pub use program::{Output, Program, arg};

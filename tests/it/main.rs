@@ -21,6 +21,7 @@ mod http2_endpoints;
 mod http2_floods;
 mod http2_rules;
 mod http2_websocket;
+mod kubernetes;
 mod limits;
 mod mirrors;
 mod probes;

@@ -40,6 +40,7 @@ impl Checker<'_> {
             let tls = raw.tls.found().map(|(id, raw)| self.backend_tls(id, raw));
             let endpoints = self.endpoints(at.id, raw);
             let dns = self.value(&raw.dns);
+            let service = self.value(&raw.service);
             let dns_refresh = self.dns_refresh(raw);
             let balance = self.value(&raw.balance).unwrap_or_default();
             let slow_start = self.value(&raw.slow_start);
@@ -54,6 +55,7 @@ impl Checker<'_> {
                     name,
                     endpoints,
                     dns,
+                    service,
                     dns_refresh,
                     balance,
                     protocol,
@@ -69,7 +71,11 @@ impl Checker<'_> {
     }
 
     fn endpoints(&mut self, id: NodeId, raw: &raw::Backend) -> Vec<SocketAddr> {
-        let there = [("endpoints", raw.endpoints.is_there()), ("dns", raw.dns.is_there())];
+        let there = [
+            ("endpoints", raw.endpoints.is_there()),
+            ("dns", raw.dns.is_there()),
+            ("service", raw.service.is_there()),
+        ];
         self.exactly_one(id, &there, raw.faulty);
         self.at_most(&raw.endpoints, ENDPOINTS_MAX, "split them over several backends");
         if raw.endpoints.get().is_some_and(Vec::is_empty) {

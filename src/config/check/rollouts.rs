@@ -248,6 +248,7 @@ fn version_of(canary: Option<&Backend>) -> String {
     let mut endpoints: Vec<_> =
         canary.into_iter().flat_map(|one| one.endpoints.iter().map(ToString::to_string)).collect();
     endpoints.extend(canary.and_then(|one| one.dns.as_ref()).map(ToString::to_string));
+    endpoints.extend(canary.and_then(|one| one.service.as_ref()).map(ToString::to_string));
     endpoints.sort();
     format!("endpoints-{:016x}", xxh3_64(endpoints.join("\n").as_bytes()))
 }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use http::Uri;
 use schemars::{Schema, json_schema};
 
-use crate::config::DnsName;
 use crate::config::defect::Code;
 use crate::config::quantity::{Fault, Quantity, text_schema};
 use crate::config::tree::Scalar;
+use crate::config::{DnsName, ServiceName};
 use crate::traffic::source::{Cidr, CidrError};
 
 /// An IP address and a port to listen on; port 0 takes a free one.
@@ -135,6 +135,64 @@ impl Quantity for DnsTarget {
 
     fn schema() -> Schema {
         text_schema("^[A-Za-z0-9._-]+:[0-9]{1,5}$", "embeddings.models.svc.cluster.local:8080")
+    }
+}
+
+/// One port of a service of Kubernetes.
+pub struct ServicePort;
+
+impl Quantity for ServicePort {
+    type Value = ServiceName;
+
+    fn parse(scalar: &Scalar) -> Result<ServiceName, Fault> {
+        let help = "write `namespace/name:port`, as in `models/sentiment-v1:8080`";
+        let fault = || Fault::of(Code::Address, scalar, "is not a port of a service", help);
+        let (namespace, rest) = scalar.text.split_once('/').ok_or_else(fault)?;
+        let (name, port) = rest.split_once(':').ok_or_else(fault)?;
+        let is_port = match port.parse::<u16>() {
+            Ok(number) => number > 0,
+            Err(_) => is_label(port) && port.bytes().any(|b| b.is_ascii_alphabetic()),
+        };
+        if !is_label(namespace) || !is_label(name) || !is_port {
+            return Err(fault());
+        }
+        let [namespace, name, port] = [namespace, name, port].map(ToOwned::to_owned);
+        Ok(ServiceName { namespace, name, port })
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[a-z0-9-]+/[a-z0-9-]+:[a-z0-9-]+$", "models/sentiment-v1:8080")
+    }
+}
+
+/// A name as Kubernetes has them (RFC 1123): small letters, digits, dashes inside.
+fn is_label(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let ends = [text.as_bytes().first(), text.as_bytes().last()];
+    (1..=63).contains(&text.len())
+        && text.bytes().all(fits)
+        && ends.iter().all(|end| end.is_some_and(|b| *b != b'-'))
+}
+
+/// Where the Kubernetes API is.
+pub struct ServerUrl;
+
+impl Quantity for ServerUrl {
+    type Value = Uri;
+
+    fn parse(scalar: &Scalar) -> Result<Uri, Fault> {
+        let help = "write `https://host:port`, as `kubectl cluster-info` shows it";
+        let fault = || Fault::of(Code::Address, scalar, "is not the URL of a server", help);
+        let uri = scalar.text.parse::<Uri>().map_err(|_| fault())?;
+        let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+        match uri.scheme_str() {
+            Some("http" | "https") if uri.host().is_some() && is_bare => Ok(uri),
+            _ => Err(fault()),
+        }
+    }
+
+    fn schema() -> Schema {
+        text_schema("^https?://[^/]+/?$", "https://10.96.0.1:443")
     }
 }
 

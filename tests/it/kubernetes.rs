@@ -1,0 +1,120 @@
+//! Backends that are found by a service of Kubernetes: a scripted API in front of real proxies.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use serin_testkit::{Backend, KubeApi, Proxy, ProxyBuilder, eventually, ms};
+
+fn proxy_with(api: &KubeApi, service: &str) -> ProxyBuilder {
+    Proxy::with_yaml(&format!(
+        "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
+         admin: {{ address: 127.0.0.1:9901 }}\n\
+         {}\n\
+         backends: [{{ name: model, service: \"{service}\" }}]\n\
+         routes: [{{ name: all, rules: [{{ name: main, backends: [{{ name: model }}] }}] }}]\n",
+        api.config()
+    ))
+}
+
+/// Who answers now.
+async fn who(proxy: &Proxy) -> HashSet<String> {
+    let mut client = proxy.client();
+    let mut names = HashSet::new();
+    for _ in 0..30 {
+        let answer = client.get("/").await;
+        names.insert(if answer.status == 200 { answer.text() } else { "nobody".to_owned() });
+    }
+    names
+}
+
+async fn until(proxy: &Proxy, names: &[&str]) {
+    let wanted: HashSet<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let what = format!("{names:?} answer");
+    eventually(&what, async || (who(proxy).await == wanted).then_some(())).await;
+}
+
+fn named(name: &str) -> Backend {
+    Backend::named(name).start()
+}
+
+fn at(backends: &[&Backend]) -> Vec<SocketAddr> {
+    backends.iter().map(|one| one.address).collect()
+}
+
+async fn is_found(proxy: &Proxy) -> bool {
+    let labels = [("backend", "model")];
+    proxy.metrics().await.value("serin_discovery_successful", &labels) > 0.5
+}
+
+#[tokio::test]
+async fn the_ready_pods_of_a_service_get_the_requests() {
+    let api = KubeApi::start();
+    let (a, b) = (named("a"), named("b"));
+    api.service("chat", &at(&[&a]), &[]);
+    // By number of the service's port, and by name.
+    for port in ["80", "http"] {
+        let proxy = proxy_with(&api, &format!("models/chat:{port}")).start();
+        // From the first request on: the start waits for the list.
+        assert_eq!(who(&proxy).await, HashSet::from(["a".to_owned()]));
+        api.service("chat", &at(&[&a, &b]), &[]);
+        until(&proxy, &["a", "b"]).await;
+        api.service("chat", &at(&[&b]), &at(&[&a]));
+        until(&proxy, &["b"]).await;
+        // The last one ends: it serves until the next is ready.
+        api.service("chat", &[], &at(&[&a]));
+        until(&proxy, &["a"]).await;
+        api.service("chat", &[], &[]);
+        until(&proxy, &["nobody"]).await;
+        api.service("chat", &at(&[&a]), &[]);
+        until(&proxy, &["a"]).await;
+    }
+}
+
+#[tokio::test]
+async fn cut_watches_bookmarks_and_410_are_lived_through() {
+    let api = KubeApi::start();
+    let (a, b) = (named("a"), named("b"));
+    api.service("chat", &at(&[&a]), &[]);
+    let proxy = proxy_with(&api, "models/chat:80").start();
+    until(&proxy, &["a"]).await;
+    let lists = api.asked("LIST");
+    // A cut is followed from the version that is known: no list.
+    api.cut_watches();
+    api.service("chat", &at(&[&b]), &[]);
+    until(&proxy, &["b"]).await;
+    assert_eq!(api.asked("LIST"), lists);
+    // A bookmark keeps the version young enough to go on from.
+    api.compact();
+    let relisted = async || (api.asked("LIST") > lists).then_some(());
+    eventually("it lists anew after 410", relisted).await;
+    api.service("chat", &at(&[&a]), &[]);
+    until(&proxy, &["a"]).await;
+}
+
+#[tokio::test]
+async fn the_api_being_away_changes_nothing_for_requests() {
+    let api = KubeApi::start();
+    let (a, b) = (named("a"), named("b"));
+    api.service("chat", &at(&[&a]), &[]);
+    let proxy = proxy_with(&api, "models/chat:80").start();
+    until(&proxy, &["a"]).await;
+    api.set_away(true);
+    eventually("it is told", async || (!is_found(&proxy).await).then_some(())).await;
+    assert_eq!(who(&proxy).await, HashSet::from(["a".to_owned()]));
+    api.service("chat", &at(&[&b]), &[]);
+    api.set_delay(ms(50));
+    api.set_away(false);
+    until(&proxy, &["b"]).await;
+    assert!(is_found(&proxy).await);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_waited_for() {
+    let api = KubeApi::start();
+    let a = named("a");
+    let proxy = proxy_with(&api, "models/chat:80").start();
+    assert_eq!(who(&proxy).await, HashSet::from(["nobody".to_owned()]));
+    assert!(!is_found(&proxy).await);
+    api.service("chat", &at(&[&a]), &[]);
+    until(&proxy, &["a"]).await;
+}
