@@ -181,3 +181,23 @@ async fn who_is_out_is_back_when_nobody_is_taken_out_any_more() {
     roster.settle(at(2));
     assert_eq!(serving(&roster).len(), 2);
 }
+
+#[tokio::test]
+async fn a_backend_is_young_while_one_that_serves_is() {
+    let config = config("dns: models.svc:80");
+    let (mut roster, _reports) = Roster::new(&config, 1, &Arc::default(), Clock::start(), no_tls());
+    roster.ask();
+    found(&mut roster, 0, &[A, B], 1);
+    let young =
+        |roster: &Roster, second| roster.has_young(&"model".into(), WarmUp::default(), at(second));
+    assert!(!young(&roster, 2), "they were there before Serin");
+    found(&mut roster, 0, &[B, C], 9);
+    assert!(young(&roster, 10) && young(&roster, 128) && !young(&roster, 129));
+    let signs = &roster.serving(&"model".into())[1].signs;
+    (0..20).for_each(|_| signs.count(0, Outcome::Good));
+    assert!(young(&roster, 38) && !young(&roster, 39), "it has answered enough");
+    let never = WarmUp { time: Duration::ZERO, requests: 0 };
+    assert!(!roster.has_young(&"model".into(), never, at(9)));
+    found(&mut roster, 0, &[B], 40);
+    assert!(!young(&roster, 41));
+}
