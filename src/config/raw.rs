@@ -4,6 +4,7 @@
 //! they speak to whoever writes a config file.
 
 pub mod probe;
+mod telling;
 mod tls;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -16,6 +17,7 @@ use crate::config::quantity::{
     ServicePort, Size, Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
     WebhookUrl,
 };
+pub use crate::config::raw::telling::{AccessLog, Tracing};
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -34,7 +36,7 @@ pub type ForForm = Form<As<Span>, Bounds>;
 
 maps! {
     /// Serin's config file.
-    File later ["limits" "access_log" "tracing" "notify"
+    File later ["limits" "notify"
                 "feedback" "probe" "fleet" "protocol" "tls"] {
         /// Addresses on which Serin accepts requests; at least one.
         must listeners: Vec<At<Listener>>,
@@ -59,6 +61,10 @@ maps! {
         may drain_delay: As<SpanOrZero> = "0s",
         /// How long a drain waits for requests in flight; `0s` cuts them at once.
         may drain_timeout: As<SpanOrZero> = "30s",
+        /// A line of JSON for each request. Default: none.
+        may access_log: AccessLog,
+        /// Spans of requests, for an OpenTelemetry collector. Default: none.
+        may tracing: Tracing,
         /// Model versions, each with a name.
         must backends: Vec<At<Backend>>,
         /// Hostnames and the rules for them.
