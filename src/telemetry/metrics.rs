@@ -112,7 +112,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     let (legs, mirrors) = (registry.legs(), registry.mirrors());
     let mut text = Text::default();
     requests(&mut text, &legs);
-    bytes(&mut text, &legs);
+    shell::bytes(&mut text, &legs);
     failures(&mut text, &legs);
     tries(&mut text, &legs);
     histograms(&mut text, &legs);
@@ -153,21 +153,6 @@ fn requests(text: &mut Text, legs: &Legs) {
             }
         }
     }
-}
-
-/// Of bodies; nothing of a leg where there was none.
-fn bytes(text: &mut Text, legs: &Legs) {
-    let mut family = |name: &str, help: &str, of: fn(&LegCounters) -> &Counter| {
-        text.family(name, COUNTER, help);
-        for leg in legs {
-            let sum = leg.workers().map(|worker| of(worker).get()).sum();
-            text.sample_if_any(name, &of_leg(leg, &[]), sum);
-        }
-    };
-    let help = "Bytes of the bodies of requests, counted when they end.";
-    family("serin_request_body_bytes_total", help, |worker| &worker.received_bytes);
-    let help = "Bytes of the bodies of responses, counted when they end.";
-    family("serin_response_body_bytes_total", help, |worker| &worker.sent_bytes);
 }
 
 /// What was tried again; nothing of a leg where nothing was.

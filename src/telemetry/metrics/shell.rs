@@ -2,8 +2,24 @@
 //!
 //! What `/proc` does not tell is left out, never made up.
 
-use crate::telemetry::metrics::{COUNTER, GAUGE, Gauges, Label, Number, Text};
+use crate::telemetry::counts::{Counter, LegCounters};
+use crate::telemetry::metrics::{COUNTER, GAUGE, Gauges, Label, Legs, Number, Text, of_leg};
 use crate::telemetry::registry::Registry;
+
+/// Of bodies; nothing of a leg where there was none.
+pub(super) fn bytes(text: &mut Text, legs: &Legs) {
+    let mut family = |name: &str, help: &str, of: fn(&LegCounters) -> &Counter| {
+        text.family(name, COUNTER, help);
+        for leg in legs {
+            let sum = leg.workers().map(|worker| of(worker).get()).sum();
+            text.sample_if_any(name, &of_leg(leg, &[]), sum);
+        }
+    };
+    let help = "Bytes of the bodies of requests, counted when they end.";
+    family("serin_request_body_bytes_total", help, |worker| &worker.received_bytes);
+    let help = "Bytes of the bodies of responses, counted when they end.";
+    family("serin_response_body_bytes_total", help, |worker| &worker.sent_bytes);
+}
 
 /// Of listeners.
 pub(super) fn connections(text: &mut Text, registry: &Registry) {
