@@ -15,9 +15,8 @@ use crate::config::quantity::{
     MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
     Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServerUrl,
     ServicePort, Size, Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
-    WebhookUrl,
 };
-pub use crate::config::raw::telling::{AccessLog, Tracing};
+pub use crate::config::raw::telling::{AccessLog, Notify, Tracing};
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -431,12 +430,6 @@ maps! {
         may time: As<SpanOrZero> = "30s",
         /// And until it got so many requests.
         may requests: As<Count<0, 1_000_000>> = 20,
-    }
-
-    /// Who is told.
-    Notify later ["secret"] {
-        /// Where a JSON message is posted: `https://host/path` or `http://host:port/path`.
-        must webhook: As<WebhookUrl>,
     }
 
     /// One step: exactly one of `mirror`, `weight` and `pause`.

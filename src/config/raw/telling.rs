@@ -1,8 +1,10 @@
-//! Access log and traces, as written.
+//! Access log, traces and webhooks, as written.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::config::quantity::{CollectorUrl, Count, FieldName, FilePath, Percent, ServiceName};
+use crate::config::quantity::{
+    CollectorUrl, Count, FieldName, FilePath, Percent, ServiceName, WebhookUrl,
+};
 use crate::config::read::{As, At, Keys, ObjectSchema, Read, maps};
 use crate::config::tree::{Node, Report};
 
@@ -28,5 +30,11 @@ maps! {
         may bad_per_second: As<Count<0, 1000>> = 10,
         /// What this proxy is called there, in `service.name`.
         may service: As<ServiceName> = "serin",
+    }
+
+    /// Who is told.
+    Notify later ["secret"] {
+        /// Where a JSON message is posted: `https://host/path` or `http://host:port/path`.
+        must webhook: As<WebhookUrl>,
     }
 }
