@@ -121,6 +121,7 @@ fn sentence(record: &Record) -> String {
             let by = by.as_deref().unwrap_or("an operator");
             format!("{by} said {}", word.as_str())
         }
+        What::Adopted { by, .. } => format!("taken out by {by}"),
         What::Changed(change) => change.to_string(),
         What::Begins { .. }
         | What::Replanned { .. }

@@ -11,7 +11,6 @@ mod probes;
 mod rollouts;
 mod routes;
 mod steps;
-mod telling;
 mod tls;
 
 use std::collections::HashMap;
@@ -22,8 +21,10 @@ use crate::config::quantity::{Name, Quantity};
 use crate::config::raw;
 use crate::config::read::{As, At, listed, similar};
 use crate::config::tree::{NodeId, Report, shown};
-use crate::config::{Config, Kubernetes};
+use crate::config::{Config, Fleet, Kubernetes};
+use crate::rollout::plan::{Deadline, Plan};
 use crate::traffic::retry::REPLAY_BODY_BYTES_MAX;
+use crate::units::Ratio;
 
 /// How long a drain waits where the file does not say.
 pub(super) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -39,11 +40,16 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     checker.no_loops(&file.backends, &listeners);
     let routes = checker.routes(&file.routes, &backends);
     checker.all_used(&file.backends, &file.routes);
-    let rollouts = checker.rollouts(&file.rollouts, &routes, &backends);
+    let mut rollouts = checker.rollouts(&file.rollouts, &routes, &backends);
     checker.failovers_used(&file.routes, &rollouts);
     let around = checker.around(&file.rollouts);
+    let fleet = checker.fleet(&file.fleet);
+    if let Some(fleet) = &fleet {
+        checker.share_out(fleet, &file.rollouts, &mut rollouts);
+    }
     let state = file.state.get().and_then(|state| checker.value(&state.file));
-    if state.is_none() && !rollouts.is_empty() && !file.state.is_there() {
+    let is_kept = file.state.is_there() || file.fleet.is_there();
+    if state.is_none() && !rollouts.is_empty() && !is_kept {
         let help = "add `state: { file: ./serin-state.json }`";
         let message = "without `state`, a restart forgets what was rolled back";
         checker.report.add(file.rollouts.id, Code::NoLedger, message, help);
@@ -55,8 +61,6 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     let replay = checker.value(&file.replay_body_max).and_then(|bytes| usize::try_from(bytes).ok());
     let drain_delay = checker.value(&file.drain_delay).unwrap_or_default();
     let response_headers = checker.value(&file.response_headers).unwrap_or(false);
-    let (access_log, tracing) =
-        (checker.access_log(&file.access_log), checker.tracing(&file.tracing));
     if report.refuses() {
         return None;
     }
@@ -65,6 +69,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         admin: admin.1,
         metrics: metrics.map(|(_, address)| address),
         kubernetes,
+        fleet,
         state_file: state,
         trusted_proxies,
         workers: workers.and_then(std::num::NonZero::new),
@@ -72,8 +77,6 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         drain_delay,
         drain_timeout,
         response_headers,
-        access_log,
-        tracing,
         backends,
         routes: routes.into_iter().map(|(_, route)| route).collect(),
         rollouts,
@@ -88,6 +91,37 @@ struct Checker<'r> {
 }
 
 impl Checker<'_> {
+    fn fleet(&mut self, at: &At<raw::Fleet>) -> Option<Fleet> {
+        let raw = at.get()?;
+        let namespace = self.value(&raw.namespace);
+        let replicas_max = self.value(&raw.max_replicas).unwrap_or(Fleet::REPLICAS_MAX);
+        Some(Fleet { name: self.value(&raw.name)?, namespace, replicas_max })
+    }
+
+    /// What a fleet makes of rollouts. Each replica judges by what it sees, so each may be wrong
+    /// for its part only; and one whose own way out is broken sees every version fail, which
+    /// must not take a version out for all.
+    fn share_out(&mut self, fleet: &Fleet, list: &At<Vec<At<raw::Rollout>>>, plans: &mut [Plan]) {
+        for raw in list.items().iter().filter_map(At::get) {
+            if raw.steps.is_there() {
+                let message = "steps in a fleet: every replica would go on by itself";
+                let help = "leave out `steps`, or `fleet` and run one replica";
+                self.report.add(raw.steps.id, Code::NotSupported, message, help);
+            }
+            let name = raw.name.get().map(|name| name.scalar.text.as_ref());
+            let plan = plans.iter_mut().find(|plan| Some(plan.name.as_str()) == name);
+            let Some(plan) = plan else { continue };
+            let part = plan.false_rollback.get() / f64::from(fleet.replicas_max);
+            plan.false_rollback = Ratio::new(part).unwrap_or(plan.false_rollback);
+            if !raw.on_shared_breach.is_there() {
+                plan.on_shared_breach = Deadline::Hold;
+            }
+            if !raw.on_no_endpoint.is_there() {
+                plan.on_no_endpoint = Deadline::Hold;
+            }
+        }
+    }
+
     fn kubernetes(&mut self, at: &At<raw::Kubernetes>) -> Kubernetes {
         let Some(raw) = at.get() else { return Kubernetes::default() };
         Kubernetes {

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Uri};
+use http::Uri;
 
 use crate::names::{BackendName, ListenerName, RolloutName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
@@ -40,7 +40,7 @@ use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::source::Cidr;
 use crate::traffic::warm_up::WarmUp;
-use crate::units::{Ratio, Weight};
+use crate::units::Weight;
 
 /// A config file as meant: every name resolves, every number is within its limits.
 #[derive(Clone, Debug)]
@@ -53,6 +53,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Where the Kubernetes API is, for backends that are found there.
     pub kubernetes: Kubernetes,
+    /// The replicas that decide as one; `None` is this process alone.
+    pub fleet: Option<Fleet>,
     /// Where ended rollouts are remembered; `None` is memory only.
     pub state_file: Option<PathBuf>,
     /// Whose `x-forwarded-*` fields are appended to; `None` is everyone's.
@@ -67,10 +69,6 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
     pub response_headers: bool,
-    /// A line for each request; `None` is none.
-    pub access_log: Option<AccessLog>,
-    /// Spans of requests; `None` is none.
-    pub tracing: Option<Tracing>,
     /// In the file's order.
     pub backends: Vec<Backend>,
     /// In the file's order, which is the last tie-break of matching.
@@ -79,39 +77,6 @@ pub struct Config {
     pub rollouts: Vec<Plan>,
     /// What goes with rollouts and is not judged, one for each.
     pub around: Vec<Around>,
-}
-
-/// Lines of requests.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AccessLog {
-    /// Where they are appended; `None` is stdout.
-    pub file: Option<PathBuf>,
-    /// Of the requests that do not end badly.
-    pub share: Ratio,
-    /// Fields that are told; none that hold secrets.
-    pub headers: Vec<HeaderName>,
-}
-
-/// Spans of requests.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tracing {
-    /// The collector; `http` or `https` with a host.
-    pub otlp: Uri,
-    /// Of the traces that begin here.
-    pub share: Ratio,
-    /// Bad ones beyond that, a second and worker.
-    pub bad_per_second: u32,
-    /// `service.name`.
-    pub service: String,
-}
-
-impl Tracing {
-    /// Where the config names none.
-    pub const SHARE: Ratio = Ratio::PERCENT;
-    /// Where the config names none.
-    pub const BAD_PER_SECOND: u32 = 10;
-    /// Where the config names none.
-    pub const SERVICE: &str = "serin";
 }
 
 /// What goes with a rollout and is not judged.
@@ -256,6 +221,27 @@ pub struct Kubernetes {
     pub ca: Option<PathBuf>,
     /// Whose endpoints are preferred, where all have hints.
     pub zone: Option<String>,
+}
+
+/// Replicas that decide as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// Tells one fleet from another in the same namespace.
+    pub name: String,
+    /// Where the latch is; `None` is the pod's own namespace.
+    pub namespace: Option<String>,
+    /// There are never more; at least 1.
+    pub replicas_max: u32,
+}
+
+impl Fleet {
+    /// Where the config does not say.
+    pub const REPLICAS_MAX: u32 = 10;
+
+    /// What the objects of the fleet are called.
+    pub fn object(&self) -> String {
+        format!("serin-{}", self.name)
+    }
 }
 
 impl Backend {

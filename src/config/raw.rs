@@ -3,8 +3,8 @@
 //! Never says whether it makes sense. The texts here are those of the JSON Schema, so
 //! they speak to whoever writes a config file.
 
+mod kubernetes;
 pub mod probe;
-mod telling;
 mod tls;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -13,10 +13,10 @@ use crate::config::quantity::{
     BalanceWord, CidrText, CookieName, Count, DnsTarget, Endpoint, ErrorLimit, FieldName,
     FieldValue, FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress,
     MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
-    Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServerUrl,
-    ServicePort, Size, Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
+    Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServicePort, Size,
+    Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText, WebhookUrl,
 };
-pub use crate::config::raw::telling::{AccessLog, Notify, Tracing};
+pub use crate::config::raw::kubernetes::{Fleet, Kubernetes};
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -35,8 +35,8 @@ pub type ForForm = Form<As<Span>, Bounds>;
 
 maps! {
     /// Serin's config file.
-    File later ["limits" "notify"
-                "feedback" "probe" "fleet" "protocol" "tls"] {
+    File later ["limits" "access_log" "tracing" "notify"
+                "feedback" "probe" "protocol" "tls"] {
         /// Addresses on which Serin accepts requests; at least one.
         must listeners: Vec<At<Listener>>,
         /// The admin port.
@@ -47,6 +47,8 @@ maps! {
         may state: State,
         /// Where the Kubernetes API is, for backends with `service`. Default: that of the pod.
         may kubernetes: Kubernetes,
+        /// Replicas that decide as one. Default: this process decides alone.
+        may fleet: Fleet,
         /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
         may response_headers: As<Flag> = false,
         /// Ranges of addresses whose `x-forwarded-*` fields are appended to; from elsewhere they
@@ -60,10 +62,6 @@ maps! {
         may drain_delay: As<SpanOrZero> = "0s",
         /// How long a drain waits for requests in flight; `0s` cuts them at once.
         may drain_timeout: As<SpanOrZero> = "30s",
-        /// A line of JSON for each request. Default: none.
-        may access_log: AccessLog,
-        /// Spans of requests, for an OpenTelemetry collector. Default: none.
-        may tracing: Tracing,
         /// Model versions, each with a name.
         must backends: Vec<At<Backend>>,
         /// Hostnames and the rules for them.
@@ -121,18 +119,6 @@ maps! {
     State later [] {
         /// The ledger: what was rolled back stays rolled back. Its folder must exist.
         must file: As<FilePath>,
-    }
-
-    /// Where the Kubernetes API is, and how to ask it.
-    Kubernetes later [] {
-        /// `https://host:port`. Default: what a pod is told, with its service account.
-        may server: As<ServerUrl>,
-        /// A file with the token that every call carries; read for each call.
-        may token_file: As<FilePath>,
-        /// A PEM file of the authorities that vouch for the API.
-        may ca: As<FilePath>,
-        /// Endpoints that are hinted for this zone are preferred. Default: hints are ignored.
-        may zone: As<Text>,
     }
 
     /// One model version.
@@ -430,6 +416,12 @@ maps! {
         may time: As<SpanOrZero> = "30s",
         /// And until it got so many requests.
         may requests: As<Count<0, 1_000_000>> = 20,
+    }
+
+    /// Who is told.
+    Notify later ["secret"] {
+        /// Where a JSON message is posted: `https://host/path` or `http://host:port/path`.
+        must webhook: As<WebhookUrl>,
     }
 
     /// One step: exactly one of `mirror`, `weight` and `pause`.

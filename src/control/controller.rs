@@ -3,6 +3,7 @@
 //! Never does two things at once: a reload and a rollback are both events of this loop,
 //! and a reload applies every rollout's state before it publishes.
 
+mod agreeing;
 mod asked;
 mod reloading;
 mod rotation;
@@ -25,6 +26,7 @@ use crate::control::certificates::{self, Certificates};
 use crate::control::controller::rotation::Reports;
 use crate::control::controller::saving::{Reply, Saving};
 use crate::control::disk::Disk;
+use crate::control::fleet::{self, Fleet};
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
 use crate::control::notify::Notifier;
@@ -85,10 +87,6 @@ pub struct Controller {
     hash: String,
     generation: u64,
     loaded_at: String,
-    /// The same, in seconds since the Unix epoch.
-    loaded_wall: u64,
-    /// Reloads since the start: taken, refused.
-    reloads: [u64; 2],
     /// Defects of the last reload, if it failed.
     last_error: Vec<Defect>,
     registry: Arc<Registry>,
@@ -102,6 +100,8 @@ pub struct Controller {
     rollouts: Vec<Running>,
     roster: Roster,
     reports: Reports,
+    /// The replicas that this one decides with.
+    fleet: Option<Fleet>,
 }
 
 impl Controller {
@@ -152,8 +152,6 @@ impl Controller {
             hash: loaded.hash,
             generation: 1,
             loaded_at: now.1,
-            loaded_wall: clock.wall().as_secs(),
-            reloads: [0, 0],
             last_error: Vec::new(),
             registry,
             publisher,
@@ -166,6 +164,7 @@ impl Controller {
             rollouts,
             roster,
             reports: Reports::new(reported),
+            fleet: None,
         };
         for rollout in controller.rollouts.iter().filter(|one| one.state().has_ended()) {
             tracing::warn!(
@@ -204,6 +203,7 @@ impl Controller {
         let alarm = Arc::clone(&self.alarm);
         self.roster.ask();
         let mut disk = self.saving.done();
+        let mut heard = self.join();
         loop {
             tokio::select! {
                 _ = slots.tick() => self.close_slot(),
@@ -213,6 +213,7 @@ impl Controller {
                 }
                 Some(report) = self.reports.next() => self.hear(report),
                 done = saving::next(&mut disk) => self.disk_did(&done),
+                latch = fleet::next(&mut heard) => self.agree(&latch),
                 _ = saves.tick() => self.save_all(),
                 Some(command) = commands.recv() => self.obey(command),
                 () = stop.cancelled() => break,
@@ -340,6 +341,7 @@ impl Controller {
         self.publish();
         if matches!(effect, Effect::RolledBack | Effect::Aborted) {
             self.rollouts[index].cut_streams();
+            self.tell_fleet(index);
         }
         self.ledger.remember(self.rollouts[index].entry(now));
         // Before the journal: what that tells, the ledger knows.

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Backend, Config, Kubernetes, Listener, Route, Rule, render};
+use crate::config::{Backend, Config, Fleet, Kubernetes, Listener, Route, Rule, render};
 use crate::control::Status;
 use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
@@ -83,6 +83,7 @@ pub fn config(config: &Config) -> Value {
         ("metrics", map([("address", json!(config.metrics))])),
         ("state", map([("file", json!(config.state_file))])),
         ("kubernetes", kubernetes(&config.kubernetes)),
+        ("fleet", config.fleet.as_ref().map_or(Value::Null, fleet)),
         ("workers", json!(config.workers)),
         ("replay_body_max", config.replay_body_bytes_max.into()),
         ("drain_delay", duration_text(config.drain_delay).into()),
@@ -137,6 +138,14 @@ fn endpoint_tls(tls: &EndpointTls) -> Value {
         ("server_name", json!(server_name.as_ref().map(ServerName::to_str))),
         ("cert", json!(certificate.as_ref().map(|one| &one.cert))),
         ("key", json!(certificate.as_ref().map(|one| &one.key))),
+    ])
+}
+
+fn fleet(fleet: &Fleet) -> Value {
+    map([
+        ("name", fleet.name.as_str().into()),
+        ("namespace", json!(fleet.namespace)),
+        ("max_replicas", fleet.replicas_max.into()),
     ])
 }
 

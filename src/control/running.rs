@@ -24,6 +24,7 @@ use crate::control::running::failing::Failing;
 use crate::control::running::pace::Pace;
 use crate::control::running::probed::Probed;
 use crate::control::running::telling::Telling;
+use crate::rollout::fleet::End;
 use crate::rollout::judge::{SLOT, SlotCounts};
 use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
@@ -422,6 +423,13 @@ impl Running {
     /// Follows a person's word.
     pub fn told(&mut self, now: Tick, word: Word) -> Option<Effect> {
         self.release.told(now, word)
+    }
+
+    /// Follows what another replica has found.
+    pub fn adopt(&mut self, now: Tick, end: &End) -> Option<Effect> {
+        let effect = self.release.adopt(now, end);
+        self.count(effect);
+        effect
     }
 
     /// Who said what was followed, and when.

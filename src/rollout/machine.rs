@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::fleet::End;
 use crate::rollout::objective::Standing;
 use crate::rollout::plan::{Breach, Deadline, Plan};
 use crate::rollout::step::Until;
@@ -126,6 +127,8 @@ pub enum Event<'a> {
     Judged(&'a Findings),
     /// A person said something.
     Told(Word),
+    /// Another replica has taken the version out.
+    Adopted(&'a End),
 }
 
 /// What a person may say to a rollout.
@@ -343,7 +346,14 @@ impl Plan {
             (running @ State::Progressing { .. }, Event::Told(word)) => {
                 self.told(running, now, word)
             }
-            (ended, Event::Judged(_)) => (ended, None),
+            (State::Progressing { .. }, Event::Adopted(End::RolledBack(cause))) => {
+                let cause = cause.clone();
+                (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
+            }
+            (State::Progressing { .. }, Event::Adopted(End::Aborted)) => {
+                (State::Aborted { since: now }, Some(Effect::Aborted))
+            }
+            (ended, Event::Judged(_) | Event::Adopted(_)) => (ended, None),
             (_, Event::Told(Word::Reset)) => (self.start(now), Some(Effect::Restarted)),
             (state @ State::Aborted { .. }, Event::Told(Word::Abort)) => (state, None),
             (state @ State::RolledBack { .. }, Event::Told(_)) => {

@@ -5,6 +5,7 @@
 //! from what was written down.
 
 pub mod evidence;
+pub mod fleet;
 pub mod interval;
 pub mod judge;
 pub mod machine;

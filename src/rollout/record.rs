@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::fleet::End;
 use crate::rollout::judge::{Earlier, Pair, SlotCounts, SlotTally};
 use crate::rollout::machine::{State, Word};
 use crate::rollout::plan::Plan;
@@ -85,6 +86,13 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     },
+    /// Another replica had taken the version out, which was followed.
+    Adopted {
+        /// How.
+        end: End,
+        /// Which one.
+        by: String,
+    },
     /// The state is another one.
     Changed(Change),
 }
@@ -122,9 +130,6 @@ pub struct FailingRequest {
     pub objective: String,
     /// Its `x-request-id`.
     pub id: String,
-    /// The id of its trace, 32 hexadecimal digits, where there are traces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace_id: Option<String>,
     /// `None` if there was no answer yet.
     pub status: Option<u16>,
     /// Why there was no answer, or none to its end, as in `serin_failures_total`.
@@ -308,6 +313,7 @@ impl Replay {
                 let (end, counts) = slot.open(release.plan().objectives.len());
                 release.look(end, &counts);
             }
+            What::Adopted { end, .. } => drop(release.adopt(now, end)),
             What::Told { word, .. } => drop(release.told(now, *word)),
             What::Changed(recorded) => {
                 let found = Change::of(release);

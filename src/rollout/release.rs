@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::fleet::End;
 use crate::rollout::judge::{Judge, Pair, SavedJudge, SlotCounts, SlotTally};
 use crate::rollout::machine::{Effect, Event, Pause, SavedHold, State, Word};
 use crate::rollout::objective::Objective;
@@ -232,6 +233,11 @@ impl Release {
     /// Follows a person's word, or says why not.
     pub fn told(&mut self, now: Tick, word: Word) -> Option<Effect> {
         self.advance(now, Event::Told(word))
+    }
+
+    /// Follows what another replica has found.
+    pub fn adopt(&mut self, now: Tick, end: &End) -> Option<Effect> {
+        self.advance(now, Event::Adopted(end))
     }
 
     fn advance(&mut self, now: Tick, event: Event<'_>) -> Option<Effect> {

@@ -23,5 +23,4 @@ pub mod retry;
 pub mod route;
 pub mod source;
 pub mod split;
-pub mod trace;
 pub mod warm_up;

@@ -343,6 +343,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         return watch(stream, &call, shared).await;
     }
     let (status, body) = lock().answer(&call);
+    shared.changed.notify_waiters();
     let body = body.to_string();
     let head = format!(
         "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\

@@ -114,7 +114,7 @@ async fn a_service_that_is_not_there_is_waited_for() {
     let a = named("a");
     let proxy = proxy_with(&api, "models/chat:80").start();
     assert_eq!(who(&proxy).await, HashSet::from(["nobody".to_owned()]));
-    assert!(!is_found(&proxy).await);
+    eventually("it is told", async || (!is_found(&proxy).await).then_some(())).await;
     api.service("chat", &at(&[&a]), &[]);
     until(&proxy, &["a"]).await;
 }

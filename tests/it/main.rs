@@ -3,7 +3,6 @@
 //!
 //! Never waits a fixed time: what a test is about is looked for until it is so.
 
-mod access_log;
 mod certificates;
 mod command_line;
 mod corpora;
@@ -16,6 +15,7 @@ mod evidence;
 mod failover;
 mod failures;
 mod faults;
+mod fleet;
 mod grpc;
 mod hostile_http1;
 mod http2_endpoints;
@@ -36,5 +36,4 @@ mod split;
 mod steps;
 mod strange_endpoints;
 mod tls;
-mod traces;
 mod upgrades;

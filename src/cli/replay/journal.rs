@@ -109,8 +109,11 @@ pub fn reconsider(path: &Path, policy: &Plan) -> Result<Outcome> {
             What::Changed(change) if change.state == "rolled_back" => {
                 other.recorded.get_or_insert((record.at.clone(), change.reason.clone()));
             }
-            What::Changed(_) | What::Replanned { .. } | What::Shared { .. } | What::Told { .. } => {
-            }
+            What::Changed(_)
+            | What::Replanned { .. }
+            | What::Shared { .. }
+            | What::Adopted { .. }
+            | What::Told { .. } => {}
         }
         other.judge.set_share(release.share());
     }

@@ -174,6 +174,25 @@ fn is_label(text: &str) -> bool {
         && ends.iter().all(|end| end.is_some_and(|b| *b != b'-'))
 }
 
+/// A name as Kubernetes has them.
+pub struct KubernetesName;
+
+impl Quantity for KubernetesName {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        if is_label(&scalar.text) {
+            return Ok(scalar.text.clone());
+        }
+        let help = "write 1 to 63 small letters, digits and dashes, none at either end";
+        Err(Fault::of(Code::Name, scalar, "is not a name of Kubernetes", help))
+    }
+
+    fn schema() -> Schema {
+        text_schema("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "gateway")
+    }
+}
+
 /// Where the Kubernetes API is.
 pub struct ServerUrl;
 
@@ -246,26 +265,5 @@ impl Quantity for WebhookUrl {
 
     fn schema() -> Schema {
         text_schema("^https?://[^/]+", "http://127.0.0.1:9300/hooks/serin")
-    }
-}
-
-/// Where spans are posted, without the path of OTLP. It is printed, so it may hold no secret.
-pub struct CollectorUrl;
-
-impl Quantity for CollectorUrl {
-    type Value = Uri;
-
-    fn parse(scalar: &Scalar) -> Result<Uri, Fault> {
-        let uri = WebhookUrl::parse(scalar)?;
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        if authority.contains('@') || uri.query().is_some() {
-            let help = "write `http://host:4318`, without a password and without a query";
-            return Err(Fault::silent(Code::Address, "this is no collector's URL", help));
-        }
-        Ok(uri)
-    }
-
-    fn schema() -> Schema {
-        text_schema("^https?://[^/@?]+(/[^?]*)?$", "http://127.0.0.1:4318")
     }
 }

@@ -39,7 +39,6 @@ pub(super) struct Saving {
     /// There is something that the last one asked for does not have.
     dirty: bool,
     waiting: Vec<Waiting>,
-    failures: u64,
 }
 
 /// What is done once the ledger is on disk.
@@ -74,11 +73,6 @@ impl Saving {
     pub fn holds_back(&self, rollout: &str) -> bool {
         let tells = |one: &Waiting| matches!(one.then, Then::Tell { .. });
         self.waiting.iter().any(|one| one.rollout.as_str() == rollout && tells(one))
-    }
-
-    /// Ledgers that could not be written since the start.
-    pub fn failures(&self) -> u64 {
-        self.failures
     }
 
     fn is_on_disk(&self) -> bool {
@@ -146,7 +140,6 @@ impl Controller {
             // Tried again at the next slot's end.
             tracing::error!(%error, "the ledger is not on disk");
             self.saving.dirty = true;
-            self.saving.failures += 1;
         }
         self.finish(|one| one.number <= done.number, done.error.as_deref());
         if done.error.is_none() && self.saving.dirty {
@@ -246,6 +239,7 @@ impl Controller {
         };
         let now = self.now();
         let effect = self.rollouts[index].told(now, Word::Reset);
+        self.tell_fleet_of_reset(index);
         self.was_told(index, now, Word::Reset, by);
         self.act(index, now, effect, Some(reply));
     }

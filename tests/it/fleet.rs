@@ -1,0 +1,105 @@
+//! Replicas that decide as one: what one takes out is out everywhere, whatever becomes of the
+//! API meanwhile.
+
+use serin_testkit::{Backend, KubeApi, Proxy, ProxyBuilder, eventually, secs};
+
+const PATH: &str = "/v2/models/sentiment/infer";
+const ROLLOUT: &str = "sentiment-v2";
+const LATCH: &str = "/api/v1/namespaces/models/configmaps/serin-gateway";
+
+fn replica(api: &KubeApi, v1: &Backend, v2: &Backend) -> ProxyBuilder {
+    Proxy::with_config("canary.yaml")
+        .backends([v1, v2])
+        .with(&api.config())
+        .with("fleet: { name: gateway, namespace: models, max_replicas: 3 }")
+}
+
+fn versions() -> (Backend, Backend) {
+    (Backend::named("v1").start(), Backend::named("v2").answers(500).start())
+}
+
+/// Sends requests to one replica until it has taken the canary out by itself.
+async fn break_through(proxy: &Proxy) {
+    let mut client = proxy.client();
+    eventually("it rolls back", async || {
+        for _ in 0..50 {
+            client.post(PATH, "{}").await;
+        }
+        (proxy.rollout(ROLLOUT).state().await == "rolled_back").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_one_replica_takes_out_is_out_everywhere_and_stays_out_when_all_restart() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let mut replicas = [(); 3].map(|()| replica(&api, &v1, &v2).start());
+    break_through(&replicas[0]).await;
+    let reason = replicas[0].rollout(ROLLOUT).view().await["reason"].clone();
+    for other in &replicas[1..] {
+        let view = other.rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
+        assert_eq!(view["reason"], reason, "all tell the same story");
+    }
+    // Nobody has a state file: what they know is in the cluster.
+    replicas.iter_mut().for_each(Proxy::stop);
+    replicas.iter_mut().for_each(Proxy::restart);
+    for proxy in &replicas {
+        proxy.rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
+    }
+    assert!(api.object(LATCH).is_some());
+}
+
+#[tokio::test]
+async fn a_reset_gives_the_version_another_chance_everywhere() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let replicas = [(); 2].map(|()| replica(&api, &v1, &v2).start());
+    assert_eq!(replicas[1].rollout(ROLLOUT).ask("abort").await.status, 200);
+    replicas[0].rollout(ROLLOUT).expect("aborted").await;
+    assert_eq!(replicas[0].rollout(ROLLOUT).ask("reset").await.status, 200);
+    for proxy in &replicas {
+        proxy.rollout(ROLLOUT).expect("progressing").await;
+    }
+    break_through(&replicas[1]).await;
+    replicas[0].rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_cut_off_protects_and_tells_when_it_is_back() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let replicas = [(); 2].map(|()| replica(&api, &v1, &v2).start());
+    eventually("both watch", async || (api.asked("WATCH") >= 2).then_some(())).await;
+    api.set_away(true);
+    break_through(&replicas[0]).await;
+    assert_eq!(replicas[1].rollout(ROLLOUT).state().await, "progressing");
+    api.set_away(false);
+    replicas[1].rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
+}
+
+#[tokio::test]
+async fn replicas_that_write_at_once_lose_nothing() {
+    let api = KubeApi::start();
+    // So slow that all read before one has written.
+    api.set_delay(secs(1) / 20);
+    let (v1, v2) = versions();
+    let builder = |name: &str| {
+        replica(&api, &v1, &v2)
+            .replace("  - name: sentiment-v2\n    rule", &format!("  - name: {name}\n    rule"))
+    };
+    let names = ["a", "b", "c"];
+    let replicas = names.map(|name| builder(name).start());
+    let aborts = names.iter().zip(&replicas).map(|(name, proxy)| async move {
+        assert_eq!(proxy.rollout(name).ask("abort").await.status, 200);
+    });
+    let mut aborts = aborts.collect::<Vec<_>>();
+    let (c, b, a) = (aborts.pop().unwrap(), aborts.pop().unwrap(), aborts.pop().unwrap());
+    tokio::join!(a, b, c);
+    eventually("all three are in the latch", async || {
+        let object = api.object(LATCH)?;
+        let text = object["data"]["latch.json"].as_str()?.to_owned();
+        names.iter().all(|name| text.contains(&format!("\"{name}@"))).then_some(())
+    })
+    .await;
+}
