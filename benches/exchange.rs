@@ -73,6 +73,7 @@ fn connect(runtime: &LocalRuntime) -> DuplexStream {
         unrouted: Arc::new(Leg::new(key, 1)),
         response_headers: false,
         replay_body_bytes_max: 0,
+        telling: None,
     });
     let (near, far) = duplex(PIPE_BYTES);
     runtime.block_on(async {

@@ -26,10 +26,11 @@ use crate::control::admin::{self, AdminState, Readiness, Token};
 use crate::control::certificates::Certificates;
 use crate::control::controller::{Controller, Memory};
 use crate::control::ledger::{Ledger, LedgerError};
-use crate::control::{COMMANDS_MAX, Command, reload};
+use crate::control::{COMMANDS_MAX, Command, export, reload};
 use crate::names::ListenerName;
 use crate::proxy::listener::{self, Listener, Stop};
 use crate::telemetry::registry::Registry;
+use crate::telemetry::story::LogDrops;
 
 /// How often a drain looks whether the workers have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
@@ -52,6 +53,7 @@ pub struct App {
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     control_stop: CancellationToken,
+    export: export::Export,
 }
 
 /// Why a proxy could not start.
@@ -114,11 +116,10 @@ impl App {
         let certificates = read_certificates(path, &loaded, clock)?;
         let (sockets, listeners) = bind_listeners(&config, workers)?;
         let (admin_socket, admin) = bind(config.admin.address, "admin")?;
-        let metrics = config.metrics.map(|address| bind(address, "metrics")).transpose()?;
+        let (metrics_socket, metrics) = bind_metrics(&config)?;
         // After the sockets: a second Serin started by mistake must not touch the first one's.
         let ledger = Ledger::open(config.state_file.clone())?;
         let memory = Memory::start(ledger).map_err(StartError::Thread)?;
-        let (metrics_socket, metrics) = metrics.unzip();
 
         let registry = Arc::new(Registry::new(workers));
         let hash = loaded.hash.clone();
@@ -138,6 +139,7 @@ impl App {
         let quit = CancellationToken::new();
         let control_stop = CancellationToken::new();
         let watch = Watch::new(controller.status(), Arc::clone(&registry));
+        let export = start_export(&registry, &controller, clock)?;
         let state = AdminState {
             commands: commands.clone(),
             status: controller.status(),
@@ -178,12 +180,18 @@ impl App {
             workers,
             control,
             control_stop,
+            export,
         })
     }
 
     /// Asks the controller; used by signals.
     pub fn commands(&self) -> mpsc::Sender<Command> {
         self.commands.clone()
+    }
+
+    /// Lets the metrics tell of lines that the log had to leave out.
+    pub fn count_log_drops(&self, drops: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.watch.outlets().count_log_drops(LogDrops(Box::new(drops)));
     }
 
     /// Shows what it does; used by the demo.
@@ -227,6 +235,8 @@ impl App {
         }
         self.control_stop.cancel();
         let _ = self.control.join();
+        // What the last requests told is written.
+        self.export.stop();
     }
 }
 
@@ -347,6 +357,19 @@ fn bind_listeners(config: &Config, workers: usize) -> Result<Bound, StartError> 
         sockets.push(socket);
     }
     Ok((sockets, addresses))
+}
+
+fn bind_metrics(config: &Config) -> Result<(Option<TcpListener>, Option<SocketAddr>), StartError> {
+    let bound = config.metrics.map(|address| bind(address, "metrics"));
+    Ok(bound.transpose()?.unzip())
+}
+
+fn start_export(
+    registry: &Registry,
+    controller: &Controller,
+    clock: Clock,
+) -> Result<export::Export, StartError> {
+    export::start(registry, controller.status(), clock).map_err(StartError::Thread)
 }
 
 fn bind(address: SocketAddr, what: &str) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -16,6 +16,7 @@ use crate::telemetry::counts::{Arm, Evidence, Leg, RetryBudget};
 use crate::telemetry::gate::Gate;
 use crate::telemetry::listeners::Door;
 use crate::telemetry::signs::Signs;
+use crate::telemetry::story::Telling;
 use crate::tls::client::Encryption;
 use crate::traffic::balance::Balance;
 use crate::traffic::draw::{Salt, StickyKey};
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub response_headers: bool,
     /// A request's body up to this size is kept until the answer begins.
     pub replay_body_bytes_max: usize,
+    /// What is told of single requests; `None` is nothing.
+    pub telling: Option<Arc<Telling>>,
 }
 
 /// What is said on a new connection before HTTP.

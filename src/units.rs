@@ -62,6 +62,9 @@ impl Ratio {
     /// All of it.
     pub const ONE: Self = Self(1.0);
 
+    /// One in a hundred.
+    pub const PERCENT: Self = Self(0.01);
+
     /// `None` outside 0 to 1 and for NaN.
     pub fn new(value: f64) -> Option<Self> {
         (0.0..=1.0).contains(&value).then_some(Self(value))

@@ -11,6 +11,7 @@ use crate::control::Status;
 use crate::control::api::RolloutView;
 use crate::telemetry::counts::BUCKETS;
 use crate::telemetry::registry::Registry;
+use crate::telemetry::story::Outlets;
 use crate::traffic::outcome::Outcome;
 
 /// A look into a running proxy.
@@ -34,6 +35,11 @@ pub struct Counts {
 impl Watch {
     pub(super) const fn new(status: watch::Receiver<Arc<Status>>, registry: Arc<Registry>) -> Self {
         Self { status, registry }
+    }
+
+    /// Where workers tell of single requests.
+    pub(super) fn outlets(&self) -> &Outlets {
+        self.registry.outlets()
     }
 
     /// Of the config in force.

@@ -11,6 +11,7 @@ mod probes;
 mod rollouts;
 mod routes;
 mod steps;
+mod telling;
 mod tls;
 
 use std::collections::HashMap;
@@ -61,6 +62,8 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     let replay = checker.value(&file.replay_body_max).and_then(|bytes| usize::try_from(bytes).ok());
     let drain_delay = checker.value(&file.drain_delay).unwrap_or_default();
     let response_headers = checker.value(&file.response_headers).unwrap_or(false);
+    let (access_log, tracing) =
+        (checker.access_log(&file.access_log), checker.tracing(&file.tracing));
     if report.refuses() {
         return None;
     }
@@ -77,6 +80,8 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
         drain_delay,
         drain_timeout,
         response_headers,
+        access_log,
+        tracing,
         backends,
         routes: routes.into_iter().map(|(_, route)| route).collect(),
         rollouts,

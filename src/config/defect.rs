@@ -90,6 +90,7 @@ codes! {
     Objective = "0214" Error "an objective that nothing could keep or breach";
     Flag = "0215" Error "neither true nor false";
     Step = "0216" Error "a step that makes no sense where it stands";
+    Secret = "0217" Error "a header that holds secrets, which is never logged";
 
     Dangling = "0301" Error "a name that nothing has";
     DuplicateName = "0302" Error "the same name twice";

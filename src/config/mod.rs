@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderName, Uri};
 
 use crate::names::{BackendName, ListenerName, RolloutName, RouteName, RuleName};
 use crate::rollout::plan::Plan;
@@ -40,7 +40,7 @@ use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Retry, Timeouts};
 use crate::traffic::source::Cidr;
 use crate::traffic::warm_up::WarmUp;
-use crate::units::Weight;
+use crate::units::{Ratio, Weight};
 
 /// A config file as meant: every name resolves, every number is within its limits.
 #[derive(Clone, Debug)]
@@ -69,6 +69,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether `x-serin-backend` and `x-serin-rollout` tell a client what served it.
     pub response_headers: bool,
+    /// A line for each request; `None` is none.
+    pub access_log: Option<AccessLog>,
+    /// Spans of requests; `None` is none.
+    pub tracing: Option<Tracing>,
     /// In the file's order.
     pub backends: Vec<Backend>,
     /// In the file's order, which is the last tie-break of matching.
@@ -77,6 +81,39 @@ pub struct Config {
     pub rollouts: Vec<Plan>,
     /// What goes with rollouts and is not judged, one for each.
     pub around: Vec<Around>,
+}
+
+/// Lines of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// Where they are appended; `None` is stdout.
+    pub file: Option<PathBuf>,
+    /// Of the requests that do not end badly.
+    pub share: Ratio,
+    /// Fields that are told; none that hold secrets.
+    pub headers: Vec<HeaderName>,
+}
+
+/// Spans of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    /// The collector; `http` or `https` with a host.
+    pub otlp: Uri,
+    /// Of the traces that begin here.
+    pub share: Ratio,
+    /// Bad ones beyond that, a second and worker.
+    pub bad_per_second: u32,
+    /// `service.name`.
+    pub service: String,
+}
+
+impl Tracing {
+    /// Where the config names none.
+    pub const SHARE: Ratio = Ratio::PERCENT;
+    /// Where the config names none.
+    pub const BAD_PER_SECOND: u32 = 10;
+    /// Where the config names none.
+    pub const SERVICE: &str = "serin";
 }
 
 /// What goes with a rollout and is not judged.

@@ -15,15 +15,15 @@ pub(super) use self::http::{
     Pattern, Target,
 };
 pub(super) use self::net::{
-    CidrText, DnsTarget, Endpoint, FilePath, KubernetesName, ListenAddress, ServerUrl, ServicePort,
-    WebhookUrl,
+    CidrText, CollectorUrl, DnsTarget, Endpoint, FilePath, KubernetesName, ListenAddress,
+    ServerUrl, ServicePort, WebhookUrl,
 };
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::tls::{ClientAuthWord, ServerNameText, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, Name, ObjectiveBreach,
-    OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, StreamsWord, Text,
-    UntilWord, VersionText,
+    OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, ServiceName,
+    StreamsWord, Text, UntilWord, VersionText,
 };
 
 use crate::config::defect::Code;

@@ -5,6 +5,7 @@
 
 mod kubernetes;
 pub mod probe;
+mod telling;
 mod tls;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -14,9 +15,10 @@ use crate::config::quantity::{
     FieldValue, FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress,
     MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
     Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServicePort, Size,
-    Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText, WebhookUrl,
+    Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
 };
 pub use crate::config::raw::kubernetes::{Fleet, Kubernetes};
+pub use crate::config::raw::telling::{AccessLog, Notify, Tracing};
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -35,7 +37,7 @@ pub type ForForm = Form<As<Span>, Bounds>;
 
 maps! {
     /// Serin's config file.
-    File later ["limits" "access_log" "tracing" "notify"
+    File later ["limits" "notify"
                 "feedback" "probe" "protocol" "tls"] {
         /// Addresses on which Serin accepts requests; at least one.
         must listeners: Vec<At<Listener>>,
@@ -62,6 +64,10 @@ maps! {
         may drain_delay: As<SpanOrZero> = "0s",
         /// How long a drain waits for requests in flight; `0s` cuts them at once.
         may drain_timeout: As<SpanOrZero> = "30s",
+        /// A line of JSON for each request. Default: none.
+        may access_log: AccessLog,
+        /// Spans of requests, for an OpenTelemetry collector. Default: none.
+        may tracing: Tracing,
         /// Model versions, each with a name.
         must backends: Vec<At<Backend>>,
         /// Hostnames and the rules for them.
@@ -416,12 +422,6 @@ maps! {
         may time: As<SpanOrZero> = "30s",
         /// And until it got so many requests.
         may requests: As<Count<0, 1_000_000>> = 20,
-    }
-
-    /// Who is told.
-    Notify later ["secret"] {
-        /// Where a JSON message is posted: `https://host/path` or `http://host:port/path`.
-        must webhook: As<WebhookUrl>,
     }
 
     /// One step: exactly one of `mirror`, `weight` and `pause`.

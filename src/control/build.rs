@@ -19,6 +19,7 @@ use crate::snapshot::{
 };
 use crate::telemetry::counts::{Arm, Evidence, Leg, LegKey};
 use crate::telemetry::registry::Registry;
+use crate::telemetry::story::{Lines, Telling, Traces};
 use crate::traffic::draw::Salt;
 use crate::traffic::mirror::Mirror;
 use crate::traffic::route::{Entry, Table};
@@ -155,7 +156,25 @@ pub fn snapshot(
         unrouted,
         response_headers: config.response_headers,
         replay_body_bytes_max: config.replay_body_bytes_max,
+        telling: telling(config, registry),
     }
+}
+
+/// What is told of single requests.
+fn telling(config: &Config, registry: &Registry) -> Option<Arc<Telling>> {
+    let Config { access_log, tracing, .. } = config;
+    if access_log.is_none() && tracing.is_none() {
+        return None;
+    }
+    Some(Arc::new(Telling {
+        traces: tracing
+            .as_ref()
+            .map(|one| Traces { share: one.share, bad_per_second: one.bad_per_second }),
+        lines: access_log
+            .as_ref()
+            .map(|one| Lines { share: one.share, headers: one.headers.clone() }),
+        outlets: Arc::clone(registry.outlets()),
+    }))
 }
 
 fn listeners(

@@ -87,6 +87,10 @@ pub struct Controller {
     hash: String,
     generation: u64,
     loaded_at: String,
+    /// The same, in seconds since the Unix epoch.
+    loaded_wall: u64,
+    /// Reloads since the start: taken, refused.
+    reloads: [u64; 2],
     /// Defects of the last reload, if it failed.
     last_error: Vec<Defect>,
     registry: Arc<Registry>,
@@ -152,6 +156,8 @@ impl Controller {
             hash: loaded.hash,
             generation: 1,
             loaded_at: now.1,
+            loaded_wall: clock.wall().as_secs(),
+            reloads: [0, 0],
             last_error: Vec::new(),
             registry,
             publisher,

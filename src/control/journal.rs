@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::control::disk::{Disk, Job};
 use crate::rollout::record::{Packed, Record, What};
@@ -35,6 +36,15 @@ pub struct Journal {
     told: Arc<VecDeque<Record>>,
     /// Lines were left out: what comes next has to stand for itself.
     lost: bool,
+    counts: Arc<Counts>,
+}
+
+/// What became of lines since the start.
+#[derive(Debug, Default)]
+struct Counts {
+    written: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// What comes next in a journal has to stand for itself.
@@ -66,6 +76,7 @@ pub struct JournalFile {
     bytes_max: u64,
     /// Of the last write, so that a full disk is told once.
     failed: bool,
+    counts: Arc<Counts>,
 }
 
 impl Journal {
@@ -83,6 +94,7 @@ impl Journal {
             later: Vec::new(),
             told: Arc::default(),
             lost: false,
+            counts: Arc::default(),
         };
         if let Some(path) = path {
             for path in [aside(&path), path.clone()] {
@@ -90,6 +102,7 @@ impl Journal {
                 let _ = journal.recall(&path);
             }
             let file = JournalFile::open(path, bytes_max);
+            journal.counts = Arc::clone(&file.counts);
             journal.bytes = file.bytes;
             journal.place = Place::File(file);
         }
@@ -106,6 +119,13 @@ impl Journal {
             other => self.place = other,
         }
         Ok(())
+    }
+
+    /// Lines since the start, by what became of them.
+    pub fn results(&self) -> Vec<(&'static str, u64)> {
+        let Counts { written, failed, dropped } = &*self.counts;
+        let all = [("written", written), ("failed", failed), ("dropped", dropped)];
+        all.into_iter().map(|(result, count)| (result, count.load(Relaxed))).collect()
     }
 
     /// Changes and words, oldest first.
@@ -225,6 +245,7 @@ impl Journal {
                         tracing::error!("the disk is too slow: the journal has a gap");
                     }
                     self.lost = true;
+                    self.counts.dropped.fetch_add(1, Relaxed);
                 }
             }
         }
@@ -245,7 +266,8 @@ impl Journal {
 impl JournalFile {
     /// Goes on with the file at `path`; what is wrong with it is logged.
     pub fn open(path: PathBuf, bytes_max: u64) -> Self {
-        let mut file = Self { path, file: None, bytes: 0, bytes_max, failed: false };
+        let mut file =
+            Self { path, file: None, bytes: 0, bytes_max, failed: false, counts: Arc::default() };
         let reopened = file.reopen();
         file.check(reopened);
         file
@@ -261,6 +283,8 @@ impl JournalFile {
         }
         self.bytes += text.len() as u64;
         let written = file.write_all(text.as_bytes());
+        let Counts { written: good, failed, .. } = &*self.counts;
+        if written.is_ok() { good } else { failed }.fetch_add(1, Relaxed);
         self.check(written);
     }
 

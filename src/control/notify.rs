@@ -5,6 +5,7 @@
 //! got lost is, under the same `id`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,26 +43,50 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Notifier {
     places: Arc<Semaphore>,
     pause: Duration,
+    results: Arc<Results>,
+}
+
+/// What became of messages since the start.
+#[derive(Debug, Default)]
+struct Results {
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
 }
 
 impl Default for Notifier {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MESSAGES_MAX)), pause: PAUSE }
+        Self {
+            places: Arc::new(Semaphore::new(MESSAGES_MAX)),
+            pause: PAUSE,
+            results: Arc::default(),
+        }
     }
 }
 
 impl Notifier {
+    /// Messages since the start, by what became of them.
+    pub fn results(&self) -> Vec<(&'static str, u64)> {
+        let Results { delivered, failed, dropped } = &*self.results;
+        let all = [("delivered", delivered), ("failed", failed), ("dropped", dropped)];
+        all.into_iter().map(|(result, count)| (result, count.load(Relaxed))).collect()
+    }
+
     /// Tells `hooks` of a change; other records say nothing. Within a runtime.
     pub fn tell(&self, hooks: &[Uri], record: &Record) {
         let Some(message) = message(record) else { return };
         for hook in hooks {
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
                 tracing::error!(hook = shown(hook), rollout = %record.rollout, "too many webhooks are waiting");
+                self.results.dropped.fetch_add(1, Relaxed);
                 continue;
             };
             let (hook, message, pause) = (hook.clone(), message.clone(), self.pause);
+            let results = Arc::clone(&self.results);
             tokio::spawn(async move {
-                deliver(&hook, message, pause).await;
+                let taken = deliver(&hook, message, pause).await;
+                let result = if taken { &results.delivered } else { &results.failed };
+                result.fetch_add(1, Relaxed);
                 drop(place);
             });
         }
@@ -88,15 +113,16 @@ fn message(record: &Record) -> Option<Bytes> {
     Some(Bytes::from(body.to_string()))
 }
 
-async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) {
+/// Whether it was taken.
+async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) -> bool {
     for tried in 1..=TRIES_MAX {
-        let sent = timeout(TRY_TIME_MAX, send(hook, message.clone(), None)).await;
+        let sent = timeout(TRY_TIME_MAX, send(hook, JSON, message.clone(), None)).await;
         match sent.unwrap_or_else(|_| Err("no answer in time".into())) {
-            Ok(status) if status.is_success() => return,
+            Ok(status) if status.is_success() => return true,
             // It was understood and is not wanted: asking again changes nothing.
             Ok(status) if status.is_client_error() && status.as_u16() != 429 => {
                 tracing::error!(hook = shown(hook), %status, "the webhook refuses the message");
-                return;
+                return false;
             }
             Ok(status) => tracing::warn!(hook = shown(hook), %status, tried, "the webhook failed"),
             Err(error) => {
@@ -107,6 +133,7 @@ async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) {
         pause *= 2;
     }
     tracing::error!(hook = shown(hook), "the webhook was given up; the journal has the message");
+    false
 }
 
 /// Without the path, which may hold a token.
@@ -114,11 +141,17 @@ fn shown(hook: &Uri) -> &str {
     hook.authority().map_or("", |authority| authority.host())
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// Why there is no answer.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// `roots` are whom to believe; `None` is whom this machine believes.
-async fn send(
+/// The kind of a webhook's message.
+const JSON: &str = "application/json";
+
+/// Posts `message` of the kind `kind`; the answer's status. `roots` are whom to believe; `None` is
+/// whom this machine believes. Takes as long as it takes.
+pub async fn send(
     hook: &Uri,
+    kind: &'static str,
     message: Bytes,
     roots: Option<Arc<RootCertStore>>,
 ) -> Result<http::StatusCode, Error> {
@@ -128,15 +161,20 @@ async fn send(
     let host = authority.host().trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, port)).await?;
     if !is_encrypted {
-        return post(stream, hook, message).await;
+        return post(stream, hook, kind, message).await;
     }
     let name = ServerName::try_from(host.to_owned())?;
     let address = stream.peer_addr()?.ip();
     let encryption = Encryption::new(roots.map_or_else(system_authorities, Ok)?, Some(name), None)?;
-    post(encryption.connect(stream, address, Offer::Http1).await?, hook, message).await
+    post(encryption.connect(stream, address, Offer::Http1).await?, hook, kind, message).await
 }
 
-async fn post<S>(stream: S, hook: &Uri, message: Bytes) -> Result<http::StatusCode, Error>
+async fn post<S>(
+    stream: S,
+    hook: &Uri,
+    kind: &'static str,
+    message: Bytes,
+) -> Result<http::StatusCode, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -147,7 +185,7 @@ where
     let path = hook.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)
         .header(HOST, authority.as_str())
-        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_TYPE, kind)
         .header(USER_AGENT, concat!("serin/", env!("CARGO_PKG_VERSION")))
         .body(Full::new(message))?;
     let answer = sender.send_request(request).await;
@@ -157,7 +195,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::AtomicUsize;
 
     use axum::Router;
     use axum::http::StatusCode;
@@ -219,7 +257,8 @@ mod tests {
             }),
         );
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
-        deliver(&hook, message(&changed()).unwrap(), Duration::from_millis(1)).await;
+        let taken = deliver(&hook, message(&changed()).unwrap(), Duration::from_millis(1)).await;
+        assert_eq!(taken, statuses.iter().any(|status| (200..300).contains(status)));
         server.abort();
         count.load(Relaxed)
     }
@@ -244,21 +283,22 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
         let message = || message(&changed()).unwrap();
-        let taken = send(&hook, message(), Some(Arc::new(roots))).await;
+        let taken = send(&hook, JSON, message(), Some(Arc::new(roots))).await;
         assert_eq!(taken.unwrap(), 204);
         assert_eq!(backend.last().target(), "/serin");
         let mut others = RootCertStore::empty();
         let other = serin_testkit::Authority::named("others");
         others.add(CertificateDer::from_pem_slice(other.pem.as_bytes()).unwrap()).unwrap();
-        assert!(send(&hook, message(), Some(Arc::new(others))).await.is_err());
+        assert!(send(&hook, JSON, message(), Some(Arc::new(others))).await.is_err());
         assert_eq!(backend.requests(), 1);
     }
 
     #[tokio::test]
     async fn what_is_too_much_is_dropped_and_nobody_waits() {
-        let notifier = Notifier { places: Arc::new(Semaphore::new(1)), pause: PAUSE };
+        let notifier = Notifier { places: Arc::new(Semaphore::new(1)), ..Notifier::default() };
         let nowhere: Uri = "http://127.0.0.1:1/".parse().unwrap();
         notifier.tell(&[nowhere.clone(), nowhere], &changed());
         assert_eq!(notifier.places.available_permits(), 0);
+        assert_eq!(notifier.results()[2], ("dropped", 1));
     }
 }

@@ -152,6 +152,11 @@ impl Source {
         }
     }
 
+    /// Bytes that came so far.
+    pub fn bytes(&self) -> usize {
+        self.kept_bytes.get()
+    }
+
     /// Whether nothing more comes.
     pub fn is_ended(&self) -> bool {
         self.state.get() == SourceState::Ended

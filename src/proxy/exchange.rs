@@ -31,6 +31,7 @@ use crate::proxy::worker::Worker;
 use crate::snapshot;
 use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::sample::{CLIENT_GONE, Judged, Sample};
+use crate::telemetry::story::{From, Story};
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::grpc;
 use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
@@ -89,7 +90,7 @@ impl Exchange {
     /// The answer to what could not be read as a request.
     pub fn refuse(&self, error: &Error, grpc: bool) -> Option<Response<ResponseBody>> {
         let view = self.worker.view();
-        refused(&view, self.worker.clock, self.worker.clock.now(), error);
+        refused(&view, self.worker.clock, self.worker.clock.now(), error, None);
         reply::of(error, &Method::GET, grpc)
     }
 
@@ -99,14 +100,18 @@ impl Exchange {
         let view = self.worker.view();
         let (mut head, body) = request.into_parts();
 
-        let rule = self.route(&view, &mut head, started)?;
+        let story = self.story(&view, &head, started);
+        let rule = self.route(&view, &mut head, started, story.as_ref())?;
         let draws = Draws::for_rule(rule.rule, &head);
         let tunnel = head.extensions.get::<Upgrade>().is_some();
         let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
         source.size.set(rule.rule.body_bytes_max);
         source.replay_bytes_max.set(view.snapshot.replay_body_bytes_max);
         forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), !source.is_ended());
-        self.mirror(&view, rule, (&head, &source), started);
+        if let Some(story) = &story {
+            story.routed(&head.headers, rule.rule.rollout.as_ref().map(|one| &one.name));
+        }
+        self.mirror(&view, rule, (&head, &source, story.as_ref()), started);
 
         let mut timeouts = rule.rule.timeouts;
         if is_grpc(&head.headers) {
@@ -121,6 +126,9 @@ impl Exchange {
         loop {
             let (target, counters) = tries.target();
             let mut sample = self.open_sample(&tries, counters, (&head, &draws), started);
+            if let Some(story) = &story {
+                sample.is_told_in(story.attempt(&mut head.headers, tries.why()));
+            }
             let pick = self.pick(&view, rule.rule, (target.backend, &draws), &head, tries.avoid());
             let request = (&head, &outbound);
             let answered = self.attempt(&view, rule, pick, (&mut tries, &mut sample), request);
@@ -147,6 +155,7 @@ impl Exchange {
                 }
                 Err(error) => {
                     set_failure(&sample, &error);
+                    sample.set_received(outbound.source.bytes());
                     sample.settle(error.outcome());
                     return Err(error);
                 }
@@ -176,11 +185,23 @@ impl Exchange {
             return Err(no_endpoint(view, rule.rule, target));
         };
         tries.went_to(one.endpoint.address());
-        sample.went_to(&one.signs);
+        sample.went_to(&one.signs, one.endpoint.address());
         if rule.takes_for_young(one, now) {
             sample.at_young_endpoint();
         }
         one.endpoint.send(head, outbound).await
+    }
+
+    /// What is told of a request; `None` where nothing is asked for.
+    fn story(&self, view: &View, head: &Parts, started: Tick) -> Option<Rc<Story>> {
+        let telling = view.snapshot.telling.as_ref()?;
+        let from = From {
+            client: self.peer.source,
+            is_encrypted: self.peer.proto == "https",
+            is_trusted: view.trusts(&self.peer),
+        };
+        let here = (self.worker.index, self.worker.clock);
+        Some(Story::begin(telling, here, head, from, started))
     }
 
     /// The rule for a request, whose target is made addressable on the way.
@@ -189,10 +210,11 @@ impl Exchange {
         view: &'v View,
         head: &mut Parts,
         started: Tick,
+        story: Option<&Rc<Story>>,
     ) -> Result<RuleRef<'v>, Error> {
         let found = forward::read_target(head)
             .and_then(|()| view.find(&forward::view(head, &self.peer)).ok_or(Error::NoRoute));
-        found.inspect_err(|error| refused(view, self.worker.clock, started, error))
+        found.inspect_err(|error| refused(view, self.worker.clock, started, error, story))
     }
 
     /// Orders a copy for each shadow that wants one and has a place free.
@@ -200,7 +222,7 @@ impl Exchange {
         &self,
         view: &View,
         rule: RuleRef<'_>,
-        (head, source): (&Parts, &Source),
+        (head, source, story): (&Parts, &Source, Option<&Rc<Story>>),
         started: Tick,
     ) {
         for (shadow, leg) in rule.shadows() {
@@ -228,12 +250,17 @@ impl Exchange {
                 leg.counters().mirrored(MirrorResult::Dropped).add(1);
                 continue;
             };
+            let mut copy = head.clone();
+            let tale = story.and_then(|story| {
+                let leg = Arc::clone(leg.shared());
+                story.copy((&mut copy.headers, &head.method), leg, endpoint.endpoint.address())
+            });
             source.copy_to(Copy::new(
                 mirror,
-                head.clone(),
+                copy,
                 Rc::clone(&endpoint.endpoint),
                 (&self.worker.deadlines, rule.rule.timeouts),
-                (Rc::clone(leg), (place, pass.flatten())),
+                (Rc::clone(leg), (place, pass.flatten()), tale),
             ));
         }
     }
@@ -281,9 +308,12 @@ impl Exchange {
 }
 
 /// Counts a request that no rule got.
-fn refused(view: &View, clock: Clock, started: Tick, error: &Error) {
+fn refused(view: &View, clock: Clock, started: Tick, error: &Error, story: Option<&Rc<Story>>) {
     let sample = Sample::open(Rc::clone(&view.unrouted), clock, started);
     set_failure(&sample, error);
+    if let Some(story) = story {
+        story.end(sample.end(clock.now()));
+    }
     sample.settle(error.outcome());
 }
 

@@ -150,9 +150,9 @@ async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
                 // A client that is gone already is found out by the first read.
                 let _ = stream.set_nodelay(true);
                 let place = room.enter().await;
-                let visit = worker.enter().holding(place);
                 let view = worker.view();
                 let listener = &view.snapshot.listeners[index];
+                let visit = worker.enter().holding(place).through(&listener.door);
                 if listener.is_plain() {
                     let peer = Peer::cleartext(address.ip());
                     tokio::task::spawn_local(serve_connection(stream, visit, peer));

@@ -20,6 +20,7 @@ use crate::proxy::upstream::{AnswerBody, Endpoint, Outbound};
 use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::gate::Pass;
 use crate::telemetry::sample::WorkerLeg;
+use crate::telemetry::story::CopyTale;
 use crate::traffic::mirror::Mirror;
 use crate::traffic::retry::Timeouts;
 
@@ -63,6 +64,7 @@ struct Order {
     deadlines: Rc<Deadlines>,
     timeouts: Timeouts,
     place: Places,
+    tale: Option<CopyTale>,
 }
 
 /// In the mirror's budget and, where it has limits, at the backend.
@@ -75,11 +77,11 @@ impl Copy {
         mut head: Parts,
         endpoint: Rc<Endpoint>,
         (deadlines, timeouts): (&Rc<Deadlines>, Timeouts),
-        (leg, place): (Rc<WorkerLeg>, Places),
+        (leg, place, tale): (Rc<WorkerLeg>, Places, Option<CopyTale>),
     ) -> Self {
         mirror.dress(&mut head.headers);
         let deadlines = Rc::clone(deadlines);
-        let order = Some(Order { head, endpoint, deadlines, timeouts, place });
+        let order = Some(Order { head, endpoint, deadlines, timeouts, place, tale });
         Self { order, body_bytes_max: mirror.body_bytes_max, leg }
     }
 
@@ -117,13 +119,18 @@ impl Drop for Copy {
 
 impl Order {
     async fn carry_out(self, body: Vec<Bytes>, leg: Rc<WorkerLeg>) {
-        let Self { head, endpoint, deadlines, timeouts, place } = self;
+        let Self { head, endpoint, deadlines, timeouts, place, mut tale } = self;
+        if let Some(tale) = &mut tale {
+            tale.begin();
+        }
+        let mut code = None;
         let total = timeouts.request.map_or(COPY_TIME_MAX, |request| request.min(COPY_TIME_MAX));
         let wait = Rc::new(deadlines.open(deadlines.now(), Some(total)));
         let source = Source::of_kept(body);
         let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts, interims: None };
         let result = match endpoint.send(&head, &outbound).await {
             Ok(response) => {
+                code = Some(response.status().as_u16());
                 let ok = !response.status().is_server_error();
                 wait.set(Timeout::Request, total);
                 match wait.within(read_out(response.into_body())).await {
@@ -135,6 +142,9 @@ impl Order {
         };
         drop(place);
         leg.counters().mirrored(result).add(1);
+        if let Some(tale) = tale {
+            tale.end(result.as_str(), code);
+        }
     }
 }
 

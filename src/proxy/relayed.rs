@@ -62,6 +62,7 @@ impl Attempt {
             // What it has to say of itself is worse than its status, or it ended before its end.
             outcome = Outcome::Bad;
         }
+        self.sample.set_received(self.source.bytes());
         self.sample.settle(outcome);
     }
 }
@@ -112,6 +113,7 @@ impl Relayed {
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(attempt) = self.attempt.take() {
             attempt.sample.set_failure(error.reason());
+            attempt.sample.set_received(attempt.source.bytes());
             attempt.sample.settle(error.outcome());
         }
         Poll::Ready(Some(Err(error)))
@@ -122,6 +124,7 @@ impl Relayed {
         let error = Error::Timeout(Timeout::Deadline);
         if let Some(attempt) = self.attempt.take() {
             attempt.sample.set_failure(error.reason());
+            attempt.sample.set_received(attempt.source.bytes());
             attempt.sample.settle(error.outcome());
         }
         self.answer.cut();
@@ -157,6 +160,7 @@ impl Relayed {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(attempt) = &mut self.attempt {
                     attempt.wait.clear();
+                    attempt.sample.passes(frame.data_ref().map_or(0, Bytes::len));
                     if let Some((events, data)) = attempt.events.as_mut().zip(frame.data_ref()) {
                         attempt.told_error |= events.take(data);
                     }

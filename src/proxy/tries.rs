@@ -14,6 +14,7 @@ use crate::proxy::upstream::{AnswerBody, Outbound};
 use crate::proxy::view::{RuleRef, TargetView};
 use crate::snapshot;
 use crate::telemetry::counts::{RetryPermit, RetryRefused};
+use crate::telemetry::told::Why;
 use crate::traffic::outcome::{Outcome, grpc_status};
 use crate::traffic::retry::Failure;
 use crate::units::Tick;
@@ -61,6 +62,15 @@ impl<'v> Tries<'v> {
     /// Whether this is the attempt that the request came with.
     pub fn is_first(&self) -> bool {
         self.retries == 0 && !self.failed_over
+    }
+
+    /// Why the attempt is made.
+    pub fn why(&self) -> Why {
+        match (self.failed_over, self.retries) {
+            (false, 0) => Why::First,
+            (true, 0) => Why::Failover,
+            (_, 1..) => Why::Retry,
+        }
     }
 
     /// Whether stable stands in for the canary.

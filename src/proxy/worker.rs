@@ -21,6 +21,7 @@ use crate::proxy::room::Place;
 use crate::proxy::upstream::Endpoint;
 use crate::proxy::view::{EndpointKey, View};
 use crate::snapshot::Reader;
+use crate::telemetry::listeners::Door;
 use crate::telemetry::sample::OpenAttempts;
 
 /// Client connections that one worker holds. When full, it stops accepting until one
@@ -194,6 +195,7 @@ impl Worker {
             key: self.connections.borrow_mut().insert(Seat::default()),
             worker: Rc::clone(self),
             place: None,
+            door: None,
         }
     }
 
@@ -215,9 +217,19 @@ pub struct Visit {
     key: usize,
     /// At its listener; free again when the client leaves.
     place: Option<Place>,
+    /// Where it came in.
+    door: Option<Arc<Door>>,
 }
 
 impl Visit {
+    /// Counts it at the listener that `door` is of.
+    #[must_use]
+    pub fn through(mut self, door: &Arc<Door>) -> Self {
+        door.of(self.worker.index).accepted.add(1);
+        self.door = Some(Arc::clone(door));
+        self
+    }
+
     /// Keeps `place` as long as the client stays.
     #[must_use]
     pub fn holding(mut self, place: Option<Place>) -> Self {
@@ -275,6 +287,9 @@ impl Seat {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(self.key);
+        if let Some(door) = &self.door {
+            door.of(self.worker.index).closed.add(1);
+        }
         // To accepting and to draining alike.
         self.worker.connection_ended.notify_waiters();
         self.worker.connection_ended.notify_one();

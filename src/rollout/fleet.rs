@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::machine::Cause;
+use crate::rollout::machine::{Cause, Effect, State};
+use crate::units::Tick;
 
 /// Versions that are kept. When full, the one that was latched first is forgotten.
 pub const LATCHED_MAX: usize = 100;
@@ -41,6 +42,19 @@ pub struct Latched {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Latch(BTreeMap<String, Latched>);
+
+impl End {
+    /// What becomes of a running rollout that another replica has ended so.
+    pub fn adopted(&self, now: Tick) -> (State, Option<Effect>) {
+        match self {
+            Self::Aborted => (State::Aborted { since: now }, Some(Effect::Aborted)),
+            Self::RolledBack(cause) => {
+                let cause = cause.clone();
+                (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
+            }
+        }
+    }
+}
 
 impl Latched {
     fn severity(&self) -> u8 {

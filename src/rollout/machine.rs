@@ -116,7 +116,7 @@ pub struct Cause {
     pub objective: String,
     /// The decision as a sentence.
     pub text: String,
-    /// Every objective at that moment, in the order of the plan.
+    /// Every objective at that moment, in the order of the plan, then what probes have proven.
     pub objectives: Vec<ObjectiveView>,
 }
 
@@ -346,13 +346,7 @@ impl Plan {
             (running @ State::Progressing { .. }, Event::Told(word)) => {
                 self.told(running, now, word)
             }
-            (State::Progressing { .. }, Event::Adopted(End::RolledBack(cause))) => {
-                let cause = cause.clone();
-                (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
-            }
-            (State::Progressing { .. }, Event::Adopted(End::Aborted)) => {
-                (State::Aborted { since: now }, Some(Effect::Aborted))
-            }
+            (State::Progressing { .. }, Event::Adopted(end)) => end.adopted(now),
             (ended, Event::Judged(_) | Event::Adopted(_)) => (ended, None),
             (_, Event::Told(Word::Reset)) => (self.start(now), Some(Effect::Restarted)),
             (state @ State::Aborted { .. }, Event::Told(Word::Abort)) => (state, None),
@@ -489,11 +483,13 @@ fn roll_back(
 
 fn cause(blamed: &Finding, findings: &Findings, how: &str) -> Cause {
     let whose = if findings.by_probes { "probes: " } else { "" };
-    Cause {
-        objective: blamed.objective.name(),
-        text: format!("{how}{whose}{blamed}"),
-        objectives: findings.into(),
+    let mut objectives: Vec<ObjectiveView> = findings.into();
+    if findings.by_probes {
+        // After those of users, by which it was not decided.
+        let view = ObjectiveView::from(blamed);
+        objectives.push(ObjectiveView { name: format!("{whose}{}", view.name), ..view });
     }
+    Cause { objective: blamed.objective.name(), text: format!("{how}{whose}{blamed}"), objectives }
 }
 
 #[cfg(test)]

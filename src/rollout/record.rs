@@ -130,6 +130,9 @@ pub struct FailingRequest {
     pub objective: String,
     /// Its `x-request-id`.
     pub id: String,
+    /// The id of its trace, 32 hexadecimal digits, where there are traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// `None` if there was no answer yet.
     pub status: Option<u16>,
     /// Why there was no answer, or none to its end, as in `serin_failures_total`.

@@ -125,6 +125,10 @@ pub struct LegCounters {
     pub duration: Histogram,
     /// From the request's head to the response's.
     pub first_byte: Histogram,
+    /// Bytes of the bodies of requests that this leg answered.
+    pub received_bytes: Counter,
+    /// Bytes of the bodies of its answers.
+    pub sent_bytes: Counter,
     /// Requests whose response has not ended.
     pub in_flight: Counter,
     /// Copies to this backend, by result; used by legs of mirrors only.

@@ -68,6 +68,10 @@ pub struct Door {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct DoorCounters {
+    /// Connections that were accepted.
+    pub accepted: Counter,
+    /// Of them, those that are over.
+    pub closed: Counter,
     handshakes: [Counter; Handshake::ALL.len()],
     turned: [Counter; Turned::ALL.len()],
 }
@@ -81,6 +85,14 @@ impl Door {
     /// The counters that `worker` alone may write.
     pub fn of(&self, worker: usize) -> &DoorCounters {
         &self.workers[worker]
+    }
+
+    /// Connections of all workers that were accepted, and of them those that are open.
+    pub fn connections(&self) -> (u64, u64) {
+        // In this order, so that none is over before it was accepted.
+        let closed: u64 = self.workers.iter().map(|one| one.closed.get()).sum();
+        let accepted: u64 = self.workers.iter().map(|one| one.accepted.get()).sum();
+        (accepted, accepted.saturating_sub(closed))
     }
 
     /// Handshakes of all workers that ended so.

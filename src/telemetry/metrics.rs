@@ -1,5 +1,7 @@
 //! Metrics in Prometheus' text format. Names and labels here are API.
 
+mod shell;
+
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
@@ -32,6 +34,16 @@ pub struct Gauges {
     pub limits: Vec<LimitGauge>,
     /// Each backend that is found by name, and whether that works.
     pub searches: Vec<(BackendName, bool)>,
+    /// Reloads since the start, by result.
+    pub reloads: Vec<(&'static str, u64)>,
+    /// When the config in force was read, in seconds since the Unix epoch.
+    pub reloaded_at: u64,
+    /// Lines of the journal since the start, by result.
+    pub journal: Vec<(&'static str, u64)>,
+    /// Ledgers that could not be written since the start.
+    pub ledger_failures: u64,
+    /// Messages to webhooks since the start, by result.
+    pub webhooks: Vec<(&'static str, u64)>,
 }
 
 /// What is told of a backend with limits.
@@ -100,6 +112,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     let (legs, mirrors) = (registry.legs(), registry.mirrors());
     let mut text = Text::default();
     requests(&mut text, &legs);
+    shell::bytes(&mut text, &legs);
     failures(&mut text, &legs);
     tries(&mut text, &legs);
     histograms(&mut text, &legs);
@@ -110,7 +123,11 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     limits(&mut text, &gauges.limits, &legs);
     rollouts(&mut text, &gauges.rollouts);
     tls(&mut text, registry, &gauges.certificates);
+    shell::connections(&mut text, registry);
+    shell::told(&mut text, registry);
+    shell::keeping(&mut text, gauges);
     process(&mut text, gauges);
+    shell::process(&mut text);
     text.0
 }
 

@@ -14,3 +14,5 @@ pub mod reasons;
 pub mod registry;
 pub mod sample;
 pub mod signs;
+pub mod story;
+pub mod told;

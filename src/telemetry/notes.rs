@@ -27,6 +27,8 @@ pub const ANSWERED_MAX: usize = 8192;
 pub struct Failure {
     /// Its `x-request-id`.
     pub id: HeaderValue,
+    /// The id of its trace, where there are traces.
+    pub trace: Option<u128>,
     /// `None` while there is no answer yet.
     pub code: Option<u16>,
     /// Why there is no answer, or none to its end.
@@ -123,7 +125,7 @@ mod tests {
 
     fn failure(code: u16) -> Failure {
         let id = HeaderValue::from_static("one");
-        Failure { id, code: Some(code), reason: None, taken: Duration::ZERO, slow: 0 }
+        Failure { id, trace: None, code: Some(code), reason: None, taken: Duration::ZERO, slow: 0 }
     }
 
     #[test]

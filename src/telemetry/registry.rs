@@ -5,17 +5,23 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::names::ListenerName;
 use crate::telemetry::counts::{Leg, LegKey};
 use crate::telemetry::listeners::Door;
+use crate::telemetry::story::Outlets;
+use crate::telemetry::told::Told;
 
 /// All counters that are rendered.
 #[derive(Debug)]
 pub struct Registry {
     workers: usize,
     known: Mutex<Known>,
+    outlets: Arc<Outlets>,
+    /// Until somebody reads them.
+    told: Mutex<Vec<Receiver<Told>>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +36,18 @@ struct Known {
 impl Registry {
     /// For `workers` workers.
     pub fn new(workers: usize) -> Self {
-        Self { workers, known: Mutex::default() }
+        let (outlets, told) = Outlets::new(workers);
+        Self { workers, known: Mutex::default(), outlets, told: Mutex::new(told) }
+    }
+
+    /// Where workers tell of single requests.
+    pub fn outlets(&self) -> &Arc<Outlets> {
+        &self.outlets
+    }
+
+    /// What workers tell, one end for each; for one reader, nothing for a second.
+    pub fn take_told(&self) -> Vec<Receiver<Told>> {
+        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many workers count.

@@ -4,6 +4,7 @@
 //! `Drop`, which means the client went away.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::telemetry::gate::Pass;
 use crate::telemetry::notes::Failure;
 use crate::telemetry::reasons::FailureReason;
 use crate::telemetry::signs::WorkerSigns;
+use crate::telemetry::story::Tale;
+use crate::telemetry::told::End;
 use crate::traffic::outcome::Outcome;
 use crate::units::Tick;
 
@@ -39,6 +42,11 @@ impl WorkerLeg {
     /// This worker's counters.
     pub fn counters(&self) -> &LegCounters {
         self.leg.of(self.worker)
+    }
+
+    /// All workers' counters.
+    pub fn shared(&self) -> &Arc<Leg> {
+        &self.leg
     }
 }
 
@@ -90,7 +98,8 @@ impl WorkerArm {
     ) {
         if let (Arm::Canary, Some(id)) = (self.arm, &attempt.id) {
             let taken = now.since(attempt.started);
-            let failure = || Failure { id: id.clone(), code, reason, taken, slow };
+            let trace = attempt.trace;
+            let failure = || Failure { id: id.clone(), trace, code, reason, taken, slow };
             self.counters().failures.note(failure);
         }
     }
@@ -124,6 +133,8 @@ struct OpenAttempt {
     /// The draw of its sticky key.
     sticky: Option<u64>,
     id: Option<HeaderValue>,
+    /// The id of its trace, where there are traces.
+    trace: Option<u128>,
     /// Its latency says nothing.
     is_young: bool,
     /// It stands in Serin's own line: that is nobody's latency.
@@ -184,6 +195,10 @@ pub struct Sample {
     outcome: Outcome,
     /// Whether the client got what it answered.
     answers: bool,
+    /// What is told of it; `None` is nothing.
+    tale: Option<Box<Tale>>,
+    /// Bytes of the response's body.
+    sent: Cell<u64>,
 }
 
 impl Sample {
@@ -204,6 +219,30 @@ impl Sample {
             failure,
             outcome,
             answers: true,
+            tale: None,
+            sent: Cell::new(0),
+        }
+    }
+
+    /// Lets it be told of; after [`judged`](Self::judged).
+    pub fn is_told_in(&mut self, tale: Tale) {
+        if let Some(Witness { open, key }) = &self.witness {
+            open.open.borrow_mut()[*key].trace = tale.trace();
+        }
+        // On the heap: most are told nothing of.
+        self.tale = Some(Box::new(tale));
+    }
+
+    /// So many more bytes of the response's body came.
+    pub fn passes(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
+    /// Bytes of the request's body; of the attempt that answers, once.
+    pub fn set_received(&self, bytes: usize) {
+        self.leg.counters().received_bytes.add(bytes as u64);
+        if let Some(tale) = &self.tale {
+            tale.received(bytes as u64);
         }
     }
 
@@ -215,8 +254,16 @@ impl Sample {
             arm.counters().begun.add(1);
         }
         let (arm, started) = (Rc::clone(arm), again.unwrap_or(self.started));
-        let attempt =
-            OpenAttempt { arm, started, counted: 0, sticky, id, is_young: false, waits: true };
+        let attempt = OpenAttempt {
+            arm,
+            started,
+            counted: 0,
+            sticky,
+            id,
+            trace: None,
+            is_young: false,
+            waits: true,
+        };
         self.witness = Some(Witness { open: Rc::clone(open), key: open.open(attempt) });
         self
     }
@@ -241,9 +288,12 @@ impl Sample {
         self.pass = pass;
     }
 
-    /// The attempt is made at the endpoint of `signs`.
-    pub fn went_to(&mut self, signs: &Rc<WorkerSigns>) {
+    /// The attempt is made at `endpoint`, whose signs these are.
+    pub fn went_to(&mut self, signs: &Rc<WorkerSigns>, endpoint: SocketAddr) {
         self.signs = Some(Rc::clone(signs));
+        if let Some(tale) = &self.tale {
+            tale.went_to(endpoint);
+        }
     }
 
     /// The response's head is there.
@@ -253,6 +303,9 @@ impl Sample {
         self.leg.counters().first_byte.record(now.since(self.started));
         if let Some(pass) = &self.pass {
             pass.answered(self.leg.worker, now);
+        }
+        if let Some(tale) = &self.tale {
+            tale.first_byte(now);
         }
     }
 
@@ -282,6 +335,19 @@ impl Sample {
     pub fn settle_unanswered(mut self, outcome: Outcome) {
         self.answers = false;
         self.outcome = outcome;
+    }
+
+    /// How it ended, to be told.
+    pub fn end(&self, at: Tick) -> End {
+        End {
+            leg: Some(Arc::clone(&self.leg.leg)),
+            at,
+            code: self.code.get(),
+            outcome: self.outcome,
+            failure: self.failure.get(),
+            received: 0,
+            sent: self.sent.get(),
+        }
     }
 
     fn testify(&self, witness: &Witness, now: Tick) {
@@ -336,6 +402,7 @@ impl Drop for Sample {
         if self.answers {
             counters.requests.count(self.code.get());
             counters.duration.record(taken);
+            counters.sent_bytes.add(self.sent.get());
         }
         if let Some(reason) = self.failure.get() {
             counters.failures(reason).add(1);
@@ -345,6 +412,10 @@ impl Drop for Sample {
         }
         if let Some(witness) = self.witness.take() {
             self.testify(&witness, now);
+        }
+        if let Some(tale) = self.tale.take() {
+            let end = self.end(now);
+            tale.end(end, self.answers);
         }
     }
 }

@@ -23,4 +23,5 @@ pub mod retry;
 pub mod route;
 pub mod source;
 pub mod split;
+pub mod trace;
 pub mod warm_up;

@@ -3,6 +3,7 @@
 //!
 //! Never waits a fixed time: what a test is about is looked for until it is so.
 
+mod access_log;
 mod certificates;
 mod command_line;
 mod corpora;
@@ -36,4 +37,5 @@ mod split;
 mod steps;
 mod strange_endpoints;
 mod tls;
+mod traces;
 mod upgrades;

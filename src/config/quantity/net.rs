@@ -267,3 +267,24 @@ impl Quantity for WebhookUrl {
         text_schema("^https?://[^/]+", "http://127.0.0.1:9300/hooks/serin")
     }
 }
+
+/// Where spans are posted, without the path of OTLP. It is printed, so it may hold no secret.
+pub struct CollectorUrl;
+
+impl Quantity for CollectorUrl {
+    type Value = Uri;
+
+    fn parse(scalar: &Scalar) -> Result<Uri, Fault> {
+        let uri = WebhookUrl::parse(scalar)?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') || uri.query().is_some() {
+            let help = "write `http://host:4318`, without a password and without a query";
+            return Err(Fault::silent(Code::Address, "this is no collector's URL", help));
+        }
+        Ok(uri)
+    }
+
+    fn schema() -> Schema {
+        text_schema("^https?://[^/@?]+(/[^?]*)?$", "http://127.0.0.1:4318")
+    }
+}

@@ -101,6 +101,24 @@ impl Quantity for VersionText {
     }
 }
 
+/// What this proxy is called elsewhere: 1 to 128 visible characters.
+pub struct ServiceName;
+
+impl Quantity for ServiceName {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        VersionText::parse(scalar).map_err(|_| {
+            let help = "write 1 to 128 visible ASCII characters, as in `serin-eu`";
+            Fault::of(Code::Name, scalar, "is not a service's name", help)
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "maxLength": 128 })
+    }
+}
+
 /// `p50` to `p99.9`.
 pub struct QuantileKey;
 

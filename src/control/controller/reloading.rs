@@ -34,6 +34,8 @@ impl Controller {
         defects.retain(Defect::is_error);
         self.report(&defects);
         self.last_error.clone_from(&defects);
+        self.reloads[0] += u64::from(taken || (renewed && defects.is_empty()));
+        self.reloads[1] += u64::from(!taken && !defects.is_empty());
         self.tell();
         match (taken, defects.is_empty()) {
             (true, _) => ReloadResult::Reloaded,
@@ -172,6 +174,7 @@ impl Controller {
         self.hash = loaded.hash;
         self.generation += 1;
         now.1.clone_into(&mut self.loaded_at);
+        self.loaded_wall = self.clock.wall().as_secs();
         self.last_error.clear();
         self.publish();
         let tick = now.0;

@@ -39,6 +39,7 @@ pub(super) struct Saving {
     /// There is something that the last one asked for does not have.
     dirty: bool,
     waiting: Vec<Waiting>,
+    failures: u64,
 }
 
 /// What is done once the ledger is on disk.
@@ -73,6 +74,11 @@ impl Saving {
     pub fn holds_back(&self, rollout: &str) -> bool {
         let tells = |one: &Waiting| matches!(one.then, Then::Tell { .. });
         self.waiting.iter().any(|one| one.rollout.as_str() == rollout && tells(one))
+    }
+
+    /// Ledgers that could not be written since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     fn is_on_disk(&self) -> bool {
@@ -140,6 +146,7 @@ impl Controller {
             // Tried again at the next slot's end.
             tracing::error!(%error, "the ledger is not on disk");
             self.saving.dirty = true;
+            self.saving.failures += 1;
         }
         self.finish(|one| one.number <= done.number, done.error.as_deref());
         if done.error.is_none() && self.saving.dirty {

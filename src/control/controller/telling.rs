@@ -46,6 +46,11 @@ impl Controller {
                 certificates: self.certificates.borrow().gauges(),
                 limits: self.roster.limits(),
                 searches: self.roster.searches(),
+                reloads: vec![("taken", self.reloads[0]), ("refused", self.reloads[1])],
+                reloaded_at: self.loaded_wall,
+                journal: self.journal.results(),
+                ledger_failures: self.saving.failures(),
+                webhooks: self.notifier.results(),
             },
         };
         self.status.send_replace(Arc::new(status));

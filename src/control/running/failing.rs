@@ -75,6 +75,7 @@ impl Failing {
             let show = |one: &Failure| FailingRequest {
                 objective: name.clone(),
                 id: String::from_utf8_lossy(one.id.as_bytes()).into_owned(),
+                trace_id: one.trace.map(|trace| format!("{trace:032x}")),
                 status: one.code,
                 reason: one.reason.map(|reason| reason.as_str().to_owned()),
                 latency_ms: one.taken.as_micros() as f64 / 1e3,
@@ -120,7 +121,14 @@ mod tests {
 
     fn failure(id: &'static str, slow: u8) -> Failure {
         let id = http::HeaderValue::from_static(id);
-        Failure { id, code: Some(503), reason: None, taken: Duration::from_micros(1234), slow }
+        Failure {
+            id,
+            trace: None,
+            code: Some(503),
+            reason: None,
+            taken: Duration::from_micros(1234),
+            slow,
+        }
     }
 
     #[test]

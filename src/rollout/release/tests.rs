@@ -413,6 +413,8 @@ fn probes_take_a_bad_canary_out_and_lead_no_good_one_on() {
     assert!((10..=25).contains(&seconds), "{seconds}");
     let cause = release.state().cause().unwrap();
     assert!(cause.text.starts_with("probes: errors <= 1%: canary 100"), "{}", cause.text);
+    let last = cause.objectives.last().unwrap();
+    assert_eq!((last.name.as_str(), last.canary.bad), ("probes: errors <= 1%", u64::from(seconds)));
     assert_eq!(after(1, 0, 30).0, Some((Effect::RolledBack, seconds)), "over a restart");
     for (canary, stable) in [(0, 0), (1, 1), (0, 1)] {
         let (ended, release) = after(canary, stable, 0);

@@ -34,6 +34,12 @@ fn counted() -> Registry {
     door.of(1).handshake(Handshake::Full).add(1);
     door.of(1).handshake(Handshake::Failed).add(2);
     door.of(1).turned(Turned::Timeout).add(1);
+    door.of(0).accepted.add(9);
+    door.of(1).closed.add(4);
+    tried.of(0).received_bytes.add(2048);
+    tried.of(1).sent_bytes.add(4096);
+    registry.outlets().lines_written.add(7);
+    registry.outlets().spans_failed.add(5);
     registry
 }
 
@@ -76,6 +82,11 @@ fn gauges() -> Gauges {
         certificates,
         limits,
         searches,
+        reloads: vec![("taken", 2), ("refused", 1)],
+        reloaded_at: 1_790_000_000,
+        journal: vec![("written", 40), ("failed", 0), ("dropped", 0)],
+        ledger_failures: 1,
+        webhooks: vec![("delivered", 3), ("failed", 1), ("dropped", 0)],
     }
 }
 
@@ -84,6 +95,11 @@ fn names_labels_and_texts_are_as_promised() {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         let build = format!("version=\"{VERSION}\",commit=\"{COMMIT}\"");
         let text = render(&counted(), &gauges()).replace(&build, "version=\"…\",commit=\"…\"");
+        let figures = |line: &str| match line.strip_prefix("process_") {
+            Some(rest) => format!("process_{} …\n", rest.split(' ').next().unwrap()),
+            None => format!("{line}\n"),
+        };
+        let text: String = text.lines().map(figures).collect();
         insta::assert_snapshot!("exposition", text);
     });
 }

@@ -45,6 +45,7 @@ fn talk_over<S: ClientStream, F: Future>(
             unrouted: Arc::new(Leg::new(key, 1)),
             response_headers: false,
             replay_body_bytes_max: 0,
+            telling: None,
         });
         let worker = Worker::new(0, Clock::start(), publisher.reader());
         // Less than an answer.

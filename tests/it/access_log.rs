@@ -1,0 +1,98 @@
+//! The access log: what stands in it, and what never does.
+
+use serde_json::Value;
+use serin_testkit::{Backend, Proxy, ProxyBuilder, Request, eventually};
+
+fn lines(path: &std::path::Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    // A line that is being written has no end yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn logging(proxy: ProxyBuilder, file: &std::path::Path, more: &str) -> ProxyBuilder {
+    proxy.with(&format!("access_log:\n  file: {}\n{more}", file.display()))
+}
+
+#[tokio::test]
+async fn a_request_is_a_line_with_what_was_asked_for_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let model = Backend::named("model").start();
+    let proxy = logging(Proxy::to(&model, ""), &file, "  headers: [x-tenant]").start();
+    let mut client = proxy.client();
+    let request = Request::post("/a/b?key=hush", "hello")
+        .header("x-tenant", "t-1")
+        .header("authorization", "Bearer hush")
+        .header("x-request-id", "id-1");
+    client.send(&request).await.expect(200);
+    eventually("a line", async || (lines(&file).len() == 1).then_some(())).await;
+    let line = &lines(&file)[0];
+    for (key, value) in [
+        ("method", "POST"),
+        ("path", "/a/b"),
+        ("protocol", "HTTP/1.1"),
+        ("client", "127.0.0.1"),
+        ("outcome", "good"),
+        ("route", "all"),
+        ("rule", "main"),
+        ("backend", "model"),
+        ("request_id", "id-1"),
+    ] {
+        assert_eq!(line[key], value, "{key} of {line}");
+    }
+    assert_eq!(line["endpoint"], model.address.to_string());
+    assert_eq!((&line["status"], &line["attempts"]), (&200.into(), &1.into()));
+    assert_eq!((&line["received"], &line["sent"]), (&5.into(), &5.into()));
+    assert_eq!(line["headers"], serde_json::json!({ "x-tenant": "t-1" }));
+    assert!(line["duration_ms"].as_f64() >= line["first_byte_ms"].as_f64());
+    assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
+    assert!(!line.to_string().contains("hush"), "{line}");
+}
+
+#[tokio::test]
+async fn what_ends_badly_has_a_line_whatever_the_share_and_no_rule_is_told_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let model = Backend::named("model").answers(503).start();
+    let proxy = logging(Proxy::to(&model, "matches: [{ path: /a }]"), &file, "  sample: 0%");
+    let mut proxy = proxy.start();
+    let mut client = proxy.client();
+    client.get("/b").await.expect(404);
+    client.get("/a").await.expect(503);
+    eventually("a line", async || (lines(&file).len() == 1).then_some(())).await;
+    assert_eq!(
+        (&lines(&file)[0]["path"], &lines(&file)[0]["outcome"]),
+        (&"/a".into(), &"bad".into())
+    );
+    proxy.rewrite("sample: 0%", "sample: 100%");
+    proxy.reload().await;
+    client.get("/b").await.expect(404);
+    eventually("another", async || (lines(&file).len() == 2).then_some(())).await;
+    let line = &lines(&file)[1];
+    assert_eq!((&line["status"], &line["reason"]), (&404.into(), &"no_route".into()));
+    assert_eq!(line["attempts"], 0);
+}
+
+#[tokio::test]
+async fn a_file_that_was_put_aside_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, aside) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    let model = Backend::named("model").start();
+    let proxy = logging(Proxy::to(&model, ""), &file, "").start();
+    let mut client = proxy.client();
+    client.get("/").await.expect(200);
+    eventually("a line", async || (lines(&file).len() == 1).then_some(())).await;
+    std::fs::rename(&file, &aside).unwrap();
+    let mut sent = 1;
+    eventually("another file", async || {
+        client.get("/").await.expect(200);
+        sent += 1;
+        (!lines(&file).is_empty()).then_some(())
+    })
+    .await;
+    eventually("all lines", async || {
+        (lines(&file).len() + lines(&aside).len() == sent).then_some(())
+    })
+    .await;
+}
