@@ -266,6 +266,7 @@ impl Control {
     async fn run(self) {
         let Self { controller, asked, watch, state, admin, metrics, stop } = self;
         let (files, commands) = (controller.files(), state.commands.clone());
+        reload::warn_of_sub_path(&watch.0);
         let watching = tokio::spawn(reload::watch(watch.0, watch.1, files, commands));
         let mut routers = vec![(admin, admin::admin_router(state.clone()))];
         routers.extend(metrics.map(|socket| (socket, admin::metrics_router(state))));

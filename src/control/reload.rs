@@ -4,7 +4,7 @@
 //! Never watches with inotify: a node has few instances to give, and the `..data` swap of
 //! a mounted ConfigMap shows no write on the file itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,6 +20,26 @@ pub const POLL: Duration = Duration::from_secs(1);
 /// A file that cannot be read is told after so many looks: while a ConfigMap is swapped,
 /// its name may lead nowhere for a moment.
 const MISSED_LOOKS_MAX: u32 = 2;
+
+/// Warns if the config file is mounted by itself, as with `subPath`: a kubelet never changes
+/// such a file, and a new one beside it is not seen.
+pub fn warn_of_sub_path(path: &Path) {
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return };
+    let Ok(file) = path.canonicalize() else { return };
+    if is_mounted(&file, &mounts) {
+        tracing::warn!(
+            file = %path.display(),
+            "the config file is mounted by itself (`subPath`): changes of its ConfigMap never \
+             arrive; mount the folder instead"
+        );
+    }
+}
+
+/// Whether something is mounted at `path`, by the fifth field of each line of `mountinfo`.
+fn is_mounted(path: &Path, mounts: &str) -> bool {
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    places.map(|place| place.replace("\\040", " ")).any(|place| Path::new(&place) == path)
+}
 
 /// Asks for a reload whenever the file's content, or that of one of `files`, is not what it
 /// was at the last look, until nobody listens. `hash` is that of the content in force.
@@ -50,5 +70,24 @@ pub async fn watch(
         }
         // The controller tells what came of it.
         let _ = done.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_mounted_by_itself_is_told_from_one_in_a_mounted_folder() {
+        let line = |root: &str, place: &str| {
+            format!("612 590 8:1 {root} {place} ro,relatime - ext4 /dev/sda1 rw\n")
+        };
+        let folder = line("/volumes/config", "/etc/serin");
+        let file = line("/volume-subpaths/config/serin/0", "/etc/serin/serin.yaml");
+        let path = Path::new("/etc/serin/serin.yaml");
+        assert!(!is_mounted(path, &folder));
+        assert!(is_mounted(path, &(folder + &file)));
+        assert!(is_mounted(Path::new("/etc/my serin"), &line("/x", "/etc/my\\040serin")));
+        assert!(!is_mounted(path, ""));
     }
 }
