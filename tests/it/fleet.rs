@@ -103,3 +103,22 @@ async fn replicas_that_write_at_once_lose_nothing() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_version_that_a_reload_brings_is_out_if_the_fleet_says_so() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let of = |version: &str| format!("canary: sentiment-v2\n    version: \"{version}\"");
+    let start = |version: &str| {
+        replica(&api, &v1, &v2).replace("canary: sentiment-v2", &of(version)).start()
+    };
+    let (one, mut other) = (start("2"), start("3"));
+    assert_eq!(one.rollout(ROLLOUT).ask("abort").await.status, 200);
+    eventually("it is in the latch", async || api.object(LATCH)).await;
+    let heard = async || (api.asked("WATCH") >= 2).then_some(());
+    eventually("both watch", heard).await;
+    assert_eq!(other.rollout(ROLLOUT).state().await, "progressing");
+    other.rewrite("version: \"3\"", "version: \"2\"");
+    assert_eq!(other.reload().await.status, 200);
+    other.rollout(ROLLOUT).expect("aborted").await;
+}

@@ -17,11 +17,18 @@ impl Controller {
         let fleet = Fleet::join(settings, &self.config.kubernetes);
         let heard = fleet.heard();
         self.fleet = Some(fleet);
-        // What this replica remembers, the others may not.
+        self.agree_anew();
+        Some(heard)
+    }
+
+    /// Compares every rollout with what is agreed: of those that a config brings, others may
+    /// have decided already, and what this replica remembers, the others may not.
+    pub(super) fn agree_anew(&mut self) {
+        let Some(known) = self.fleet.as_ref().map(Fleet::known) else { return };
         for index in 0..self.rollouts.len() {
             self.tell_fleet(index);
         }
-        Some(heard)
+        self.agree(&known);
     }
 
     /// Tells the fleet that a version is out, if it is.

@@ -65,6 +65,7 @@ impl Controller {
         self.certificates.send_replace(Arc::new(certificates));
         self.files.send_replace(files);
         self.take_over(loaded);
+        self.agree_anew();
         Ok(kept)
     }
 
