@@ -215,6 +215,32 @@ async fn a_mounted_config_map_is_swapped() {
 }
 
 #[tokio::test]
+async fn a_swap_that_stops_half_way_changes_nothing_until_it_goes_on() {
+    let (v1, v2) = versions();
+    let proxy = canary(&v1, &v2).mounted().start();
+    let text = weighted(&proxy.config().text(), 91);
+    let folder = proxy.config().folder().to_owned();
+    let at = |name: &str| folder.join(name);
+    let serves = async || proxy.client().post(PATH, "{}").await.expect(200);
+    // The new folder is there, and the link to it, but not under its name yet.
+    std::fs::create_dir(at("..new")).unwrap();
+    std::fs::write(at("..new/serin.yaml"), &text).unwrap();
+    std::os::unix::fs::symlink("..new", at("..data_tmp")).unwrap();
+    assert_eq!(proxy.reload().await.expect(200).json()["result"], "unchanged");
+    // The old folder goes first: every name leads nowhere.
+    let old = std::fs::read_link(at("..data")).unwrap();
+    std::fs::rename(folder.join(&old), at("..gone")).unwrap();
+    proxy.reload().await.expect(422);
+    assert_eq!((state(&proxy).await.0, state(&proxy).await.1), (1, false));
+    serves().await;
+    std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    // Without being told.
+    eventually("the swap is noticed", async || (state(&proxy).await.0 == 2).then_some(())).await;
+    assert!(state(&proxy).await.1);
+    serves().await;
+}
+
+#[tokio::test]
 async fn what_needs_a_restart_says_so() {
     let (v1, v2) = versions();
     let mut proxy = canary(&v1, &v2).with("workers: 2").start();
