@@ -90,6 +90,10 @@ pub struct RolloutGauges {
     pub state: &'static str,
     /// The canary's share of the rule's requests, 0 to 1.
     pub weight: f64,
+    /// The e-value from which evidence is proof.
+    pub threshold: f64,
+    /// Why it does not go on now.
+    pub hold: Option<String>,
     /// (objective, over limit, worse than stable).
     pub evidence: Vec<(String, f64, Option<f64>)>,
     /// Rollbacks of this process, by objective.
@@ -346,6 +350,19 @@ fn rollouts(text: &mut Text, rollouts: &[RolloutGauges]) {
                 text.sample(name, &labels, count);
             }
         }
+    }
+    let help = "The e-value from which evidence is proof.";
+    text.family("serin_rollout_evidence_threshold", GAUGE, help);
+    for one in rollouts {
+        let labels: [Label<'_>; 1] = [("rollout", &one.name)];
+        text.sample("serin_rollout_evidence_threshold", &labels, Number(one.threshold));
+    }
+    let help = "1 for the reason that keeps the rollout where it is; none where nothing does.";
+    text.family("serin_rollout_hold", GAUGE, help);
+    for one in rollouts {
+        let Some(reason) = &one.hold else { continue };
+        let labels: [Label<'_>; 2] = [("rollout", &one.name), ("reason", reason)];
+        text.sample("serin_rollout_hold", &labels, 1);
     }
     let help = "Rollbacks since the process started, by the breached objective.";
     text.family("serin_rollouts_rolled_back_total", COUNTER, help);

@@ -105,6 +105,8 @@ impl Running {
             name: view.name.clone(),
             state: self.state_name(),
             weight: view.weight,
+            threshold: self.plan().threshold(),
+            hold: view.hold_reason.clone(),
             evidence: evidence
                 .map(|one| (one.name.clone(), one.over_limit, one.worse_than_stable))
                 .collect(),

@@ -48,6 +48,8 @@ fn gauges() -> Gauges {
         name: "sentiment-v2".to_owned(),
         state: "rolled_back",
         weight: 0.1,
+        threshold: 200.0,
+        hold: Some("shared cause".to_owned()),
         evidence: vec![
             ("errors <= 1%".to_owned(), 411.5, Some(523.0)),
             ("latency p99 <= 200ms".to_owned(), 1e-40, None),
