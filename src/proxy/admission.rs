@@ -23,8 +23,12 @@ pub async fn enter(
         return Ok(Some(pass.begin(clock.now())));
     }
     wait.set(Timeout::Queue, limit.queue_timeout);
+    let lined_up = clock.now();
     let limited = match wait.within(limit.gate.enter()).await {
-        Ok(Ok(pass)) => return Ok(Some(pass.begin(clock.now()))),
+        Ok(Ok(pass)) => {
+            let now = clock.now();
+            return Ok(Some(pass.begin(now).after(now.since(lined_up))));
+        }
         Ok(Err(Full)) => Limited::QueueFull,
         Err(_) => Limited::QueueTimeout,
     };

@@ -145,14 +145,21 @@ async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
     };
     loop {
         worker.fewer_connections_than(CONNECTIONS_MAX).await;
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = room.wanted() => {
+                worker.close_idlest_client(Some(index));
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, address)) => {
                 // A client that is gone already is found out by the first read.
                 let _ = stream.set_nodelay(true);
-                let place = room.enter().await;
+                let place = room.enter(|| worker.close_idlest_client(Some(index))).await;
                 let view = worker.view();
                 let listener = &view.snapshot.listeners[index];
-                let visit = worker.enter().holding(place).through(&listener.door);
+                let visit = worker.enter(index).holding(place).through(&listener.door);
                 if listener.is_plain() {
                     let peer = Peer::cleartext(address.ip());
                     tokio::task::spawn_local(serve_connection(stream, visit, peer));

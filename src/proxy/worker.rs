@@ -72,6 +72,8 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct Seat {
     waker: Option<Waker>,
+    /// Where it was accepted.
+    listener: usize,
     /// Sweeps since it was last asked something; `None` while it is busy.
     idle: Option<u32>,
     /// It is to go.
@@ -160,11 +162,12 @@ impl Worker {
         }
     }
 
-    /// Makes room for a client: one that has been idle for longest goes. `false` when none
-    /// is idle.
-    fn close_idlest_client(&self) -> bool {
+    /// Makes room for a client at `listener`, or at any: one that has been idle for longest
+    /// goes. `false` when none is idle.
+    pub fn close_idlest_client(&self, listener: Option<usize>) -> bool {
         let mut seats = self.connections.borrow_mut();
-        let idle = seats.iter_mut().filter(|(_, seat)| !seat.expired);
+        let here = |seat: &Seat| listener.is_none_or(|listener| seat.listener == listener);
+        let idle = seats.iter_mut().filter(|(_, seat)| !seat.expired && here(seat));
         let idlest = idle.filter(|(_, seat)| seat.idle.is_some()).max_by_key(|(_, seat)| seat.idle);
         idlest.map(|(_, seat)| seat.expire()).is_some()
     }
@@ -189,10 +192,11 @@ impl Worker {
         self.draining.get()
     }
 
-    /// Counts a client's connection until the answer is dropped.
-    pub fn enter(self: &Rc<Self>) -> Visit {
+    /// Counts a client's connection at `listener` until the answer is dropped.
+    pub fn enter(self: &Rc<Self>, listener: usize) -> Visit {
+        let seat = Seat { listener, ..Seat::default() };
         Visit {
-            key: self.connections.borrow_mut().insert(Seat::default()),
+            key: self.connections.borrow_mut().insert(seat),
             worker: Rc::clone(self),
             place: None,
             door: None,
@@ -203,7 +207,7 @@ impl Worker {
     /// asks nothing has to go.
     pub async fn fewer_connections_than(&self, count: usize) {
         while self.connections.borrow().len() >= count {
-            self.close_idlest_client();
+            self.close_idlest_client(None);
             // None may be idle now, and one be a moment later.
             let _ = tokio::time::timeout(LOOK_FOR_ROOM, self.connection_ended.notified()).await;
         }

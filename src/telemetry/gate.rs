@@ -51,6 +51,7 @@ struct Waiter {
 pub struct Pass {
     gate: Arc<Gate>,
     began: Option<Tick>,
+    waited: Duration,
 }
 
 /// The line is full.
@@ -95,7 +96,7 @@ impl Gate {
     }
 
     fn pass(self: &Arc<Self>) -> Pass {
-        Pass { gate: Arc::clone(self), began: None }
+        Pass { gate: Arc::clone(self), began: None, waited: Duration::ZERO }
     }
 
     /// Waits for a place in the line, unless that is full. What it returns leaves the line when
@@ -226,6 +227,18 @@ impl Pass {
     pub fn begin(mut self, now: Tick) -> Self {
         self.began = Some(now);
         self
+    }
+
+    /// It was so long in line before.
+    #[must_use]
+    pub fn after(mut self, waited: Duration) -> Self {
+        self.waited = waited;
+        self
+    }
+
+    /// How long it was in line.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// The head of the answer came `now`; from the thread of `worker` only.

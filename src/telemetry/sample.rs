@@ -350,6 +350,13 @@ impl Sample {
         }
     }
 
+    /// Whether the limit of the whole request passed mostly while it waited in Serin's own line:
+    /// that is no fault of the endpoint, which got what was left.
+    fn ran_out_in_line(&self, taken: Duration) -> bool {
+        let waited = self.pass.as_ref().map_or(Duration::ZERO, Pass::waited);
+        self.failure.get() == Some(FailureReason::RequestTimeout) && waited * 2 > taken
+    }
+
     fn testify(&self, witness: &Witness, now: Tick) {
         let attempt = witness.open.close(witness.key);
         let taken = now.since(attempt.started);
@@ -396,6 +403,9 @@ impl Drop for Sample {
     fn drop(&mut self) {
         let now = self.clock.now();
         let taken = now.since(self.started);
+        if self.outcome == Outcome::Bad && self.ran_out_in_line(taken) {
+            self.outcome = Outcome::Neutral;
+        }
         let counters = self.leg.counters();
         counters.in_flight.sub(1);
         counters.attempts(self.outcome).count(self.code.get());

@@ -1,6 +1,7 @@
 //! No more than a backend can do, and no more than it may be sent: who waits, who is refused,
 //! and that nobody is blamed for it.
 
+use serin::clock::Clock;
 use serin_testkit::{
     Answer, Backend, Proxy, ProxyBuilder, Request, Script, eventually, ms, within,
 };
@@ -207,22 +208,82 @@ async fn a_body_larger_than_the_rule_takes_is_refused_before_and_while_it_comes(
     assert_eq!(value(&proxy, "serin_attempts_total", &neutral).await, 2);
 }
 
-#[tokio::test]
-async fn a_listener_serves_so_many_clients_and_others_wait_for_their_turn() {
-    let model = Backend::named("model").start();
+fn with_places_for_two(model: &Backend) -> Proxy {
     let listener = "address: 127.0.0.1:8080";
     let limited = format!("{listener}, limits: {{ connections: 2 }}");
-    let proxy = Proxy::to(&model, "").replace(listener, &limited).start();
-    let (mut one, mut two) = (proxy.client(), proxy.client());
-    one.get("/").await.expect(200);
-    two.get("/").await.expect(200);
+    Proxy::to(model, "").replace(listener, &limited).start()
+}
+
+#[tokio::test]
+async fn a_listener_serves_so_many_clients_and_others_wait_for_their_turn() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = with_places_for_two(&model);
+    let (one, two) = (ask(&proxy), ask(&proxy));
+    let mut calls = [model.next_call().await, model.next_call().await];
     let third = ask(&proxy);
+    // The kernel took it in; nobody reads what it asks while both places are busy.
     for _ in 0..20 {
-        one.get("/").await.expect(200);
+        proxy.metrics().await;
     }
+    assert_eq!(model.requests(), 2);
     assert!(!third.is_finished());
-    drop(two);
+    for call in &mut calls {
+        answer(call).await;
+    }
+    within("the first", one).await.unwrap().expect(200);
+    within("the second", two).await.unwrap().expect(200);
+    answer(&mut model.next_call().await).await;
     within("the third", third).await.unwrap().expect(200);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_nothing_gives_its_place_to_one_that_does() {
+    let model = Backend::named("model").start();
+    let proxy = with_places_for_two(&model);
+    let mut kept = Vec::new();
+    for _ in 0..6 {
+        let mut client = proxy.client();
+        client.get("/").await.expect(200);
+        // It stays connected, on whichever worker it was dealt to.
+        kept.push(client);
+    }
+    assert_eq!(model.requests(), 6);
+}
+
+#[tokio::test]
+async fn a_time_limit_that_passed_in_line_is_not_held_against_the_endpoint() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = Proxy::to(&model, "timeouts: { request: 2s }")
+        .replace(
+            &format!("endpoints: [{}]", model.address),
+            &format!(
+                "endpoints: [{}], limits: {{ in_flight: 1, queue_timeout: 1m }}",
+                model.address
+            ),
+        )
+        .start();
+    let first = ask(&proxy);
+    let mut call = model.next_call().await;
+    let second = ask(&proxy);
+    until_waiting(&proxy, 1).await;
+    let clock = Clock::start();
+    eventually("most of its time is over", async || {
+        (clock.now().since_start() > ms(1200)).then_some(())
+    })
+    .await;
+    answer(&mut call).await;
+    within("the first", first).await.unwrap().expect(200);
+    let _hangs = model.next_call().await;
+    let late = within("the second", second).await.unwrap().expect(504);
+    assert!(late.text().contains("timeouts.request"), "{}", late.text());
+    // Without a line all of the time was the endpoint's.
+    let third = ask(&proxy);
+    let _hangs_too = model.next_call().await;
+    within("the third", third).await.unwrap().expect(504);
+    for outcome in ["bad", "neutral"] {
+        let labels = [("code", "504"), ("outcome", outcome)];
+        assert_eq!(value(&proxy, "serin_attempts_total", &labels).await, 1, "{outcome}");
+    }
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ fn talk_over<S: ClientStream, F: Future>(
         // Less than an answer.
         let (near, far) = duplex(64);
         let peer = Peer::cleartext([127, 0, 0, 1].into());
-        tokio::task::spawn_local(serve_connection(wrap(far), worker.enter(), peer));
+        tokio::task::spawn_local(serve_connection(wrap(far), worker.enter(0), peer));
         tokio::select! {
             () = worker.run() => unreachable!("it runs until dropped"),
             output = client(near, Rc::clone(&worker)) => output,
