@@ -79,7 +79,7 @@ fn connect(runtime: &LocalRuntime) -> DuplexStream {
     runtime.block_on(async {
         let worker = Worker::new(0, Clock::start(), publisher.reader());
         let peer = Peer::cleartext([127, 0, 0, 1].into());
-        tokio::task::spawn_local(serve_connection(Pipe(far), worker.enter(), peer));
+        tokio::task::spawn_local(serve_connection(Pipe(far), worker.enter(0), peer));
     });
     near
 }
