@@ -59,9 +59,6 @@ pub(super) fn told(text: &mut Text, registry: &Registry) {
     ];
     let help = "Spans for the collector of traces, by what became of them.";
     family("serin_trace_spans_total", help, spans);
-    let name = "serin_log_lines_dropped_total";
-    text.family(name, COUNTER, "Lines of the log on stderr that found no room in its queue.");
-    text.sample(name, &[], outlets.log_lines_dropped());
 }
 
 /// What is kept, and who is told.
