@@ -51,7 +51,7 @@ struct Waiter {
 pub struct Pass {
     gate: Arc<Gate>,
     began: Option<Tick>,
-    waited: Duration,
+    waited_ms: u32,
 }
 
 /// The line is full.
@@ -96,7 +96,7 @@ impl Gate {
     }
 
     fn pass(self: &Arc<Self>) -> Pass {
-        Pass { gate: Arc::clone(self), began: None, waited: Duration::ZERO }
+        Pass { gate: Arc::clone(self), began: None, waited_ms: 0 }
     }
 
     /// Waits for a place in the line, unless that is full. What it returns leaves the line when
@@ -232,13 +232,13 @@ impl Pass {
     /// It was so long in line before.
     #[must_use]
     pub fn after(mut self, waited: Duration) -> Self {
-        self.waited = waited;
+        self.waited_ms = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
         self
     }
 
-    /// How long it was in line.
+    /// How long it was in line, in whole milliseconds.
     pub fn waited(&self) -> Duration {
-        self.waited
+        Duration::from_millis(self.waited_ms.into())
     }
 
     /// The head of the answer came `now`; from the thread of `worker` only.
