@@ -102,7 +102,10 @@ impl App {
     pub fn start(path: &Path) -> Result<Self, StartError> {
         let loaded = load::load(path).map_err(|defects| StartError::Config(Box::new(defects)))?;
         for warning in &loaded.warnings {
-            tracing::warn!(file = %path.display(), "{warning}");
+            tracing::warn!(
+                event = "config_warning", file = %path.display(), line = warning.place.line,
+                key = %warning.path, code = warning.code.as_str(), "{}", warning.message
+            );
         }
         Self::start_loaded(path, loaded)
     }
@@ -276,7 +279,9 @@ impl Control {
                 Ok(socket) => {
                     servers.push(tokio::spawn(admin::serve(socket, router, stop.clone())));
                 }
-                Err(error) => tracing::error!(%error, "cannot serve the admin or metrics port"),
+                Err(error) => tracing::error!(
+                    event = "admin_failed", %error, "cannot serve the admin or metrics port"
+                ),
             }
         }
         controller.run(asked, stop).await;

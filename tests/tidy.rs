@@ -4,6 +4,9 @@
 //! Never fixes anything. Each rule is a function of a path and a text, tried below on
 //! planted faults; function length, missing docs and banned calls are clippy's.
 
+#[path = "tidy/events.rs"]
+mod events;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -448,6 +451,21 @@ fn links_lead_somewhere() {
         |path| has_extension(path, "md"),
         |path, text| check_links(path, text, |link| root().join(link).exists()),
     );
+}
+
+#[test]
+fn every_line_of_the_log_is_an_event_of_the_table() {
+    let (mut logged, mut faults) = (events::Events::new(), Vec::new());
+    for (path, text) in files().into_iter().filter(|(path, _)| is_source(path)) {
+        if path.starts_with("src/")
+            && let Err(line) = events::logged(without_tests(&path, &text), &mut logged)
+        {
+            faults.push(fault(&path, line, "a line of the log without `event = \"…\"`"));
+        }
+    }
+    let table = fs::read_to_string(root().join("docs/logs.md")).unwrap();
+    faults.extend(events::differences(&logged, &events::documented(&table)));
+    assert!(faults.is_empty(), "keep docs/logs.md and the code together:\n{}", faults.join("\n"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod healthcheck;
+pub mod log;
 pub mod replay;
 pub mod run;
 pub mod schema;

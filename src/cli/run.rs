@@ -2,7 +2,6 @@
 //!
 //! Never does what the app does: it starts it, passes signals on and waits.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,9 +9,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, Drained, StartError};
+use crate::cli::log::{Log, LogArgs, colours};
 use crate::config::render;
 use crate::control::Command;
 
@@ -24,26 +23,14 @@ pub struct RunArgs {
     /// The config file; it is read again whenever it changes
     #[arg(short, long, value_name = "FILE", env = "SERIN_CONFIG")]
     pub config: PathBuf,
-    /// Form of the log on stderr
-    #[arg(long, value_name = "FORM", env = "SERIN_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, or a filter such as `serin=debug`
-    #[arg(long, value_name = "FILTER", env = "SERIN_LOG", default_value = "info")]
-    pub log: String,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+    /// How it is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Runs the proxy until a signal or `/quitquitquit` ends it.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    start_log(args)?;
+    let log = Log::start(&args.log)?;
     let app = match App::start(&args.config) {
         Ok(app) => app,
         Err(StartError::Config(defects)) => {
@@ -54,22 +41,26 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
+    app.count_log_drops(log.dropped());
     for (name, address) in &app.listeners {
-        tracing::info!(listener = %name, %address, "listening");
+        tracing::info!(event = "listening", listener = %name, %address, "listening");
     }
-    tracing::info!(address = %app.admin, "admin");
+    tracing::info!(event = "admin", address = %app.admin, "admin");
     if let Some(address) = app.metrics {
-        tracing::info!(%address, "metrics");
+        tracing::info!(event = "metrics", %address, "metrics");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         if until_ended(&app, &mut signals).await == End::LostWorker {
-            tracing::error!("a worker has died; ending, so that whoever watches starts anew");
+            tracing::error!(
+                event = "worker_lost",
+                "a worker has died; ending, so that whoever watches starts anew"
+            );
             app.stop();
             return Ok(ExitCode::FAILURE);
         }
-        tracing::info!("draining");
+        tracing::info!(event = "draining", "draining");
         let hurry = CancellationToken::new();
         let drained = {
             let hurry = hurry.clone();
@@ -83,8 +74,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         tokio::select! {
             () = again => unreachable!("it waits for ever"),
             drained = drained => match drained? {
-                Drained::Whole => tracing::info!("drained"),
-                Drained::Cut => tracing::warn!("drained; requests under way were cut"),
+                Drained::Whole => tracing::info!(event = "drained", cut = false, "drained"),
+                Drained::Cut => {
+                    tracing::warn!(event = "drained", cut = true, "drained; requests under way were cut");
+                }
             },
         }
         Ok(ExitCode::SUCCESS)
@@ -151,23 +144,3 @@ async fn until_ended(app: &App, signals: &mut Signals) -> End {
 
 /// How often the workers are looked at.
 const WORKER_LOOK: Duration = Duration::from_secs(1);
-
-fn start_log(args: &RunArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| anyhow::anyhow!("--log {}: {error}", args.log))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(colours());
-    match args.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
-
-/// Whether messages on stderr may have colours.
-fn colours() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-}

@@ -88,10 +88,22 @@ pub struct Config {
 pub struct AccessLog {
     /// Where they are appended; `None` is stdout.
     pub file: Option<PathBuf>,
+    /// What a line looks like.
+    pub format: LineFormat,
     /// Of the requests that do not end badly.
     pub share: Ratio,
     /// Fields that are told; none that hold secrets.
     pub headers: Vec<HeaderName>,
+}
+
+/// What a line of the access log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineFormat {
+    /// A JSON object.
+    #[default]
+    Json,
+    /// Pairs of names and values.
+    Text,
 }
 
 /// Spans of requests.

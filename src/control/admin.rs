@@ -385,7 +385,7 @@ async fn reload(State(state): Shared, _: Deliberate) -> Result<impl IntoResponse
 }
 
 async fn quit(State(state): Shared, _: Deliberate) -> impl IntoResponse {
-    tracing::info!("told to quit over the admin port");
+    tracing::info!(event = "quit", "told to quit over the admin port");
     state.readiness.set_draining();
     state.quit.cancel();
     axum::Json(Outcome { result: "draining" })
@@ -420,7 +420,9 @@ async fn accept(
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
         Err(error) => {
-            tracing::warn!(%error, "cannot accept a connection on an admin port");
+            tracing::warn!(
+                event = "admin_accept_failed", %error, "cannot accept a connection on an admin port"
+            );
             sleep(ACCEPT_PAUSE).await;
             None
         }

@@ -32,7 +32,7 @@ use crate::control::ledger::Ledger;
 use crate::control::notify::Notifier;
 use crate::control::roster::Roster;
 use crate::control::running::{Counting, Running};
-use crate::control::{Command, Status, build};
+use crate::control::{Command, Status, build, report};
 use crate::rollout::judge::SLOT;
 use crate::rollout::machine::Effect;
 use crate::rollout::record::{Change, Packed, Record, What};
@@ -174,6 +174,7 @@ impl Controller {
         };
         for rollout in controller.rollouts.iter().filter(|one| one.state().has_ended()) {
             tracing::warn!(
+                event = "rollout_remembered",
                 rollout = %rollout.plan().name, version = %rollout.plan().version,
                 state = rollout.state_name(), since = %rollout.since,
                 "the ledger says that this version has ended; a new version or `serin reset` \
@@ -299,7 +300,8 @@ impl Controller {
                 rollout.new_epoch(counting);
                 measured = true;
                 tracing::info!(
-                    rollout = %rollout.plan().name, ?threshold,
+                    event = "body_measured", rollout = %rollout.plan().name,
+                    threshold_ms = threshold.as_secs_f64() * 1e3,
                     "stable's p90 is measured: what takes longer is slow to the body objective"
                 );
             }
@@ -381,6 +383,7 @@ impl Controller {
             self.notifier.tell(&around.webhooks, &record);
         }
         self.journal.keep(record);
+        report::held(&self.rollouts[index].view(&self.config));
     }
 
     /// In whole milliseconds, so that a moment survives being written down.

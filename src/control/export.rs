@@ -7,6 +7,7 @@
 pub mod collector;
 pub mod lines;
 pub mod otlp;
+pub mod writer;
 
 use std::io;
 use std::sync::Arc;
@@ -23,9 +24,10 @@ use crate::clock::Clock;
 use crate::config::{AccessLog, Tracing};
 use crate::control::Status;
 use crate::control::export::collector::Collector;
-use crate::control::export::lines::LogFile;
+use crate::control::export::lines::Page;
+use crate::control::export::writer::Writer;
 use crate::telemetry::registry::Registry;
-use crate::telemetry::story::{Outlets, QUEUE_MAX};
+use crate::telemetry::story::QUEUE_MAX;
 use crate::telemetry::told::Told;
 use crate::units::Tick;
 
@@ -64,10 +66,10 @@ pub fn start(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut exporter = Exporter {
         told: registry.take_told(),
-        outlets: Arc::clone(registry.outlets()),
         status,
         clock,
-        log: LogFile::default(),
+        page: Page::default(),
+        writer: Some(Writer::start(Arc::clone(registry.outlets()), clock)?),
         collector: Collector::new(Arc::clone(registry.outlets())),
     };
     let stopped = stop.clone();
@@ -82,10 +84,11 @@ pub fn start(
 
 struct Exporter {
     told: Vec<Receiver<Told>>,
-    outlets: Arc<Outlets>,
     status: watch::Receiver<Arc<Status>>,
     clock: Clock,
-    log: LogFile,
+    page: Page,
+    /// `None` at the end.
+    writer: Option<Writer>,
     collector: Collector,
 }
 
@@ -103,7 +106,11 @@ impl Exporter {
                 () = sleep(pause) => {}
                 () = stop.cancelled() => {
                     self.look(access_log.as_ref(), tracing.as_ref());
+                    let writer = self.writer.take();
                     let _ = timeout(LAST_WORDS_MAX, self.collector.finish(self.clock)).await;
+                    if let Some(writer) = writer {
+                        writer.finish().await;
+                    }
                     return;
                 }
             }
@@ -116,14 +123,19 @@ impl Exporter {
         for queue in &self.told {
             // No more than was there: a busy worker must not keep the others waiting.
             for told in queue.try_iter().take(QUEUE_MAX) {
-                if let (Told::Request(request), Some(_)) = (&told, access_log)
-                    && request.is_logged
-                {
-                    self.log.line(request, wall);
+                if let Some(access_log) = access_log {
+                    match &told {
+                        Told::Request(request) if request.is_logged => {
+                            self.page.line(request, access_log.format, wall);
+                        }
+                        Told::Refused(one) => self.page.refusal(one, access_log.format, wall),
+                        Told::Request(_) | Told::Copy(_) => {}
+                    }
                 }
                 let is_traced = match &told {
                     Told::Request(request) => request.is_traced,
                     Told::Copy(_) => true,
+                    Told::Refused(_) => false,
                 };
                 if is_traced && tracing.is_some() {
                     self.collector.take(&told, wall);
@@ -131,8 +143,9 @@ impl Exporter {
             }
         }
         self.collector.aim_at(tracing);
-        if let Some(access_log) = access_log {
-            self.log.write(access_log.file.as_deref(), self.clock.now(), &self.outlets);
+        let path = access_log.and_then(|one| one.file.as_deref());
+        if let (Some(writer), Some(lines)) = (&self.writer, self.page.take(path)) {
+            writer.write(lines);
         }
     }
 }

@@ -47,7 +47,9 @@ impl Fleet {
             let link = loop {
                 match Link::new(&settings, &kubernetes) {
                     Ok(link) => break link,
-                    Err(error) => tracing::error!(%error, "this replica is alone"),
+                    Err(error) => tracing::error!(
+                        event = "fleet_alone", %error, "this replica is alone"
+                    ),
                 }
                 sleep(NOBODY_PAUSE).await;
             };
@@ -121,7 +123,9 @@ impl Link {
                 followed = self.follower.next() => match followed {
                     Ok(()) => {
                         if std::mem::take(&mut is_away) {
-                            tracing::info!("the fleet's latch can be read again");
+                            tracing::info!(
+                                event = "latch_readable", "the fleet's latch can be read again"
+                            );
                         }
                         if let Some(object) = self.follower.objects().get(&self.name) {
                             known.merge(&latch_of(object));
@@ -129,7 +133,10 @@ impl Link {
                     }
                     Err(error) if !is_away => {
                         is_away = true;
-                        tracing::warn!(%error, "the fleet's latch cannot be read: this replica is alone");
+                        tracing::warn!(
+                            event = "latch_unreadable", %error,
+                            "the fleet's latch cannot be read: this replica is alone"
+                        );
                     }
                     Err(_) => {}
                 },
@@ -147,7 +154,10 @@ impl Link {
                     }
                     Err(error) => {
                         if !error.is_conflict() {
-                            tracing::warn!(%error, "the fleet is not told yet that a version is out");
+                            tracing::warn!(
+                                event = "latch_late", %error,
+                                "the fleet is not told yet that a version is out"
+                            );
                         }
                         pause = (pause * 2).clamp(PAUSE, PAUSE_MAX);
                     }
@@ -194,7 +204,9 @@ impl Link {
 fn latch_of(object: &Value) -> Latch {
     let Some(text) = object["data"][KEY].as_str() else { return Latch::default() };
     serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::error!(%error, "the fleet's latch is damaged, and is written anew");
+        tracing::error!(
+            event = "latch_damaged", %error, "the fleet's latch is damaged, and is written anew"
+        );
         Latch::default()
     })
 }

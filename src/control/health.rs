@@ -60,7 +60,10 @@ pub fn start(
                 Err(_) => Some(Err("no answer in time".to_owned())),
                 // Nothing is known of the endpoint: it is asked again.
                 Ok(Err(Complaint::Here(error))) => {
-                    tracing::warn!(endpoint = %address, %error, "cannot ask whether it is well");
+                    tracing::warn!(
+                        event = "health_unknown", endpoint = %address, %error,
+                        "cannot ask whether it is well"
+                    );
                     None
                 }
             };

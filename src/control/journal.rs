@@ -242,7 +242,10 @@ impl Journal {
             Place::Disk(disk) => {
                 if !disk.ask(Job::Lines { text, sync }) {
                     if !self.lost {
-                        tracing::error!("the disk is too slow: the journal has a gap");
+                        tracing::error!(
+                            event = "journal_gap",
+                            "the disk is too slow: the journal has a gap"
+                        );
                     }
                     self.lost = true;
                     self.counts.dropped.fetch_add(1, Relaxed);
@@ -322,7 +325,9 @@ impl JournalFile {
             Err(error) => {
                 if !self.failed {
                     let path = self.path.display();
-                    tracing::error!(%path, %error, "the journal is not written");
+                    tracing::error!(
+                        event = "journal_failed", %path, %error, "the journal is not written"
+                    );
                 }
                 self.failed = true;
             }

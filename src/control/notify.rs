@@ -77,7 +77,10 @@ impl Notifier {
         let Some(message) = message(record) else { return };
         for hook in hooks {
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                tracing::error!(hook = shown(hook), rollout = %record.rollout, "too many webhooks are waiting");
+                tracing::error!(
+                    event = "webhook_dropped", hook = shown(hook), rollout = %record.rollout,
+                    "too many webhooks are waiting"
+                );
                 self.results.dropped.fetch_add(1, Relaxed);
                 continue;
             };
@@ -121,18 +124,34 @@ async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) -> bool {
             Ok(status) if status.is_success() => return true,
             // It was understood and is not wanted: asking again changes nothing.
             Ok(status) if status.is_client_error() && status.as_u16() != 429 => {
-                tracing::error!(hook = shown(hook), %status, "the webhook refuses the message");
+                tracing::error!(
+                    event = "webhook_refused",
+                    hook = shown(hook),
+                    status = status.as_u16(),
+                    "the webhook refuses the message"
+                );
                 return false;
             }
-            Ok(status) => tracing::warn!(hook = shown(hook), %status, tried, "the webhook failed"),
-            Err(error) => {
-                tracing::warn!(hook = shown(hook), %error, tried, "the webhook cannot be reached");
-            }
+            Ok(status) => tracing::warn!(
+                event = "webhook_failed",
+                hook = shown(hook),
+                status = status.as_u16(),
+                tried,
+                "the webhook failed"
+            ),
+            Err(error) => tracing::warn!(
+                event = "webhook_failed", hook = shown(hook), %error, tried,
+                "the webhook cannot be reached"
+            ),
         }
         sleep(pause).await;
         pause *= 2;
     }
-    tracing::error!(hook = shown(hook), "the webhook was given up; the journal has the message");
+    tracing::error!(
+        event = "webhook_given_up",
+        hook = shown(hook),
+        "the webhook was given up; the journal has the message"
+    );
     false
 }
 

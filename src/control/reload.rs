@@ -28,6 +28,7 @@ pub fn warn_of_sub_path(path: &Path) {
     let Ok(file) = path.canonicalize() else { return };
     if is_mounted(&file, &mounts) {
         tracing::warn!(
+            event = "config_never_changes",
             file = %path.display(),
             "the config file is mounted by itself (`subPath`): changes of its ConfigMap never \
              arrive; mount the folder instead"

@@ -4,6 +4,8 @@
 //! Never on the way of a request: workers have what the last snapshot says. Never publishes:
 //! it says what changed, the controller acts.
 
+mod telling;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use crate::config::{self, Config};
 use crate::control::certificates::Certificates;
 use crate::control::discovery::{self, Found};
 use crate::control::health::{self, TlsOfNow};
+use crate::control::roster::telling::Out;
 use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
@@ -278,10 +281,16 @@ impl Roster {
             members.into_iter().partition(|member| addresses.contains(&member.address));
         pool.members.extend(stay.into_iter().map(|member| Member { leaves: false, ..member }));
         pool.members.extend(new);
+        for gone in leave.iter().filter(|gone| !gone.leaves) {
+            telling::is_gone(&pool.settings.name, gone.address);
+        }
         leave.retain(|_| pool.settings.health.is_some());
         stay_for_now(&mut pool.members, leave);
         if pool.search.is_old && !pool.search.is_known {
             pool.members.iter_mut().for_each(Member::set_old);
+        }
+        if pool.search.failed {
+            telling::found_again(&pool.settings.name, pool.members.len());
         }
         (pool.search.is_known, pool.search.failed) = (true, false);
     }
@@ -430,8 +439,7 @@ impl Pool {
     fn not_found(&mut self, error: &str) {
         self.search.is_known = true;
         if !std::mem::replace(&mut self.search.failed, true) {
-            let (backend, count) = (&self.settings.name, self.members.len());
-            tracing::warn!(%backend, error, "no answer where the endpoints are: {count} stay as they were");
+            telling::not_found(&self.settings.name, self.members.len(), error);
         }
     }
 
@@ -478,12 +486,11 @@ impl Member {
     fn tell(&self, settings: &config::Backend, serves: bool) {
         let (backend, endpoint) = (&settings.name, self.address);
         if serves {
-            tracing::info!(%backend, %endpoint, "the endpoint gets requests");
+            telling::serves(backend, endpoint);
         } else if self.record.is_out() {
-            tracing::warn!(%backend, %endpoint, "the endpoint failed too often: out for a while");
+            telling::is_out(backend, endpoint, Out::Ejected);
         } else {
-            let why = &self.complaint;
-            tracing::warn!(%backend, %endpoint, why, "the endpoint is unwell: no more requests");
+            telling::is_out(backend, endpoint, Out::Unwell(&self.complaint));
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::snapshot;
 use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::sample::{CLIENT_GONE, Judged, Sample};
 use crate::telemetry::story::{From, Story};
+use crate::telemetry::told::End;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::grpc;
 use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
@@ -88,9 +89,18 @@ impl Exchange {
     }
 
     /// The answer to what could not be read as a request.
-    pub fn refuse(&self, error: &Error, grpc: bool) -> Option<Response<ResponseBody>> {
+    pub fn refuse(
+        &self,
+        error: &Error,
+        version: Version,
+        grpc: bool,
+    ) -> Option<Response<ResponseBody>> {
         let view = self.worker.view();
-        refused(&view, self.worker.clock, self.worker.clock.now(), error, None);
+        let now = self.worker.clock.now();
+        let end = refused(&view, self.worker.clock, now, error);
+        if let Some(telling) = &view.snapshot.telling {
+            Story::refused(telling, self.worker.index, self.from(&view), version, end);
+        }
         reply::of(error, &Method::GET, grpc)
     }
 
@@ -195,13 +205,16 @@ impl Exchange {
     /// What is told of a request; `None` where nothing is asked for.
     fn story(&self, view: &View, head: &Parts, started: Tick) -> Option<Rc<Story>> {
         let telling = view.snapshot.telling.as_ref()?;
-        let from = From {
+        let here = (self.worker.index, self.worker.clock);
+        Some(Story::begin(telling, here, head, self.from(view), started))
+    }
+
+    fn from(&self, view: &View) -> From {
+        From {
             client: self.peer.source,
             is_encrypted: self.peer.proto == "https",
             is_trusted: view.trusts(&self.peer),
-        };
-        let here = (self.worker.index, self.worker.clock);
-        Some(Story::begin(telling, here, head, from, started))
+        }
     }
 
     /// The rule for a request, whose target is made addressable on the way.
@@ -214,7 +227,12 @@ impl Exchange {
     ) -> Result<RuleRef<'v>, Error> {
         let found = forward::read_target(head)
             .and_then(|()| view.find(&forward::view(head, &self.peer)).ok_or(Error::NoRoute));
-        found.inspect_err(|error| refused(view, self.worker.clock, started, error, story))
+        found.inspect_err(|error| {
+            let end = refused(view, self.worker.clock, started, error);
+            if let Some(story) = story {
+                story.end(end);
+            }
+        })
     }
 
     /// Orders a copy for each shadow that wants one and has a place free.
@@ -307,14 +325,13 @@ impl Exchange {
     }
 }
 
-/// Counts a request that no rule got.
-fn refused(view: &View, clock: Clock, started: Tick, error: &Error, story: Option<&Rc<Story>>) {
+/// Counts a request that no rule got. How it ended.
+fn refused(view: &View, clock: Clock, started: Tick, error: &Error) -> End {
     let sample = Sample::open(Rc::clone(&view.unrouted), clock, started);
     set_failure(&sample, error);
-    if let Some(story) = story {
-        story.end(sample.end(clock.now()));
-    }
+    let end = sample.end(clock.now());
     sample.settle(error.outcome());
+    end
 }
 
 /// How long the whole exchange may take: as the rule says, or as its gRPC client does.

@@ -177,7 +177,7 @@ async fn shake_hands(
     match deadline.within(shaking).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "a TLS handshake failed");
+            tracing::debug!(event = "handshake_failed", %error, "a TLS handshake failed");
             Err(End::Failed)
         }
         Err(_) => Err(End::Turned(Turned::Timeout)),

@@ -105,7 +105,9 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
     let runtime = match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(worker = worker.index, %error, "cannot start a worker");
+            tracing::error!(
+                event = "worker_failed", worker = worker.index, %error, "cannot start a worker"
+            );
             stop.drain.cancel();
             return;
         }
@@ -139,7 +141,9 @@ async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(worker = worker.index, %error, "cannot accept");
+            tracing::error!(
+                event = "worker_failed", worker = worker.index, %error, "cannot accept"
+            );
             return;
         }
     };
@@ -168,7 +172,10 @@ async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
                 }
             }
             Err(error) => {
-                tracing::warn!(worker = worker.index, %error, "cannot accept a connection");
+                tracing::warn!(
+                    event = "accept_failed", worker = worker.index, %error,
+                    "cannot accept a connection"
+                );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

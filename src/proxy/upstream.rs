@@ -279,7 +279,10 @@ impl Endpoint {
         match &connected {
             Ok(_) => self.tls_fault_told.set(false),
             Err(error) if !self.tls_fault_told.replace(true) => {
-                tracing::warn!(endpoint = %self.address, %error, "no TLS with an endpoint");
+                tracing::warn!(
+                    event = "endpoint_tls_failed", endpoint = %self.address, %error,
+                    "no TLS with an endpoint"
+                );
             }
             Err(_) => {}
         }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::clock::Clock;
 use crate::names::RolloutName;
 use crate::telemetry::counts::{Counter, Leg};
-use crate::telemetry::told::{End, Told, ToldAttempt, ToldCopy, ToldRequest, Why};
+use crate::telemetry::told::{End, Told, ToldAttempt, ToldCopy, ToldRefusal, ToldRequest, Why};
 use crate::traffic::headers::{TRACEPARENT, X_REQUEST_ID};
 use crate::traffic::outcome::Outcome;
 use crate::traffic::trace::{TraceContext, is_sampled};
@@ -71,6 +71,8 @@ pub struct Outlets {
     pub spans_sent: Counter,
     /// Spans that the collector did not take.
     pub spans_failed: Counter,
+    /// Lines that were too many to wait for the disk.
+    pub lines_late: Counter,
     /// Spans that were too many to wait for the collector.
     pub spans_late: Counter,
     /// Whoever writes the log counts here what it had to leave out.
@@ -116,6 +118,7 @@ impl Outlets {
             lines_failed: Counter::default(),
             spans_sent: Counter::default(),
             spans_failed: Counter::default(),
+            lines_late: Counter::default(),
             spans_late: Counter::default(),
             log_lines_dropped: std::sync::OnceLock::new(),
         };
@@ -128,14 +131,15 @@ impl Outlets {
         let _ = self.log_lines_dropped.set(drops);
     }
 
-    /// Lines that the log had to leave out.
-    pub fn log_lines_dropped(&self) -> u64 {
-        self.log_lines_dropped.get().map_or(0, |drops| (drops.0)())
+    /// Lines that the log had to leave out; `None` where there is no log with a queue.
+    pub fn log_lines_dropped(&self) -> Option<u64> {
+        self.log_lines_dropped.get().map(|drops| (drops.0)())
     }
 
     /// Lines that found no room.
     pub fn lines_dropped(&self) -> u64 {
-        self.workers.iter().map(|one| one.lines_dropped.get()).sum()
+        let queues: u64 = self.workers.iter().map(|one| one.lines_dropped.get()).sum();
+        queues + self.lines_late.get()
     }
 
     /// Spans that found no room.
@@ -153,6 +157,7 @@ impl Outlets {
                 (u64::from(one.is_logged), spans)
             }
             Told::Copy(_) => (0, 1),
+            Told::Refused(_) => (1, 0),
         };
         if outlet.queue.try_send(told).is_err() {
             outlet.lines_dropped.add(lines);
@@ -245,6 +250,16 @@ impl Story {
         };
         let (telling, told) = (Arc::clone(telling), RefCell::new(Some(Box::new(told))));
         Rc::new(Self { telling, worker, clock, told })
+    }
+
+    /// What came from `from` over `version` could not be read as a request; `worker` must be
+    /// the calling one.
+    pub fn refused(telling: &Telling, worker: usize, from: From, version: Version, end: End) {
+        let From { client, is_encrypted, .. } = from;
+        if telling.lines.as_ref().is_some_and(|lines| fastrand::f64() < lines.share.get()) {
+            let told = ToldRefusal { client, is_encrypted, version, end };
+            telling.outlets.tell(worker, Told::Refused(Box::new(told)));
+        }
     }
 
     /// It has a rule; `headers` are those for endpoints.

@@ -21,6 +21,8 @@ pub enum Told {
     Request(Box<ToldRequest>),
     /// A copy of one.
     Copy(Box<ToldCopy>),
+    /// What could not be read as one.
+    Refused(Box<ToldRefusal>),
 }
 
 /// A request that has ended.
@@ -60,6 +62,19 @@ pub struct ToldRequest {
     pub end: End,
     /// At endpoints, in order.
     pub attempts: Vec<ToldAttempt>,
+}
+
+/// What came instead of a request. Nothing of it is told: nobody knows what it is.
+#[derive(Debug)]
+pub struct ToldRefusal {
+    /// Who sent it.
+    pub client: IpAddr,
+    /// Whether over TLS.
+    pub is_encrypted: bool,
+    /// As the connection is spoken.
+    pub version: Version,
+    /// What Serin answered, when, and why.
+    pub end: End,
 }
 
 /// How a request, or an attempt, ended.

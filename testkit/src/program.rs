@@ -4,16 +4,22 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::time::eventually;
+
+/// How often one that is not read is looked at, whether it has ended.
+const DEAF_LOOK: Duration = Duration::from_millis(10);
 
 /// A running program. Killed when dropped.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
     said: Arc<Mutex<String>>,
+    deaf: Arc<AtomicBool>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -90,18 +96,29 @@ impl Program {
         let said = Arc::new(Mutex::new(String::new()));
         let stdout = child.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>);
         let stderr = child.stderr.take().map(|out| Box::new(out) as Box<dyn Read + Send>);
+        let deaf = Arc::<AtomicBool>::default();
         let listen = |out: Box<dyn Read + Send>| {
-            let said = Arc::clone(&said);
+            let (said, deaf) = (Arc::clone(&said), Arc::clone(&deaf));
             thread::spawn(move || {
                 for line in BufReader::new(out).lines().map_while(Result::ok) {
                     let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
                     said.push_str(&line);
                     said.push('\n');
+                    drop(said);
+                    while deaf.load(Relaxed) {
+                        thread::sleep(DEAF_LOOK);
+                    }
                 }
             })
         };
         let readers = stdout.into_iter().chain(stderr).map(listen).collect();
-        Self { child, said, readers }
+        Self { child, said, deaf, readers }
+    }
+
+    /// Nobody reads what it writes any more: its pipes fill up, and stay open, until it has
+    /// ended.
+    pub fn read_no_more(&self) {
+        self.deaf.store(true, Relaxed);
     }
 
     /// What it has said so far on stdout and stderr.
@@ -146,6 +163,7 @@ impl Program {
     pub async fn ended(mut self) -> Output {
         let status =
             eventually("the program ends", async || self.child.try_wait().ok().flatten()).await;
+        self.deaf.store(false, Relaxed);
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -155,6 +173,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        self.deaf.store(false, Relaxed);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,7 +1,9 @@
 //! The access log: what stands in it, and what never does.
 
 use serde_json::Value;
-use serin_testkit::{Backend, Proxy, ProxyBuilder, Request, eventually};
+use serin_testkit::{
+    Backend, Client, Http2, Program, Proxy, ProxyBuilder, Request, Streamed, arg, eventually,
+};
 
 fn lines(path: &std::path::Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -72,6 +74,73 @@ async fn what_ends_badly_has_a_line_whatever_the_share_and_no_rule_is_told_too()
     let line = &lines(&file)[1];
     assert_eq!((&line["status"], &line["reason"]), (&404.into(), &"no_route".into()));
     assert_eq!(line["attempts"], 0);
+}
+
+#[tokio::test]
+async fn what_is_no_request_has_a_line_too_and_tells_nothing_of_what_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let model = Backend::named("model").start();
+    let proxy = logging(Proxy::to(&model, ""), &file, "").start();
+    let mut wire = proxy.client().begin("GET /hush HTTP/1.1\r\nhost: a\r\nx:\0hush\r\n\r\n").await;
+    assert_eq!(wire.head().await.unwrap().status(), 400);
+    let mut http2 = Http2::connect(proxy.address()).await;
+    let request = http::Request::get("http://a/b").header("host", "other");
+    let answer = http2.exchange(request.body(Streamed::of("")).unwrap()).await;
+    assert_eq!(answer.status(), 400);
+    eventually("two lines", async || (lines(&file).len() == 2).then_some(())).await;
+    for (line, protocol) in lines(&file).iter().zip(["HTTP/1.1", "HTTP/2"]) {
+        assert_eq!((&line["status"], &line["protocol"]), (&400.into(), &protocol.into()), "{line}");
+        assert_eq!((&line["outcome"], &line["reason"]), (&"neutral".into(), &"refused".into()));
+        assert_eq!((&line["client"], &line["attempts"]), (&"127.0.0.1".into(), &0.into()));
+        assert!(line["method"].is_null() && line["path"].is_null(), "{line}");
+        assert!(!line.to_string().contains("hush"), "{line}");
+    }
+    let written =
+        proxy.metrics().await.value("serin_access_log_lines_total", &[("result", "written")]);
+    assert!((written - 2.0).abs() < 0.1, "{written}");
+}
+
+#[tokio::test]
+async fn a_line_of_text_has_the_same_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let model = Backend::named("model").start();
+    let more = "  format: text\n  headers: [user-agent]";
+    let proxy = logging(Proxy::to(&model, ""), &file, more).start();
+    let request = Request::get("/a?key=hush").header("user-agent", "curl \"8\"");
+    proxy.client().send(&request).await.expect(200);
+    let line = eventually("a line", async || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.strip_suffix('\n').map(ToOwned::to_owned)
+    })
+    .await;
+    for pair in [
+        "method=GET",
+        "path=/a",
+        "status=200",
+        "backend=model",
+        "headers.user-agent=\"curl \\\"8\\\"\"",
+    ] {
+        assert!(line.contains(&format!(" {pair}")), "{pair} in {line}");
+    }
+    assert!(line.starts_with("time=20") && !line.contains("hush") && !line.contains("null"));
+}
+
+#[tokio::test]
+async fn a_stdout_that_nobody_reads_stops_neither_requests_nor_the_end() {
+    let model = Backend::named("model").start();
+    let file = Proxy::to(&model, "").with("access_log: {}").config_file();
+    let program = Program::start(env!("CARGO_BIN_EXE_serin"), &["run", "-c", arg(file.path())]);
+    let address = program.address("listening").await;
+    program.read_no_more();
+    let mut client = Client::of(address);
+    // A line is longer than a hundred bytes, and a pipe takes 64 KiB.
+    for _ in 0..2000 {
+        client.get("/").await.expect(200);
+    }
+    program.signal("TERM");
+    program.ended().await.expect(0);
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod http2_rules;
 mod http2_websocket;
 mod kubernetes;
 mod limits;
+mod logs;
 mod mirrors;
 mod probes;
 mod proxy_protocol;

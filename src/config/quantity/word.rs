@@ -5,6 +5,7 @@
 use http::StatusCode;
 use schemars::{Schema, json_schema};
 
+use crate::config::LineFormat;
 use crate::config::defect::Code;
 use crate::config::quantity::{Count, Fault, Quantity, Rate, text_schema};
 use crate::config::read::{listed, similar};
@@ -186,6 +187,21 @@ impl Quantity for BalanceWord {
 
     fn schema() -> Schema {
         json_schema!({ "enum": Balance::ALL.map(Balance::as_str) })
+    }
+}
+
+/// What a line of the access log looks like.
+pub struct LineFormatWord;
+
+impl Quantity for LineFormatWord {
+    type Value = LineFormat;
+
+    fn parse(scalar: &Scalar) -> Result<LineFormat, Fault> {
+        choose(scalar, &[("json", LineFormat::Json), ("text", LineFormat::Text)], &[])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["json", "text"] })
     }
 }
 

@@ -68,7 +68,10 @@ impl Controller {
             let is_later = before.find(&name, &version).is_some_and(|one| one.era < latched.era);
             let by = format!("replica {}", latched.by);
             if is_later && self.rollouts[index].is_out() {
-                tracing::warn!(rollout = %name, %by, "the fleet gives the version another chance");
+                tracing::warn!(
+                    event = "latch_reset", rollout = %name, %version, %by,
+                    "the fleet gives the version another chance"
+                );
                 self.ledger.forget(&name.as_str().into(), &version.as_str().into());
                 let effect = self.rollouts[index].told(now, Word::Reset);
                 self.was_told(index, now, Word::Reset, Some(by.clone()));
@@ -78,7 +81,10 @@ impl Controller {
             if self.rollouts[index].state().has_ended() {
                 continue;
             }
-            tracing::warn!(rollout = %name, %by, "another replica has taken the version out");
+            tracing::warn!(
+                event = "latch_adopted", rollout = %name, %version, %by,
+                "another replica has taken the version out"
+            );
             let effect = self.rollouts[index].adopt(now, end);
             let record = self.record(index, now, What::Adopted { end: end.clone(), by });
             self.journal.write_later(record);

@@ -33,6 +33,13 @@ impl Controller {
         let renewed = if taken { false } else { self.renew(&mut defects) };
         defects.retain(Defect::is_error);
         self.report(&defects);
+        if !taken && defects.is_empty() && !self.last_error.is_empty() {
+            tracing::info!(
+                event = "config_whole",
+                generation = self.generation,
+                "nothing is wrong with the files any more"
+            );
+        }
         self.last_error.clone_from(&defects);
         self.reloads[0] += u64::from(taken || (renewed && defects.is_empty()));
         self.reloads[1] += u64::from(!taken && !defects.is_empty());
@@ -78,7 +85,7 @@ impl Controller {
         self.certificates.send_replace(Arc::new(certificates));
         if changed {
             self.publish();
-            tracing::info!("certificates renewed");
+            tracing::info!(event = "certificates_renewed", "certificates renewed");
         }
         changed
     }
@@ -96,6 +103,7 @@ impl Controller {
                 _ => "; the old config stays",
             };
             tracing::error!(
+                event = "config_refused",
                 file = %self.path.display(), line = defect.place.line, key = %defect.path,
                 code = defect.code.as_str(), help = %defect.help, "{}{stays}", defect.message
             );
@@ -166,6 +174,7 @@ impl Controller {
         }
         for gone in before.iter().filter(|rollout| rollout.is_out()) {
             tracing::warn!(
+                event = "rollout_gone",
                 rollout = %gone.plan().name, version = %gone.plan().version,
                 "a rollout that took its canary out is gone from the config: its rule has the \
                  weights of the file again"
@@ -186,9 +195,15 @@ impl Controller {
                 None => {}
             }
         }
-        tracing::info!(generation = self.generation, hash = %self.hash, "config reloaded");
+        tracing::info!(
+            event = "config_reloaded", generation = self.generation, hash = %self.hash,
+            "config reloaded"
+        );
         for warning in &loaded.warnings {
-            tracing::warn!(line = warning.place.line, "{}", warning.message);
+            tracing::warn!(
+                event = "config_warning", file = %self.path.display(), line = warning.place.line,
+                key = %warning.path, code = warning.code.as_str(), "{}", warning.message
+            );
         }
     }
 

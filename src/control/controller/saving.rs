@@ -134,7 +134,10 @@ impl Controller {
         }
         let late = |one: &Waiting| now.since(one.since) >= DISK_TIME_MAX;
         if self.saving.waiting.iter().any(late) {
-            tracing::error!("the disk does not answer: the ledger is not on it yet");
+            tracing::error!(
+                event = "ledger_late",
+                "the disk does not answer: the ledger is not on it yet"
+            );
             self.finish(late, Some("the disk does not answer"));
         }
     }
@@ -144,7 +147,7 @@ impl Controller {
         self.saving.tried = done.number;
         if let Some(error) = &done.error {
             // Tried again at the next slot's end.
-            tracing::error!(%error, "the ledger is not on disk");
+            tracing::error!(event = "ledger_failed", %error, "the ledger is not on disk");
             self.saving.dirty = true;
             self.saving.failures += 1;
         }
@@ -255,6 +258,8 @@ impl Controller {
     pub(super) fn was_told(&mut self, index: usize, now: Tick, word: Word, by: Option<String>) {
         let at = rfc3339(self.clock);
         self.rollouts[index].was_told(SaidView { word, by: by.clone(), at });
+        let plan = self.rollouts[index].plan();
+        report::told((&plan.name, &plan.version), word, by.as_deref());
         let record = self.record(index, now, What::Told { word, by });
         self.journal.write_later(record.clone());
         self.journal.keep(record);
@@ -277,7 +282,10 @@ impl Controller {
             while done.changed().await.is_ok() {}
         };
         if tokio::time::timeout(END_TIME_MAX, saved).await.is_err() {
-            tracing::error!("the disk does not answer: the last evidence is not on it");
+            tracing::error!(
+                event = "ledger_late",
+                "the disk does not answer: the last evidence is not on it"
+            );
         }
     }
 }

@@ -144,14 +144,17 @@ impl Collector {
             None => {
                 self.outlets.spans_sent.add(spans);
                 if self.failed {
-                    tracing::info!("the collector of traces takes spans again");
+                    tracing::info!(
+                        event = "collector_back",
+                        "the collector of traces takes spans again"
+                    );
                 }
                 self.failed = false;
             }
             Some(error) => {
                 self.outlets.spans_failed.add(spans);
                 if !self.failed {
-                    tracing::warn!(%error, "the collector of traces takes no spans; they are \
+                    tracing::warn!(event = "collector_away", %error, "the collector of traces takes no spans; they are \
                         counted in serin_trace_spans_total until it does");
                 }
                 self.failed = true;

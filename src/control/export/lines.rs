@@ -1,56 +1,53 @@
-//! The access log: one JSON object a line, as docs/operating.md has it.
+//! The access log: one JSON object a line, or pairs of names and values, as docs/operating.md
+//! has it.
 //!
 //! Never tells a query, a body, or a field that was not asked for.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use http::header::REFERER;
 use http::{HeaderName, HeaderValue, Version};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value;
 
+use crate::config::LineFormat;
 use crate::control::export::Wall;
+use crate::control::export::writer::Lines;
 use crate::names::RolloutName;
 use crate::telemetry::reasons::FailureReason;
-use crate::telemetry::story::Outlets;
-use crate::telemetry::told::ToldRequest;
-use crate::units::Tick;
-
-/// How often a file is looked at, whether it was put aside.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Room that is kept between two looks.
-const KEPT_BYTES_MAX: usize = 1 << 20;
+use crate::telemetry::told::{ToldRefusal, ToldRequest};
 
 /// A path, and a field's value, longer than this is cut.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// Where lines go, and those that were not written yet.
+/// Lines that were not passed on yet.
 #[derive(Debug, Default)]
-pub struct LogFile {
+pub struct Page {
     text: Vec<u8>,
     lines: u64,
-    open: Option<Open>,
-    /// Of the last write, so that a full disk is told once.
-    failed: bool,
 }
 
-#[derive(Debug)]
-struct Open {
-    path: PathBuf,
-    file: File,
-    looked: Tick,
-}
-
-impl LogFile {
+impl Page {
     /// One more line.
-    pub fn line(&mut self, told: &ToldRequest, wall: Wall) {
+    pub fn line(&mut self, told: &ToldRequest, format: LineFormat, wall: Wall) {
+        self.put(&line(told, wall), format);
+    }
+
+    /// One more, of what could not be read as a request.
+    pub fn refusal(&mut self, told: &ToldRefusal, format: LineFormat, wall: Wall) {
+        self.put(&refusal(told, wall), format);
+    }
+
+    fn put(&mut self, line: &Line<'_>, format: LineFormat) {
         let before = self.text.len();
+        let written = match format {
+            LineFormat::Json => serde_json::to_writer(&mut self.text, line),
+            LineFormat::Text => write_text(&mut self.text, line),
+        };
         // A line is made of texts and numbers.
-        if serde_json::to_writer(&mut self.text, &line(told, wall)).is_err() {
+        if written.is_err() {
             self.text.truncate(before);
             return;
         }
@@ -58,68 +55,63 @@ impl LogFile {
         self.lines += 1;
     }
 
-    /// Writes what there is to `path`, or to stdout.
-    pub fn write(&mut self, path: Option<&Path>, now: Tick, outlets: &Outlets) {
+    /// What there is, for `path` or stdout; `None` if there is nothing.
+    pub fn take(&mut self, path: Option<&Path>) -> Option<Lines> {
         if self.lines == 0 {
-            return;
+            return None;
         }
-        let text = std::mem::take(&mut self.text);
-        let written = match path {
-            None => io::stdout().lock().write_all(&text),
-            Some(path) => self.file(path, now).and_then(|mut file| file.write_all(&text)),
-        };
-        match written {
-            Ok(()) => outlets.lines_written.add(self.lines),
-            Err(error) => {
-                outlets.lines_failed.add(self.lines);
-                if !self.failed {
-                    let path = path.unwrap_or_else(|| Path::new("stdout")).display();
-                    tracing::error!(%path, %error, "the access log is not written");
-                }
-                // Perhaps it can be opened again.
-                self.open = None;
-                self.failed = true;
-            }
-        }
-        if self.open.is_some() || path.is_none() {
-            self.failed = false;
-        }
-        // The room stays, up to what a busy look needs.
-        (self.text, self.lines) = (text, 0);
-        self.text.clear();
-        self.text.shrink_to(KEPT_BYTES_MAX);
+        // The next one will be about as long.
+        let room = Vec::with_capacity(self.text.len());
+        let text = std::mem::replace(&mut self.text, room);
+        let count = std::mem::take(&mut self.lines);
+        Some(Lines { path: path.map(ToOwned::to_owned), text, count })
     }
+}
 
-    /// The file at `path`, opened anew when it was put aside.
-    fn file(&mut self, path: &Path, now: Tick) -> io::Result<&File> {
-        let is_same = self.open.as_mut().is_some_and(|open| {
-            if open.path != path {
-                return false;
-            }
-            if now.since(open.looked) < LOOK {
-                return true;
-            }
-            open.looked = now;
-            let there = std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
-            let ours = open.file.metadata().map(|found| (found.dev(), found.ino()));
-            there.ok().zip(ours.ok()).is_some_and(|(there, ours)| there == ours)
-        });
-        if !is_same {
-            self.open = None;
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            self.open = Some(Open { path: path.to_owned(), file, looked: now });
+/// `name=value` with the names of the JSON form; what is null or empty is left out, and what
+/// could be read as more than one value is quoted as in JSON.
+fn write_text(out: &mut Vec<u8>, line: &Line<'_>) -> serde_json::Result<()> {
+    let Value::Object(members) = serde_json::to_value(line)? else { return Ok(()) };
+    let mut first = true;
+    let mut pair = |prefix: &str, name: &str, value: &Value| -> serde_json::Result<()> {
+        if value.is_null() || value.as_str().is_some_and(str::is_empty) {
+            return Ok(());
         }
-        self.open.as_ref().map(|open| &open.file).ok_or_else(|| io::ErrorKind::NotFound.into())
+        if !std::mem::take(&mut first) {
+            out.push(b' ');
+        }
+        out.extend_from_slice(prefix.as_bytes());
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'=');
+        match value.as_str() {
+            Some(text) if text.bytes().all(is_plain) => out.extend_from_slice(text.as_bytes()),
+            _ => serde_json::to_writer(&mut *out, value)?,
+        }
+        Ok(())
+    };
+    for (name, value) in &members {
+        match value {
+            Value::Object(fields) => {
+                fields.iter().try_for_each(|(name, value)| pair("headers.", name, value))?;
+            }
+            _ => pair("", name, value)?,
+        }
     }
+    Ok(())
+}
+
+/// Whether a value needs no quotes for it.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\')
 }
 
 /// A line, in the order in which it is read.
 #[derive(Serialize)]
 struct Line<'t> {
     time: String,
-    method: &'t str,
+    method: Option<&'t str>,
     host: Option<String>,
-    path: &'t str,
+    path: Option<&'t str>,
     protocol: &'static str,
     tls: bool,
     client: String,
@@ -154,7 +146,11 @@ impl Serialize for Fields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
         for (name, value) in self.0 {
-            map.serialize_entry(name.as_str(), &text(value))?;
+            let value = text(value);
+            // As with the path: a query may hold secrets.
+            let shown =
+                if name == REFERER { value.split(['?', '#']).next() } else { Some(&*value) };
+            map.serialize_entry(name.as_str(), &shown)?;
         }
         map.end()
     }
@@ -168,9 +164,9 @@ fn line(told: &ToldRequest, wall: Wall) -> Line<'_> {
     let last = told.attempts.last();
     Line {
         time: time(wall.at(told.started)),
-        method: told.method.as_str(),
+        method: Some(told.method.as_str()),
         host: told.host.as_ref().map(text),
-        path: cut(&told.path),
+        path: Some(cut(&told.path)),
         protocol: protocol(told.version),
         tls: told.is_encrypted,
         client: told.client.to_canonical().to_string(),
@@ -192,6 +188,36 @@ fn line(told: &ToldRequest, wall: Wall) -> Line<'_> {
         request_id: told.id.as_ref().map(text),
         trace_id: (told.context.trace != 0).then(|| format!("{:032x}", told.context.trace)),
         headers: Fields(&told.fields),
+    }
+}
+
+/// Nothing is known of it but who sent it, and what is wrong with it.
+fn refusal(told: &ToldRefusal, wall: Wall) -> Line<'_> {
+    let end = &told.end;
+    Line {
+        time: time(wall.at(end.at)),
+        method: None,
+        host: None,
+        path: None,
+        protocol: protocol(told.version),
+        tls: told.is_encrypted,
+        client: told.client.to_canonical().to_string(),
+        status: end.code,
+        outcome: end.outcome.as_str(),
+        reason: end.failure.map(FailureReason::as_str),
+        route: "",
+        rule: "",
+        backend: "",
+        endpoint: None,
+        rollout: None,
+        attempts: 0,
+        received: 0,
+        sent: 0,
+        duration_ms: 0.0,
+        first_byte_ms: None,
+        request_id: None,
+        trace_id: None,
+        headers: Fields(&[]),
     }
 }
 
@@ -222,4 +248,45 @@ fn text(value: &HeaderValue) -> String {
 fn cut(text: &str) -> &str {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::told::End;
+    use crate::traffic::outcome::Outcome;
+    use crate::units::Tick;
+
+    #[test]
+    fn a_value_that_could_be_read_as_two_is_quoted_and_what_is_empty_is_left_out() {
+        let headers =
+            [("user-agent", "a \"b\" c=d"), ("referer", "https://x/y?key=hush"), ("x-tenant", "")];
+        let headers = headers
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let end = End {
+            leg: None,
+            at: Tick::default(),
+            code: 400,
+            outcome: Outcome::Neutral,
+            failure: Some(FailureReason::Refused),
+            received: 0,
+            sent: 0,
+        };
+        let told = ToldRefusal {
+            client: [127, 0, 0, 1].into(),
+            is_encrypted: false,
+            version: Version::HTTP_11,
+            end,
+        };
+        let wall = Wall { start: Duration::ZERO };
+        let line = Line { headers: Fields(&headers), ..refusal(&told, wall) };
+        let mut text = Vec::new();
+        write_text(&mut text, &line).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "time=1970-01-01T00:00:00.000Z protocol=HTTP/1.1 tls=false client=127.0.0.1 status=400 \
+             outcome=neutral reason=refused attempts=0 received=0 sent=0 duration_ms=0.0 \
+             headers.user-agent=\"a \\\"b\\\" c=d\" headers.referer=https://x/y"
+        );
+    }
 }

@@ -160,6 +160,7 @@ pub fn spans(told: &Told, wall: Wall) -> Vec<Span> {
             [of_request(request, wall)].into_iter().chain(attempts).collect()
         }
         Told::Copy(copy) => vec![of_copy(copy, wall)],
+        Told::Refused(_) => Vec::new(),
     }
 }
 

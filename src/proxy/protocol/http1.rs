@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use crate::proxy::deadline::Deadline;
@@ -189,7 +189,7 @@ impl<S: ClientStream> Connection<S> {
 
     /// Answers what is no request.
     async fn refuse(&self, error: &Error) -> Next {
-        match self.exchange.refuse(error, false) {
+        match self.exchange.refuse(error, Version::HTTP_11, false) {
             Some(response) => match self.reply(response, Wants::NOTHING).await {
                 Next::Request | Next::Close => Next::Close,
                 Next::Cut => Next::Cut,

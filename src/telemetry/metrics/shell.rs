@@ -59,6 +59,11 @@ pub(super) fn told(text: &mut Text, registry: &Registry) {
     ];
     let help = "Spans for the collector of traces, by what became of them.";
     family("serin_trace_spans_total", help, spans);
+    if let Some(dropped) = outlets.log_lines_dropped() {
+        let name = "serin_log_lines_dropped_total";
+        text.family(name, COUNTER, "Lines of the log on stderr that found no room in its queue.");
+        text.sample(name, &[], dropped);
+    }
 }
 
 /// What is kept, and who is told.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::telemetry::counts::LegKey;
+use crate::telemetry::story::LogDrops;
 use std::time::Duration;
 
 fn key(route: &str, rule: &str, backend: &str) -> LegKey {
@@ -40,6 +41,7 @@ fn counted() -> Registry {
     tried.of(1).sent_bytes.add(4096);
     registry.outlets().lines_written.add(7);
     registry.outlets().spans_failed.add(5);
+    registry.outlets().count_log_drops(LogDrops(Box::new(|| 3)));
     registry
 }
 

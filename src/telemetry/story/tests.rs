@@ -39,7 +39,7 @@ impl World {
     fn told(&self) -> Option<Box<ToldRequest>> {
         match self.ends[0].try_recv().ok()? {
             Told::Request(one) => Some(one),
-            Told::Copy(_) => None,
+            Told::Copy(_) | Told::Refused(_) => None,
         }
     }
 }

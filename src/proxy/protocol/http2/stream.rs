@@ -108,7 +108,9 @@ async fn answer(
     let grpc = is_grpc(&head.headers);
     let websocket = match head::read(&mut head) {
         Ok(websocket) => websocket,
-        Err(error) => return Some(exchange.refuse(&error, grpc).ok_or(error)),
+        Err(error) => {
+            return Some(exchange.refuse(&error, head.version, grpc).ok_or(error));
+        }
     };
     let asked = head.headers.contains_key(EXPECT).then(|| Rc::new(Cell::new(false)));
     let incoming = http2::Incoming::of(stream).tells_when_asked(asked.clone());
