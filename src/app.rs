@@ -138,8 +138,7 @@ impl App {
         controller.tell_when_known(known);
         let readers: Vec<_> = (0..workers).map(|_| controller.reader()).collect();
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
-        let readiness = Arc::new(Readiness::default());
-        let quit = CancellationToken::new();
+        let (readiness, quit) = (Arc::<Readiness>::default(), CancellationToken::new());
         let control_stop = CancellationToken::new();
         let watch = Watch::new(controller.status(), Arc::clone(&registry));
         let export = start_export(&registry, &controller, clock)?;
@@ -148,6 +147,7 @@ impl App {
             status: controller.status(),
             registry,
             tokens,
+            published: controller.published(),
             readiness: Arc::clone(&readiness),
             quit: quit.clone(),
         };

@@ -157,6 +157,7 @@ mod tests {
             body_ms: None,
             versions: Vec::new(),
             said: None,
+            fleet: None,
         };
         assert_eq!(sentence(&view), "chat is aborted: its canary v2 gets 0% of requests\n");
     }

@@ -122,6 +122,7 @@ fn sentence(record: &Record) -> String {
             format!("{by} said {}", word.as_str())
         }
         What::Adopted { by, .. } => format!("taken out by {by}"),
+        What::Moved { to, by } => format!("followed {by}: {to}"),
         What::Changed(change) => change.to_string(),
         What::Begins { .. }
         | What::Replanned { .. }

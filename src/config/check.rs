@@ -25,7 +25,6 @@ use crate::config::tree::{NodeId, Report, shown};
 use crate::config::{Config, Fleet, Kubernetes};
 use crate::rollout::plan::{Deadline, Plan};
 use crate::traffic::retry::REPLAY_BODY_BYTES_MAX;
-use crate::units::Ratio;
 
 /// How long a drain waits where the file does not say.
 pub(super) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -48,6 +47,7 @@ pub(super) fn check(file: &raw::File, touch_files: bool, report: &mut Report) ->
     if let Some(fleet) = &fleet {
         checker.share_out(fleet, &file.rollouts, &mut rollouts);
     }
+    checker.has_counts(&file.fleet, &file.metrics);
     let state = file.state.get().and_then(|state| checker.value(&state.file));
     let is_kept = file.state.is_there() || file.fleet.is_there();
     if state.is_none() && !rollouts.is_empty() && !is_kept {
@@ -100,7 +100,18 @@ impl Checker<'_> {
         let raw = at.get()?;
         let namespace = self.value(&raw.namespace);
         let replicas_max = self.value(&raw.max_replicas).unwrap_or(Fleet::REPLICAS_MAX);
-        Some(Fleet { name: self.value(&raw.name)?, namespace, replicas_max })
+        let replicas = self.value(&raw.replicas);
+        Some(Fleet { name: self.value(&raw.name)?, namespace, replicas_max, replicas })
+    }
+
+    /// Replicas are asked for their counts at the metrics port.
+    fn has_counts(&mut self, at: &At<raw::Fleet>, metrics: &At<raw::Metrics>) {
+        let replicas = at.get().map(|raw| &raw.replicas);
+        if let Some(replicas) = replicas.filter(|one| one.is_there() && !metrics.is_there()) {
+            let message = "without `metrics` no replica can be asked for its counts";
+            let help = "add `metrics: { address: 0.0.0.0:9902 }`";
+            self.report.add(replicas.id, Code::MissingKey, message, help);
+        }
     }
 
     /// What a fleet makes of rollouts. Each replica judges by what it sees, so each may be wrong
@@ -108,16 +119,16 @@ impl Checker<'_> {
     /// must not take a version out for all.
     fn share_out(&mut self, fleet: &Fleet, list: &At<Vec<At<raw::Rollout>>>, plans: &mut [Plan]) {
         for raw in list.items().iter().filter_map(At::get) {
-            if raw.steps.is_there() {
-                let message = "steps in a fleet: every replica would go on by itself";
-                let help = "leave out `steps`, or `fleet` and run one replica";
+            if raw.steps.is_there() && fleet.replicas.is_none() {
+                let message = "steps in a fleet that does not pool its counts";
+                let help =
+                    "add `replicas: NAMESPACE/SERVICE:PORT` to `fleet`, or leave out `steps`";
                 self.report.add(raw.steps.id, Code::NotSupported, message, help);
             }
             let name = raw.name.get().map(|name| name.scalar.text.as_ref());
             let plan = plans.iter_mut().find(|plan| Some(plan.name.as_str()) == name);
             let Some(plan) = plan else { continue };
-            let part = plan.false_rollback.get() / f64::from(fleet.replicas_max);
-            plan.false_rollback = Ratio::new(part).unwrap_or(plan.false_rollback);
+            *plan = plan.clone().shared_out(fleet.replicas_max);
             if !raw.on_shared_breach.is_there() {
                 plan.on_shared_breach = Deadline::Hold;
             }

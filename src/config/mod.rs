@@ -281,6 +281,8 @@ pub struct Fleet {
     pub namespace: Option<String>,
     /// There are never more; at least 1.
     pub replicas_max: u32,
+    /// The metrics port of every replica, where one of them judges the counts of all.
+    pub replicas: Option<ServiceName>,
 }
 
 impl Fleet {

@@ -4,6 +4,7 @@
 //! Never answers to a name that is not its own: see [`admin_router`].
 
 mod feedback;
+mod fleet;
 mod guard;
 
 use std::pin::pin;
@@ -37,6 +38,7 @@ use crate::config::render;
 use crate::control::admin::guard::Operator;
 use crate::control::api::{ChangesView, Problem, RolloutView, RolloutsView};
 use crate::control::dump::config_dump;
+use crate::control::fleet::counts::Published;
 use crate::control::{Command, NotDone, ReloadResult, Status};
 use crate::names::RolloutName;
 use crate::rollout::machine::Word;
@@ -119,6 +121,8 @@ pub struct AdminState {
     pub registry: Arc<Registry>,
     /// One of these every call but the probes must bring; none on loopback only.
     pub tokens: Vec<Token>,
+    /// What this replica counted, for the others of its fleet.
+    pub published: Arc<Published>,
     /// For `/readyz`.
     pub readiness: Arc<Readiness>,
     /// Cancelled by `/quitquitquit`.
@@ -159,7 +163,9 @@ pub fn admin_router(state: AdminState) -> Router {
 
 /// Metrics and probes: nothing that changes anything, nothing secret, so no token.
 pub fn metrics_router(state: AdminState) -> Router {
-    finish(with_fallbacks(probes().route("/metrics", get(show_metrics))), state)
+    let router =
+        probes().route("/metrics", get(show_metrics)).route("/fleet/counts", get(fleet::counts));
+    finish(with_fallbacks(router), state)
 }
 
 /// Serves `router` until `shutdown`, then for a few seconds more what is under way.

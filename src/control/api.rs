@@ -59,6 +59,35 @@ pub struct RolloutView {
     /// The last word of a person that was followed; null if there was none.
     #[serde(default)]
     pub said: Option<SaidView>,
+    /// How it stands in the fleet; not there outside of one, or where counts are not pooled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetView>,
+}
+
+/// How a rollout stands in the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetView {
+    /// Whether this replica can reach the Kubernetes API.
+    pub connected: bool,
+    /// The replica that holds the lease, as far as is known; null if there is none.
+    pub holder: Option<String>,
+    /// What the holder finds, on the counts of all replicas; null at any other one.
+    pub pooled: Option<PooledView>,
+}
+
+/// What the holder of the lease finds, on the counts of all replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PooledView {
+    /// Replicas that should be there, itself among them.
+    pub replicas: u64,
+    /// Addresses of those that do not answer.
+    pub missing: Vec<String>,
+    /// The judge's last word.
+    pub verdict: Verdict,
+    /// Why the fleet may not go on; null when nothing holds it.
+    pub hold_reason: Option<String>,
+    /// In the config's order.
+    pub objectives: Vec<ObjectiveView>,
 }
 
 /// What a version does of late.

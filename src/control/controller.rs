@@ -5,6 +5,7 @@
 
 mod agreeing;
 mod asked;
+mod pooling;
 mod reloading;
 mod rotation;
 mod saving;
@@ -23,9 +24,11 @@ use crate::config::Config;
 use crate::config::defect::Defect;
 use crate::config::load::Loaded;
 use crate::control::certificates::{self, Certificates};
+use crate::control::controller::pooling::Pooling;
 use crate::control::controller::rotation::Reports;
 use crate::control::controller::saving::{Reply, Saving};
 use crate::control::disk::Disk;
+use crate::control::fleet::counts::Published;
 use crate::control::fleet::{self, Fleet};
 use crate::control::journal::Journal;
 use crate::control::ledger::Ledger;
@@ -33,6 +36,7 @@ use crate::control::notify::Notifier;
 use crate::control::roster::Roster;
 use crate::control::running::{Counting, Running};
 use crate::control::{Command, Status, build, report};
+use crate::rollout::fleet::attendance::Attendance;
 use crate::rollout::judge::SLOT;
 use crate::rollout::machine::Effect;
 use crate::rollout::record::{Change, Packed, Record, What};
@@ -106,6 +110,12 @@ pub struct Controller {
     reports: Reports,
     /// The replicas that this one decides with.
     fleet: Option<Fleet>,
+    /// What this one counted, for them.
+    published: Arc<Published>,
+    /// What they counted, while this one judges for all.
+    pooling: Option<Pooling>,
+    /// Who should be there, and who has answered.
+    attendance: Attendance,
 }
 
 impl Controller {
@@ -171,6 +181,9 @@ impl Controller {
             roster,
             reports: Reports::new(reported),
             fleet: None,
+            published: Arc::new(Published::new(fleet::own_source())),
+            pooling: None,
+            attendance: Attendance::default(),
         };
         for rollout in controller.rollouts.iter().filter(|one| one.state().has_ended()) {
             tracing::warn!(
@@ -189,6 +202,11 @@ impl Controller {
     /// A reader of the snapshot, for a worker.
     pub fn reader(&self) -> Reader {
         self.publisher.reader()
+    }
+
+    /// What this replica counted, for the others of its fleet.
+    pub fn published(&self) -> Arc<Published> {
+        Arc::clone(&self.published)
     }
 
     /// What the admin port shows.
@@ -210,7 +228,7 @@ impl Controller {
         let alarm = Arc::clone(&self.alarm);
         self.roster.ask();
         let mut disk = self.saving.done();
-        let mut heard = self.join();
+        let mut inbox = self.join();
         loop {
             tokio::select! {
                 _ = slots.tick() => self.close_slot(),
@@ -220,7 +238,7 @@ impl Controller {
                 }
                 Some(report) = self.reports.next() => self.hear(report),
                 done = saving::next(&mut disk) => self.disk_did(&done),
-                latch = fleet::next(&mut heard) => self.agree(&latch),
+                told = fleet::next(&mut inbox) => self.hear_fleet(told),
                 _ = saves.tick() => self.save_all(),
                 Some(command) = commands.recv() => self.obey(command),
                 () = stop.cancelled() => break,
@@ -228,6 +246,10 @@ impl Controller {
         }
         // What came since the last slot's end may be what decides.
         self.close_slot();
+        let now = self.now();
+        if let Some(fleet) = self.fleet.take().filter(|fleet| fleet.holds(now)) {
+            fleet.leave().await;
+        }
         self.save_at_the_end(disk).await;
     }
 
@@ -275,13 +297,17 @@ impl Controller {
         if !self.has_settled(now) {
             return;
         }
+        let mut closed = Vec::new();
         for index in 0..self.rollouts.len() {
             let Some((counts, effect)) = self.rollouts[index].close_slot(now) else { continue };
             let head = self.record(index, now, What::Slots { slots: Vec::new() });
             self.journal.slot(head, Packed::new(now, &counts));
             self.act(index, now, effect, None);
             self.note(index, now);
+            closed.push((index, now, counts));
         }
+        self.publish_slot(&closed);
+        self.close_fleet_slot(now);
         self.measure_bodies();
         self.roster.look(now);
         self.roster.throttle(now);
@@ -351,6 +377,7 @@ impl Controller {
             self.rollouts[index].cut_streams();
             self.tell_fleet(index);
         }
+        self.tell_fleet_of_course(index, effect);
         self.ledger.remember(self.rollouts[index].entry(now));
         // Before the journal: what that tells, the ledger knows.
         let number = self.save();

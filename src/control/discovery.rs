@@ -76,7 +76,8 @@ pub fn follow(
 }
 
 /// The pods of one port of a service.
-struct Pods {
+#[derive(Debug)]
+pub struct Pods {
     service: ServiceName,
     settings: Kubernetes,
     slices: Option<(Api, Follower)>,
@@ -88,12 +89,13 @@ struct Pods {
 const NOBODY_PAUSE: Duration = Duration::from_secs(10);
 
 impl Pods {
-    fn new(service: ServiceName, settings: Kubernetes) -> Self {
+    /// Of `service`, asked for as `settings` say.
+    pub fn new(service: ServiceName, settings: Kubernetes) -> Self {
         Self { service, settings, slices: None, port: None }
     }
 
     /// Waits until something has changed.
-    async fn next(&mut self) -> Result<Vec<SocketAddr>, Fault> {
+    pub async fn next(&mut self) -> Result<Vec<SocketAddr>, Fault> {
         let ServiceName { namespace, name, .. } = &self.service;
         if self.slices.is_none() {
             let api = match Api::new(&self.settings) {

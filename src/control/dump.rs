@@ -146,6 +146,7 @@ fn fleet(fleet: &Fleet) -> Value {
         ("name", fleet.name.as_str().into()),
         ("namespace", json!(fleet.namespace)),
         ("max_replicas", fleet.replicas_max.into()),
+        ("replicas", json!(fleet.replicas.as_ref().map(ToString::to_string))),
     ])
 }
 

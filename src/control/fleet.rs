@@ -1,28 +1,31 @@
-//! The latch of a fleet: a `ConfigMap` that every replica reads, and writes when it has to.
+//! This replica's place in its fleet: what is agreed on lies in a `ConfigMap`, who decides in a
+//! `Lease`, and what was counted is fetched from every replica.
 //!
 //! Never waited for: a replica takes its canary out first and tells the others then. While the
-//! API is away it goes on by itself, and tells them when it is back.
+//! API is away it goes on by itself, promotes nothing, and tells them when it is back.
 
+pub mod counts;
+pub mod lease;
+mod link;
+pub mod pulls;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::clock::Clock;
 use crate::config::{self, Kubernetes};
+use crate::control::fleet::lease::Candidate;
+use crate::control::fleet::link::Link;
+use crate::control::fleet::pulls::{PULLED_MAX, Pulled};
 use crate::control::kube::client::{Api, Fault, pod_namespace};
-use crate::control::kube::follow::Follower;
 use crate::rollout::fleet::Latch;
-
-/// The key of the `ConfigMap` under which the latch is.
-const KEY: &str = "latch.json";
-
-/// From one try to write to the next; doubled with each failure in a row.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// The longest.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+use crate::rollout::fleet::course::Position;
+use crate::rollout::fleet::pool::Source;
+use crate::units::Tick;
 
 /// From one try to find the API to the next.
 const NOBODY_PAUSE: Duration = Duration::from_secs(10);
@@ -30,32 +33,116 @@ const NOBODY_PAUSE: Duration = Duration::from_secs(10);
 /// This replica's place in its fleet.
 #[derive(Debug)]
 pub struct Fleet {
-    /// What this replica is called.
-    pub replica: String,
+    /// Which start of which replica this is.
+    pub source: Source,
+    /// Whether one replica judges the counts of all.
+    pub is_pooled: bool,
     own: watch::Sender<Latch>,
-    heard: watch::Receiver<Latch>,
-    _task: AbortOnDropHandle<()>,
+    proposed: watch::Sender<Option<Proposal>>,
+    evidence: watch::Sender<Arc<str>>,
+    leave: watch::Sender<bool>,
+    state: watch::Receiver<State>,
+    task: AbortOnDropHandle<()>,
+}
+
+/// How things stand outside of this replica.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// What all have told.
+    pub latch: Latch,
+    /// Whether that was read at least once.
+    pub is_known: bool,
+    /// Whether the API can be reached.
+    pub is_connected: bool,
+    /// Until when this replica may act as the holder of the lease.
+    pub holds_until: Option<Tick>,
+    /// Who holds it, as far as is known; empty is nobody.
+    pub holder: String,
+    /// The evidence that the holder before has left.
+    pub inherited: Option<Arc<str>>,
+}
+
+/// How the fleet is to go on, as it was decided on everybody's counts.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The rollout's name.
+    pub rollout: String,
+    /// Its version.
+    pub version: String,
+    /// The era and turn that it was decided in.
+    pub era: u64,
+    /// See `era`.
+    pub turn: u64,
+    /// Where it goes.
+    pub to: Position,
+    /// Who decided.
+    pub by: String,
+    /// When, RFC 3339.
+    pub since: String,
+    /// Not to be written any more after this.
+    pub until: Tick,
+}
+
+/// What comes from outside.
+#[derive(Debug)]
+pub struct Inbox {
+    state: watch::Receiver<State>,
+    pulled: mpsc::Receiver<Pulled>,
+}
+
+/// One thing that does.
+#[derive(Debug)]
+pub enum Told {
+    /// Things stand otherwise.
+    State(Box<State>),
+    /// A replica was asked.
+    Pulled(Pulled),
+}
+
+/// What the parts of a fleet share on their way to their tasks.
+struct Parts {
+    settings: config::Fleet,
+    kubernetes: Kubernetes,
+    clock: Clock,
+    me: String,
+    raised: watch::Receiver<Latch>,
+    proposals: watch::Receiver<Option<Proposal>>,
+    evidence: watch::Receiver<Arc<str>>,
+    leave: watch::Receiver<bool>,
+    tell: watch::Sender<State>,
+    pulled: mpsc::Sender<Pulled>,
 }
 
 impl Fleet {
     /// Joins. Within a runtime.
-    pub fn join(settings: &config::Fleet, kubernetes: &Kubernetes) -> Self {
+    pub fn join(
+        settings: &config::Fleet,
+        kubernetes: &Kubernetes,
+        source: Source,
+        clock: Clock,
+    ) -> (Self, Inbox) {
         let (own, raised) = watch::channel(Latch::default());
-        let (tell, heard) = watch::channel(Latch::default());
-        let (settings, kubernetes) = (settings.clone(), kubernetes.clone());
-        let task = tokio::spawn(async move {
-            let link = loop {
-                match Link::new(&settings, &kubernetes) {
-                    Ok(link) => break link,
-                    Err(error) => tracing::error!(
-                        event = "fleet_alone", %error, "this replica is alone"
-                    ),
-                }
-                sleep(NOBODY_PAUSE).await;
-            };
-            link.run(raised, &tell).await;
-        });
-        Self { replica: replica_name(), own, heard, _task: AbortOnDropHandle::new(task) }
+        let (proposed, proposals) = watch::channel(None);
+        let (evidence, left) = watch::channel(Arc::<str>::from(""));
+        let (leave, leaving) = watch::channel(false);
+        let (tell, state) = watch::channel(State::default());
+        let (pulled, pulls) = mpsc::channel(PULLED_MAX);
+        let parts = Parts {
+            settings: settings.clone(),
+            kubernetes: kubernetes.clone(),
+            clock,
+            me: format!("{}/{}", source.replica, source.boot),
+            raised,
+            proposals,
+            evidence: left,
+            leave: leaving,
+            tell,
+            pulled,
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(parts.run()));
+        let inbox = Inbox { state: state.clone(), pulled: pulls };
+        let is_pooled = settings.replicas.is_some();
+        (Self { source, is_pooled, own, proposed, evidence, leave, state, task }, inbox)
     }
 
     /// What this replica knows.
@@ -68,145 +155,95 @@ impl Fleet {
         self.own.send_modify(change);
     }
 
-    /// What others have told.
-    pub fn heard(&self) -> watch::Receiver<Latch> {
-        self.heard.clone()
+    /// Has it written down, if that can be done now.
+    pub fn propose(&self, proposal: Proposal) {
+        self.proposed.send_replace(Some(proposal));
+    }
+
+    /// What the next holder of the lease is to go on with.
+    pub fn leave_evidence(&self, text: String) {
+        self.evidence.send_replace(text.into());
+    }
+
+    /// How things stand outside.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// The replica that holds the lease, as far as is known.
+    pub fn holder(&self) -> Option<String> {
+        let state = self.state.borrow();
+        let replica = state.holder.split('/').next().filter(|name| !name.is_empty());
+        replica.map(ToOwned::to_owned)
+    }
+
+    /// Whether the API can be reached.
+    pub fn is_connected(&self) -> bool {
+        self.state.borrow().is_connected
+    }
+
+    /// Whether this replica judges for all, `now`.
+    pub fn holds(&self, now: Tick) -> bool {
+        lease::holds(self.state.borrow().holds_until, now)
+    }
+
+    /// Leaves: gives the lease up, if it holds it, as far as that can be done soon.
+    pub async fn leave(self) {
+        self.leave.send_replace(true);
+        let _ = timeout(lease::RELEASE_TIME_MAX, self.task).await;
     }
 }
 
-/// What others tell next; never, outside a fleet.
-pub async fn next(heard: &mut Option<watch::Receiver<Latch>>) -> Latch {
-    if let Some(heard) = heard
-        && heard.changed().await.is_ok()
-    {
-        return heard.borrow_and_update().clone();
+/// What comes next; nothing ever, outside a fleet.
+pub async fn next(inbox: &mut Option<Inbox>) -> Told {
+    let Some(Inbox { state, pulled }) = inbox else { return std::future::pending().await };
+    tokio::select! {
+        Ok(()) = state.changed() => Told::State(Box::new(state.borrow_and_update().clone())),
+        Some(one) = pulled.recv() => Told::Pulled(one),
+        else => std::future::pending().await,
     }
-    std::future::pending().await
 }
 
-/// As the pod is called.
-fn replica_name() -> String {
+/// This start of this replica: as the pod is called, and a number of its own.
+pub fn own_source() -> Source {
     let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    name.unwrap_or_else(|| format!("process {}", std::process::id()))
+    let replica = name.unwrap_or_else(|| format!("process-{}", std::process::id()));
+    Source { replica, boot: format!("{:016x}", fastrand::u64(..)) }
 }
 
-/// The way to the `ConfigMap`.
-struct Link {
-    api: Api,
-    folder: String,
-    name: String,
-    follower: Follower,
-}
-
-impl Link {
-    fn new(settings: &config::Fleet, kubernetes: &Kubernetes) -> Result<Self, Fault> {
-        let api = Api::new(kubernetes)?;
-        let namespace = settings.namespace.clone().or_else(pod_namespace);
-        let namespace = namespace.ok_or_else(|| {
-            Fault::Away("this is not a pod of Kubernetes; set `fleet.namespace`".to_owned())
-        })?;
-        let folder = format!("/api/v1/namespaces/{namespace}/configmaps");
-        let name = settings.object();
-        let query = format!("fieldSelector=metadata.name%3D{name}");
-        let follower = Follower::new(api.clone(), folder.clone(), &query);
-        Ok(Self { api, folder, name, follower })
-    }
-
-    async fn run(mut self, mut raised: watch::Receiver<Latch>, tell: &watch::Sender<Latch>) {
-        let mut known = Latch::default();
-        let mut pause = Duration::ZERO;
-        let mut is_away = false;
-        loop {
-            let own = raised.borrow_and_update().clone();
-            let is_new = known.clone().merge(&own);
-            tokio::select! {
-                followed = self.follower.next() => match followed {
-                    Ok(()) => {
-                        if std::mem::take(&mut is_away) {
-                            tracing::info!(
-                                event = "latch_readable", "the fleet's latch can be read again"
-                            );
-                        }
-                        if let Some(object) = self.follower.objects().get(&self.name) {
-                            known.merge(&latch_of(object));
-                        }
-                    }
-                    Err(error) if !is_away => {
-                        is_away = true;
-                        tracing::warn!(
-                            event = "latch_unreadable", %error,
-                            "the fleet's latch cannot be read: this replica is alone"
-                        );
-                    }
-                    Err(_) => {}
-                },
-                changed = raised.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    pause = Duration::ZERO;
-                    continue;
-                }
-                () = sleep(pause), if is_new => match self.write(&own).await {
-                    Ok(written) => {
-                        known.merge(&written);
-                        pause = Duration::ZERO;
-                    }
-                    Err(error) => {
-                        if !error.is_conflict() {
-                            tracing::warn!(
-                                event = "latch_late", %error,
-                                "the fleet is not told yet that a version is out"
-                            );
-                        }
-                        pause = (pause * 2).clamp(PAUSE, PAUSE_MAX);
-                    }
-                },
+impl Parts {
+    async fn run(self) {
+        let (api, namespace) = loop {
+            match way(&self.settings, &self.kubernetes) {
+                Ok(way) => break way,
+                Err(error) => tracing::error!(
+                    event = "fleet_alone", %error, "this replica is alone"
+                ),
             }
-            tell.send_if_modified(|told| told.merge(&known));
-        }
-    }
-
-    /// Puts what is new into the object, unless somebody else writes it meanwhile. What it
-    /// holds then.
-    async fn write(&self, own: &Latch) -> Result<Latch, Fault> {
-        let path = format!("{}/{}", self.folder, self.name);
-        let found = match self.api.get(&path).await {
-            Ok(object) => Some(object),
-            Err(fault) if fault.is_missing() => None,
-            Err(fault) => return Err(fault),
+            sleep(NOBODY_PAUSE).await;
         };
-        let mut latch = found.as_ref().map(latch_of).unwrap_or_default();
-        if !latch.merge(own) {
-            return Ok(latch);
+        let name = self.settings.object();
+        let link = Link::new(api.clone(), &namespace, &name, self.clock);
+        let linked = link.run(self.raised, self.proposals, self.tell.clone());
+        let Some(service) = self.settings.replicas else { return linked.await };
+        let state = self.tell.subscribe();
+        let candidate = Candidate::new(api, &namespace, &name, self.me, self.clock);
+        let elected = candidate.run(self.tell, self.evidence, self.leave);
+        let pulled = pulls::run((service, self.kubernetes), self.clock, state, self.pulled);
+        tokio::select! {
+            // It has left.
+            () = elected => {}
+            () = async { tokio::join!(linked, pulled); } => {}
         }
-        let text = json!(serde_json::to_string(&latch).unwrap_or_default());
-        if let Some(mut object) = found {
-            object["data"][KEY] = text;
-            self.api.replace(&path, &object).await?;
-        } else {
-            let object = json!({
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {
-                    "name": self.name,
-                    "labels": { "app.kubernetes.io/part-of": "serin" },
-                },
-                "data": { KEY: text },
-            });
-            self.api.create(&self.folder, &object).await?;
-        }
-        Ok(latch)
     }
 }
 
-/// What an object says; nothing, where nobody has written yet, or not what Serin writes.
-fn latch_of(object: &Value) -> Latch {
-    let Some(text) = object["data"][KEY].as_str() else { return Latch::default() };
-    serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::error!(
-            event = "latch_damaged", %error, "the fleet's latch is damaged, and is written anew"
-        );
-        Latch::default()
-    })
+/// To the API, and where in it the fleet's objects are.
+fn way(settings: &config::Fleet, kubernetes: &Kubernetes) -> Result<(Api, String), Fault> {
+    let api = Api::new(kubernetes)?;
+    let namespace = settings.namespace.clone().or_else(pod_namespace);
+    let namespace = namespace.ok_or_else(|| {
+        Fault::Away("this is not a pod of Kubernetes; set `fleet.namespace`".to_owned())
+    })?;
+    Ok((api, namespace))
 }

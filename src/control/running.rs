@@ -25,6 +25,7 @@ use crate::control::running::pace::Pace;
 use crate::control::running::probed::Probed;
 use crate::control::running::telling::Telling;
 use crate::rollout::fleet::End;
+use crate::rollout::fleet::course::Position;
 use crate::rollout::judge::{SLOT, SlotCounts};
 use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
@@ -430,6 +431,11 @@ impl Running {
         let effect = self.release.adopt(now, end);
         self.count(effect);
         effect
+    }
+
+    /// Follows the fleet to where it has come.
+    pub fn moved(&mut self, now: Tick, to: &Position) -> Option<Effect> {
+        self.release.moved(now, to)
     }
 
     /// Who said what was followed, and when.

@@ -95,6 +95,14 @@ impl Evidence {
         self.inherit();
     }
 
+    /// Gives evidence up, if it is above `value`. Whoever has less has proven no more.
+    pub fn lower_to(&mut self, value: f64) {
+        let now = self.value();
+        if now > value {
+            self.wealth.iter_mut().for_each(|wealth| *wealth *= value / now);
+        }
+    }
+
     /// What to write down for [`Self::restore`].
     pub fn save(&self) -> Wealth {
         Wealth(self.wealth.to_vec())
@@ -214,6 +222,17 @@ mod tests {
             evidence.set_null(null);
             assert!((evidence.value() - before).abs() < 1e-9 * before);
         }
+    }
+
+    #[test]
+    fn evidence_can_be_given_up_but_not_gained() {
+        let mut evidence = Evidence::new(0.01, T);
+        evidence.bet(0.0, 5, 20);
+        let before = evidence.clone();
+        evidence.lower_to(before.value() + 1.0);
+        assert_eq!(evidence, before);
+        evidence.lower_to(2.0);
+        assert!((evidence.value() - 2.0).abs() < 1e-9);
     }
 
     #[test]

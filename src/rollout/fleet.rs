@@ -1,18 +1,24 @@
-//! What replicas agree on: which versions are out.
+//! What replicas agree on: which versions are out, and how far the others have come.
 //!
 //! Never asks who is right: what replicas wrote down is merged, in any order and any number of
-//! times, to the same latch. Within an era the most severe end stands; only a reset begins
-//! another era.
+//! times, to the same latch. Within an era the most severe end stands, and the latest course;
+//! only a reset begins another era.
+
+pub mod attendance;
+pub mod course;
+pub mod election;
+pub mod pool;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::fleet::course::{Course, Position};
 use crate::rollout::machine::{Cause, Effect, State};
 use crate::units::Tick;
 
-/// Versions that are kept. When full, the one that was latched first is forgotten.
+/// Versions that are kept. When full, the one that was heard of least lately is forgotten.
 pub const LATCHED_MAX: usize = 100;
 
 /// How a version came out.
@@ -36,6 +42,9 @@ pub struct Latched {
     pub by: String,
     /// When, RFC 3339.
     pub since: String,
+    /// How far it has come in this era; `None` is not beyond the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub course: Option<Course>,
 }
 
 /// The versions of rollouts that replicas have agreed on.
@@ -72,6 +81,25 @@ impl Latched {
         let story = |one: &Self| (one.since.clone(), one.by.clone(), format!("{:?}", one.end));
         rank(self).cmp(&rank(other)).then_with(|| story(other).cmp(&story(self)))
     }
+
+    /// Takes in what another replica knows of the same version.
+    fn join(&mut self, mut other: Self) {
+        if other.era < self.era {
+            return;
+        }
+        let mine = self.course.take().filter(|_| other.era == self.era);
+        let courses = [mine, other.course.take()].into_iter().flatten();
+        let course = courses.max_by(Course::compare);
+        if other.compare(self).is_gt() {
+            *self = other;
+        }
+        self.course = course;
+    }
+
+    /// The last that was heard of it.
+    fn touched(&self) -> &str {
+        self.course.as_ref().map_or(&self.since, |course| (&course.since).max(&self.since))
+    }
 }
 
 impl Latch {
@@ -82,16 +110,42 @@ impl Latch {
 
     /// A version is out, in the present era.
     pub fn raise(&mut self, (rollout, version): (&str, &str), end: End, (by, since): (&str, &str)) {
-        let era = self.find(rollout, version).map_or(0, |one| one.era);
+        let era = self.era((rollout, version));
         let [by, since] = [by, since].map(ToOwned::to_owned);
-        self.take(key(rollout, version), Latched { era, end: Some(end), by, since });
+        let latched = Latched { era, end: Some(end), by, since, course: None };
+        self.take(key(rollout, version), latched);
     }
 
     /// A version gets another chance: nothing that was said before counts.
     pub fn reset(&mut self, (rollout, version): (&str, &str), (by, since): (&str, &str)) {
-        let era = self.find(rollout, version).map_or(0, |one| one.era) + 1;
+        let era = self.era((rollout, version)) + 1;
         let [by, since] = [by, since].map(ToOwned::to_owned);
-        self.take(key(rollout, version), Latched { era, end: None, by, since });
+        self.take(key(rollout, version), Latched { era, end: None, by, since, course: None });
+    }
+
+    /// A version has come to another place of its plan, in the present era.
+    pub fn advance(
+        &mut self,
+        (rollout, version): (&str, &str),
+        at: Position,
+        (by, since): (&str, &str),
+    ) {
+        let (era, turn) = (self.era((rollout, version)), self.turn((rollout, version)) + 1);
+        let [by, since] = [by, since].map(ToOwned::to_owned);
+        let course = Course { turn, at, by: by.clone(), since: since.clone() };
+        let latched = Latched { era, end: None, by, since, course: Some(course) };
+        self.take(key(rollout, version), latched);
+    }
+
+    /// How often a version was given another chance.
+    pub fn era(&self, (rollout, version): (&str, &str)) -> u64 {
+        self.find(rollout, version).map_or(0, |one| one.era)
+    }
+
+    /// How often it has come to another place since then.
+    pub fn turn(&self, (rollout, version): (&str, &str)) -> u64 {
+        let found = self.find(rollout, version);
+        found.and_then(|one| one.course.as_ref()).map_or(0, |course| course.turn)
     }
 
     /// Takes in what another one has. Whether anything is new.
@@ -104,12 +158,12 @@ impl Latch {
     }
 
     fn take(&mut self, key: String, latched: Latched) {
-        let stands = self.0.get(&key).is_none_or(|one| latched.compare(one).is_gt());
-        if stands {
-            self.0.insert(key, latched);
+        match self.0.get_mut(&key) {
+            Some(one) => one.join(latched),
+            None => drop(self.0.insert(key, latched)),
         }
         while self.0.len() > LATCHED_MAX {
-            let of = |(key, one): (&String, &Latched)| (one.since.clone(), key.clone());
+            let of = |(key, one): (&String, &Latched)| (one.touched().to_owned(), key.clone());
             if let Some((_, first)) = self.0.iter().map(of).min() {
                 self.0.remove(&first);
             }
@@ -126,6 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rollout::machine::Pause;
 
     fn rolled_back(objective: &str) -> End {
         let (objective, text) = (objective.to_owned(), String::new());
@@ -183,13 +238,47 @@ mod tests {
             Just(Some(rolled_back("errors"))),
             Just(Some(rolled_back("latency"))),
         ];
-        let one = (0..3_u64, end, 0..3_u8, 0..3_u8).prop_map(|(era, end, by, since)| Latched {
-            era,
-            end,
+        let pause = prop_oneof![Just(None), Just(Some(Pause::Operator)), Just(Some(Pause::Step))];
+        let at = (0..3_usize, pause, any::<bool>()).prop_map(|(step, pause, promoted)| Position {
+            step,
+            share: None,
+            pause,
+            promoted,
+        });
+        let course = (0..3_u64, at, 0..3_u8, 0..3_u8).prop_map(|(turn, at, by, since)| Course {
+            turn,
+            at,
             by: by.to_string(),
             since: since.to_string(),
         });
+        let course = proptest::option::of(course);
+        let one =
+            (0..3_u64, end, 0..3_u8, 0..3_u8, course).prop_map(|(era, end, by, since, course)| {
+                Latched { era, end, by: by.to_string(), since: since.to_string(), course }
+            });
         proptest::collection::btree_map("[ab]@1", one, 0..3).prop_map(Latch)
+    }
+
+    #[test]
+    fn the_latest_course_stands_and_of_two_at_once_the_more_careful_one() {
+        let at = |step, pause| Position { step, pause, ..Position::default() };
+        let mut one = Latch::default();
+        one.advance(V, at(1, None), ("a", "1"));
+        let mut other = one.clone();
+        one.advance(V, at(2, None), ("a", "2"));
+        other.advance(V, at(1, Some(Pause::Operator)), ("b", "3"));
+        let course = |latch: &Latch| latch.find("chat", "2").unwrap().course.clone().unwrap();
+        for (mut left, right) in [(one.clone(), &other), (other.clone(), &one)] {
+            left.merge(right);
+            assert_eq!((course(&left).turn, course(&left).at), (2, at(1, Some(Pause::Operator))));
+            // An end does not forget it, a reset does.
+            left.raise(V, End::Aborted, ("c", "4"));
+            assert_eq!(course(&left).turn, 2);
+            left.reset(V, ("c", "5"));
+            assert_eq!((left.era(V), left.turn(V)), (1, 0));
+            left.merge(right);
+            assert_eq!(left.turn(V), 0);
+        }
     }
 
     fn merged(all: &[&Latch]) -> Latch {

@@ -3,14 +3,14 @@
 //! Never decides what counts as bad, and never which attempts are evidence: only those that
 //! both versions could have got may be in the counts.
 
+mod counts;
 mod saved;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::rollout::evidence::{Evidence, dripped};
 use crate::rollout::interval::Interval;
+pub use crate::rollout::judge::counts::{Earlier, Pair, SlotCounts, SlotTally};
 pub use crate::rollout::judge::saved::SavedJudge;
 use crate::rollout::objective::{Bound, Evidences, Objective, SHARED_MIN, Signal, Standing};
 use crate::rollout::plan::Plan;
@@ -34,84 +34,6 @@ pub const IDLE_MAX: Duration = Duration::from_mins(1);
 /// Above this share of the canary stable is no control group any more.
 const CONTROL_SHARE_MIN: f64 = 0.5;
 
-/// What one slot brought. The order within it does not matter; counts of replicas add up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotCounts {
-    /// Attempts at the canary, whatever became of them.
-    pub canary_attempts: u64,
-    /// Attempts at stable.
-    pub stable_attempts: u64,
-    /// In the order of the plan; missing ones are zeros.
-    pub objectives: Vec<SlotTally>,
-    /// Requests that were dealt by chance under the present weight. Zero where a key decides:
-    /// one user with a thousand requests is no proof of a wrong share.
-    #[serde(default, skip_serializing_if = "Pair::is_zero")]
-    pub dealt: Pair,
-    /// Copies that the canary answered, and failed to.
-    #[serde(default, skip_serializing_if = "Tally::is_zero")]
-    pub copies: Tally,
-    /// Of the canary's, what was assigned in an earlier step.
-    #[serde(default, skip_serializing_if = "Earlier::is_zero")]
-    pub earlier: Earlier,
-    /// What became of Serin's own requests, of which every pair went to both: the canary's and
-    /// stable's.
-    #[serde(default, skip_serializing_if = "no_probes")]
-    pub probes: [Tally; 2],
-    /// The canary has nothing that could answer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub canary_missing: bool,
-    /// Stable has nothing that could answer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stable_missing: bool,
-}
-
-/// Attempts of the canary that were assigned in an earlier step and ended, or were told about,
-/// in this one. They are evidence like all others, but of this step they prove nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Earlier {
-    /// Attempts.
-    pub attempts: u64,
-    /// In the order of the plan; missing ones are zeros.
-    pub objectives: Vec<Tally>,
-}
-
-fn no_probes(probes: &[Tally; 2]) -> bool {
-    probes.iter().all(Tally::is_zero)
-}
-
-impl Earlier {
-    fn is_zero(&self) -> bool {
-        self.attempts == 0 && self.objectives.iter().all(Tally::is_zero)
-    }
-}
-
-/// What one slot brought for one objective.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotTally {
-    /// The canary's.
-    pub canary: Tally,
-    /// Stable's.
-    pub stable: Tally,
-    /// The bad ones that may be compared: those of the present weight, and of a sticky key at
-    /// most one in a slot.
-    pub relative_bad: Pair,
-}
-
-/// A count of each version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pair {
-    /// The canary's.
-    pub canary: u64,
-    /// Stable's.
-    pub stable: u64,
-}
-
-impl Pair {
-    fn is_zero(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// The evidence of one running rollout, from its start to its end.
 ///
 /// All objectives of a plan are judged at the same moments and their findings are one.
@@ -132,7 +54,14 @@ pub struct Judge {
     canary_seen: Duration,
     /// Nobody looked for a while before this age, so that what was seen of it is not all.
     blind: Option<Duration>,
+    /// It is that of one replica of several.
+    is_replica: bool,
+    /// Slots in a row in which neither version gave a good answer, though they were asked.
+    silent: u32,
 }
+
+/// After so many silent slots a replica cannot tell a bad version from a broken way out.
+pub(super) const SILENT_MIN: u32 = 2;
 
 /// What was seen of the present step.
 #[derive(Clone, Debug, PartialEq)]
@@ -182,6 +111,8 @@ impl Judge {
             closed: start,
             canary_seen: Duration::ZERO,
             blind: None,
+            is_replica: plan.replicas.is_some(),
+            silent: 0,
         }
     }
 
@@ -218,6 +149,11 @@ impl Judge {
         if seen > 0 {
             self.canary_seen = age;
         }
+        self.silent = match counts.has_good(self.errors()) {
+            None => self.silent,
+            Some(true) => 0,
+            Some(false) => self.silent.saturating_add(1),
+        };
         let Pair { canary, stable } = counts.dealt;
         self.mismatch[0].bet(drip, canary, stable);
         self.mismatch[1].bet(drip, stable, canary);
@@ -243,9 +179,14 @@ impl Judge {
     /// The canary's weight has changed. Close the open slot first, and leave attempts that
     /// were assigned before out of `relative_bad`.
     pub fn set_share(&mut self, canary_share: f64) {
+        let loses_control = self.share <= CONTROL_SHARE_MIN && canary_share > CONTROL_SHARE_MIN;
         self.share = canary_share;
         self.mismatch = mismatch(canary_share);
         for judged in &mut self.objectives {
+            if loses_control {
+                // What stable had a part in must not blame the canary where stable is gone.
+                judged.over_limit.lower_to(judged.worse_than_stable.value());
+            }
             judged.worse_than_stable.set_null(relative_null(judged.objective, canary_share));
         }
     }
@@ -255,6 +196,11 @@ impl Judge {
         self.share
     }
 
+    /// Where errors are, among the objectives.
+    fn errors(&self) -> Option<usize> {
+        self.objectives.iter().position(|one| one.objective.signal() == Signal::Errors)
+    }
+
     /// How many objectives it judges.
     pub fn objectives(&self) -> usize {
         self.objectives.len()
@@ -262,7 +208,9 @@ impl Judge {
 
     /// How things stand.
     fn findings(&self, counts: &SlotCounts) -> Findings {
-        let control = if self.share > CONTROL_SHARE_MIN {
+        let control = if self.share > CONTROL_SHARE_MIN && self.is_replica {
+            Control::Elsewhere { is_broken: self.silent >= SILENT_MIN }
+        } else if self.share > CONTROL_SHARE_MIN {
             Control::None
         } else if self.is_mismatched() {
             Control::Doubtful
@@ -360,6 +308,11 @@ enum Control {
     Doubtful,
     /// The canary has most of the traffic.
     None,
+    /// The same at one replica of several: what it sees may be its own trouble, and what it can
+    /// tell that by is how stable does, or whether anybody answers it at all.
+    Elsewhere {
+        is_broken: bool,
+    },
 }
 
 impl Watch {
@@ -440,12 +393,19 @@ impl Judged {
     }
 
     fn finding(&self, control: Control, threshold: f64) -> Finding {
-        let stable_over_limit = self.stable_over_limit.value();
+        let stable_over_limit = match control {
+            Control::Elsewhere { is_broken: true } => {
+                self.stable_over_limit.value().max(SHARED_MIN)
+            }
+            _ => self.stable_over_limit.value(),
+        };
         let worse_than_stable = match control {
             Control::Good => Some(self.worse_than_stable.value()),
             // The comparison says nothing, but a stable that fails by itself still does.
-            Control::Doubtful if stable_over_limit >= SHARED_MIN => Some(0.0),
-            Control::Doubtful | Control::None => None,
+            Control::Doubtful | Control::Elsewhere { .. } if stable_over_limit >= SHARED_MIN => {
+                Some(0.0)
+            }
+            Control::Doubtful | Control::None | Control::Elsewhere { .. } => None,
         };
         let over_limit = self.over_limit.value();
         let evidences = Evidences { over_limit, worse_than_stable, stable_over_limit };

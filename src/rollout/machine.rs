@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
+use crate::rollout::fleet::course::Position;
 use crate::rollout::objective::Standing;
 use crate::rollout::plan::{Breach, Deadline, Plan};
 use crate::rollout::step::Until;
@@ -129,6 +130,8 @@ pub enum Event<'a> {
     Told(Word),
     /// Another replica has taken the version out.
     Adopted(&'a End),
+    /// The fleet has brought the version there.
+    Moved(&'a Position),
 }
 
 /// What a person may say to a rollout.
@@ -347,7 +350,10 @@ impl Plan {
                 self.told(running, now, word)
             }
             (State::Progressing { .. }, Event::Adopted(end)) => end.adopted(now),
-            (ended, Event::Judged(_) | Event::Adopted(_)) => (ended, None),
+            (running @ State::Progressing { .. }, Event::Moved(to)) => {
+                to.adopted(self, running, now)
+            }
+            (ended, Event::Judged(_) | Event::Adopted(_) | Event::Moved(_)) => (ended, None),
             (_, Event::Told(Word::Reset)) => (self.start(now), Some(Effect::Restarted)),
             (state @ State::Aborted { .. }, Event::Told(Word::Abort)) => (state, None),
             (state @ State::RolledBack { .. }, Event::Told(_)) => {
@@ -383,6 +389,8 @@ impl Plan {
             return (state, None);
         };
         let reason = match findings.decision {
+            // One of many does not know what the others see.
+            Decision::Promote(_) if self.replicas.is_some() => HoldReason::Fleet,
             Decision::Promote(_) if pause.is_none() => return self.enter(step + 1, now),
             Decision::Promote(_) => HoldReason::Paused,
             Decision::Hold(reason) => reason,
@@ -425,19 +433,12 @@ impl Plan {
     fn deadline(&self, hold: Hold) -> Deadline {
         match hold.reason {
             HoldReason::SharedCause => self.on_shared_breach,
+            // A quiet replica is no quiet fleet.
+            HoldReason::NotEnoughTraffic if self.replicas.is_some() => Deadline::Hold,
             HoldReason::NotEnoughTraffic => self.on_no_traffic,
             // A canary that is yet to come is waited for.
             HoldReason::NoEndpoint if !hold.is_first => self.on_no_endpoint,
-            HoldReason::NoEndpoint
-            | HoldReason::Suspicious
-            | HoldReason::Objective(_)
-            | HoldReason::NoStable
-            | HoldReason::Paused
-            | HoldReason::Soaking
-            | HoldReason::RoutingMismatch
-            | HoldReason::Unknown
-            | HoldReason::NotProven
-            | HoldReason::Overdue => Deadline::Hold,
+            _ => Deadline::Hold,
         }
     }
 

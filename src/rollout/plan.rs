@@ -58,6 +58,10 @@ pub struct Plan {
     /// leads it on.
     #[serde(default)]
     pub probed: bool,
+    /// It is one of so many replicas at most, and judges by what it sees itself, with its part
+    /// of `false_rollback`; `None` decides alone, or for all of them ([`Plan::pooled`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
     /// What becomes of a breach that is the canary's own.
     pub on_breach: Breach,
     /// What becomes of a breach that stable shares.
@@ -121,6 +125,7 @@ impl Plan {
             requests_min: REQUESTS_MIN,
             burst: SLOT,
             probed: false,
+            replicas: None,
             on_breach: Breach::default(),
             // The rollout is the only thing that is known to have changed.
             on_shared_breach: Deadline::RollbackAfter(SHARED_BREACH_DEFAULT),
@@ -149,6 +154,23 @@ impl Plan {
         let weight = self.steps.iter().rfind(|one| fits(one)).map(|one| one.weight);
         let first = self.steps.iter().position(|one| fits(one) && Some(one.weight) == weight);
         Some(first.unwrap_or(0))
+    }
+
+    /// The same plan for one of `replicas` that judge each by itself: each may be wrong for its
+    /// part only.
+    #[must_use]
+    pub fn shared_out(self, replicas: u32) -> Self {
+        let part = self.false_rollback.get() / f64::from(replicas.max(1));
+        let false_rollback = Ratio::new(part).unwrap_or(self.false_rollback);
+        Self { false_rollback, replicas: Some(replicas), ..self }
+    }
+
+    /// The plan of the whole fleet, by which everybody's counts are judged.
+    #[must_use]
+    pub fn pooled(&self) -> Self {
+        let whole = self.false_rollback.get() * f64::from(self.replicas.unwrap_or(1));
+        let false_rollback = Ratio::new(whole).unwrap_or(self.false_rollback);
+        Self { false_rollback, replicas: None, ..self.clone() }
     }
 
     /// `false_rollback` where the config names none.

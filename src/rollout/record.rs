@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
+use crate::rollout::fleet::course::Position;
 use crate::rollout::judge::{Earlier, Pair, SlotCounts, SlotTally};
 use crate::rollout::machine::{State, Word};
 use crate::rollout::plan::Plan;
@@ -91,6 +92,13 @@ pub enum What {
         /// How.
         end: End,
         /// Which one.
+        by: String,
+    },
+    /// The fleet had come to another place of the plan, which was followed.
+    Moved {
+        /// Where.
+        to: Position,
+        /// Which replica wrote it down.
         by: String,
     },
     /// The state is another one.
@@ -317,6 +325,7 @@ impl Replay {
                 release.look(end, &counts);
             }
             What::Adopted { end, .. } => drop(release.adopt(now, end)),
+            What::Moved { to, .. } => drop(release.moved(now, to)),
             What::Told { word, .. } => drop(release.told(now, *word)),
             What::Changed(recorded) => {
                 let found = Change::of(release);

@@ -6,12 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
+use crate::rollout::fleet::course::Position;
 use crate::rollout::judge::{Judge, Pair, SavedJudge, SlotCounts, SlotTally};
 use crate::rollout::machine::{Effect, Event, Pause, SavedHold, State, Word};
 use crate::rollout::objective::Objective;
 use crate::rollout::plan::Plan;
 use crate::rollout::step::Step;
-use crate::rollout::verdict::{Decision, Findings, Verdict};
+use crate::rollout::verdict::{Decision, Findings, HoldReason, Verdict};
 use crate::units::{Ratio, Tick};
 
 /// One rollout as a whole.
@@ -193,6 +194,41 @@ impl Release {
         if self.state.has_ended() {
             return None;
         }
+        let findings = self.find(now, counts);
+        self.judged(now, findings)
+    }
+
+    /// Judges a slot of the whole fleet. What it leads to is for the fleet to agree on: it is
+    /// returned and not done, and comes back by [`Self::adopt`] or [`Self::moved`]. Nothing goes
+    /// on while `is_missing`: of some replica it is not known what it sees.
+    pub fn close_fleet_slot(
+        &mut self,
+        now: Tick,
+        counts: &SlotCounts,
+        is_missing: bool,
+    ) -> Option<State> {
+        if self.state.has_ended() {
+            return None;
+        }
+        let mut findings = self.find(now, counts);
+        let is_calm = match findings.decision {
+            Decision::Promote(_) => true,
+            Decision::Hold(reason) => !reason.is_alarm() && reason != HoldReason::Paused,
+            Decision::Rollback(_) => false,
+        };
+        if is_missing && is_calm {
+            findings.decision = Decision::Hold(HoldReason::ReplicasMissing);
+        }
+        let (state, effect) = self.plan.advance(self.state.clone(), now, Event::Judged(&findings));
+        self.findings = Some(findings);
+        if effect.is_some() {
+            return Some(state);
+        }
+        self.state = state;
+        None
+    }
+
+    fn find(&mut self, now: Tick, counts: &SlotCounts) -> Findings {
         let mut findings = self.judge.close_slot(now, counts);
         if let Some(probes) = &mut self.probes {
             let found = probes.close_slot(now, &of_probes(probes, counts)).decision;
@@ -203,7 +239,7 @@ impl Release {
                 (findings.decision, findings.by_probes) = (found, true);
             }
         }
-        self.judged(now, findings)
+        findings
     }
 
     /// Looks at a slot that is still open: gross failure need not wait for its end. Whether
@@ -238,6 +274,11 @@ impl Release {
     /// Follows what another replica has found.
     pub fn adopt(&mut self, now: Tick, end: &End) -> Option<Effect> {
         self.advance(now, Event::Adopted(end))
+    }
+
+    /// Follows the fleet to where it has come.
+    pub fn moved(&mut self, now: Tick, to: &Position) -> Option<Effect> {
+        self.advance(now, Event::Moved(to))
     }
 
     fn advance(&mut self, now: Tick, event: Event<'_>) -> Option<Effect> {

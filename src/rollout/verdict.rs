@@ -63,6 +63,10 @@ pub enum HoldReason {
     Unknown,
     /// The canary does not get the share that it should.
     RoutingMismatch,
+    /// Of some replicas of the fleet it is not known what they see.
+    ReplicasMissing,
+    /// This replica alone would go on; the holder of the fleet's lease decides.
+    Fleet,
     /// Nothing is wrong as far as can be seen.
     NotProven,
     /// The same, for longer than the step may take.
@@ -81,7 +85,12 @@ impl HoldReason {
             | Self::Unknown
             | Self::RoutingMismatch
             | Self::Overdue => true,
-            Self::Paused | Self::NotEnoughTraffic | Self::Soaking | Self::NotProven => false,
+            Self::Paused
+            | Self::NotEnoughTraffic
+            | Self::Soaking
+            | Self::ReplicasMissing
+            | Self::Fleet
+            | Self::NotProven => false,
         }
     }
 
@@ -97,6 +106,8 @@ impl HoldReason {
             | Self::Paused
             | Self::NotEnoughTraffic
             | Self::Soaking
+            | Self::ReplicasMissing
+            | Self::Fleet
             | Self::NotProven => false,
         }
     }
@@ -115,6 +126,8 @@ impl fmt::Display for HoldReason {
             Self::Soaking => f.write_str("soaking"),
             Self::Unknown => f.write_str("unknown"),
             Self::RoutingMismatch => f.write_str("routing mismatch"),
+            Self::ReplicasMissing => f.write_str("replicas missing"),
+            Self::Fleet => f.write_str("the fleet decides"),
             Self::NotProven | Self::Overdue => f.write_str("not proven"),
         }
     }

@@ -44,6 +44,21 @@ pub struct Gauges {
     pub ledger_failures: u64,
     /// Messages to webhooks since the start, by result.
     pub webhooks: Vec<(&'static str, u64)>,
+    /// This replica's place in its fleet; `None` outside of one.
+    pub fleet: Option<FleetGauges>,
+}
+
+/// What is told of a replica's place in its fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FleetGauges {
+    /// Whether the API can be reached.
+    pub is_connected: bool,
+    /// Whether it holds the lease.
+    pub is_holder: bool,
+    /// Replicas that answered it of late, and that did not; 0 where it does not ask.
+    pub seen: usize,
+    /// See `seen`.
+    pub missing: usize,
 }
 
 /// What is told of a backend with limits.
@@ -126,6 +141,9 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     searches(&mut text, &gauges.searches);
     limits(&mut text, &gauges.limits, &legs);
     rollouts::write(&mut text, &gauges.rollouts);
+    if let Some(fleet) = &gauges.fleet {
+        rollouts::fleet(&mut text, *fleet);
+    }
     tls(&mut text, registry, &gauges.certificates);
     shell::connections(&mut text, registry);
     shell::told(&mut text, registry);

@@ -17,6 +17,7 @@ mod failover;
 mod failures;
 mod faults;
 mod fleet;
+mod fleet_pooled;
 mod grpc;
 mod hostile_http1;
 mod http2_endpoints;

@@ -113,6 +113,7 @@ pub fn reconsider(path: &Path, policy: &Plan) -> Result<Outcome> {
             | What::Replanned { .. }
             | What::Shared { .. }
             | What::Adopted { .. }
+            | What::Moved { .. }
             | What::Told { .. } => {}
         }
         other.judge.set_share(release.share());

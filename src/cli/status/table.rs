@@ -273,6 +273,7 @@ mod tests {
             ],
             body_ms: None,
             versions: vec![version("stable", 1.0, Some(12.25)), version("canary", 0.0, None)],
+            fleet: None,
             said: Some(SaidView {
                 word: Word::Promote,
                 by: Some("ci".to_owned()),

@@ -4,7 +4,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::config::quantity::{Count, FilePath, KubernetesName, ServerUrl, Text};
+use crate::config::quantity::{Count, FilePath, KubernetesName, ServerUrl, ServicePort, Text};
 use crate::config::read::{As, At, Keys, ObjectSchema, Read, maps};
 use crate::config::tree::{Node, Report};
 
@@ -22,7 +22,7 @@ maps! {
     }
 
     /// Replicas that decide as one: what one takes out is out everywhere.
-    Fleet later ["replicas"] {
+    Fleet later [] {
         /// The ConfigMap that holds what they agreed on is called `serin-` and this.
         must name: As<KubernetesName>,
         /// Where that is. Default: the namespace of the pod.
@@ -30,5 +30,9 @@ maps! {
         /// There are never more of them, 1 to 1000: each is allowed so much less of
         /// `false_rollback`.
         may max_replicas: As<Count<1, 1000>> = 10,
+        /// `namespace/name:port` of a headless service with the metrics port of every replica.
+        /// One of them judges the counts of all, and promotes. Default: each judges its own, and
+        /// there are no steps.
+        may replicas: As<ServicePort>,
     }
 }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::config::defect::{Code, Defect, Place};
 use crate::config::load::{Options, Source};
 use crate::control::feedback::Heard;
+use crate::control::fleet::own_source;
 use crate::rollout::verdict::Verdict;
 use crate::telemetry::metrics::Gauges;
 
@@ -29,6 +30,7 @@ fn view(state: &str) -> RolloutView {
         objectives: Vec::new(),
         body_ms: None,
         versions: Vec::new(),
+        fleet: None,
         said: None,
     }
 }
@@ -97,6 +99,7 @@ impl Port {
             status,
             registry: Arc::new(Registry::new(1)),
             tokens: Vec::new(),
+            published: Arc::new(Published::new(own_source())),
             readiness: Arc::default(),
             quit: CancellationToken::new(),
         };

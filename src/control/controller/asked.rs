@@ -50,6 +50,10 @@ impl Controller {
             self.reset_when_saved(index, by, reply);
             return;
         }
+        if let Some(why) = self.refused_by_fleet(word) {
+            let _ = reply.send(Err(why));
+            return;
+        }
         let now = self.now();
         match self.rollouts[index].told(now, word) {
             Some(Effect::Refused(refusal)) => {

@@ -15,6 +15,7 @@ impl Controller {
         let (mut views, mut gauges) = (Vec::new(), Vec::new());
         for rollout in &self.rollouts {
             let mut view = rollout.view(&self.config);
+            self.show_fleet(rollout, &mut view);
             let mut gauge = rollout.gauges(&view);
             if self.saving.holds_back(&view.name) {
                 let weight = view.weight;
@@ -51,6 +52,7 @@ impl Controller {
                 journal: self.journal.results(),
                 ledger_failures: self.saving.failures(),
                 webhooks: self.notifier.results(),
+                fleet: self.fleet_gauges(),
             },
         };
         self.status.send_replace(Arc::new(status));

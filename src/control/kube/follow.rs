@@ -43,6 +43,8 @@ pub struct Follower {
     version: Option<String>,
     events: Option<Events>,
     failures: u32,
+    /// Since the last failure no watch has begun.
+    is_lost: bool,
     lists: u64,
 }
 
@@ -58,6 +60,7 @@ impl Follower {
             version: None,
             events: None,
             failures: 0,
+            is_lost: false,
             lists: 0,
         }
     }
@@ -73,6 +76,7 @@ impl Follower {
             version: None,
             events: None,
             failures: self.failures + 1,
+            is_lost: false,
             lists: self.lists,
         }
     }
@@ -87,18 +91,27 @@ impl Follower {
         self.lists
     }
 
-    /// Waits until something has changed; at first, until it is known. After a failure what was
-    /// known stays, and the next call goes on. May be dropped while it waits.
+    /// Waits until something has changed, or can be seen again after a failure; at first, until
+    /// it is known. After a failure what was known stays, and the next call goes on. May be
+    /// dropped while it waits.
     pub async fn next(&mut self) -> Result<(), Fault> {
         loop {
             if self.events.is_none() && self.failures > 0 {
                 sleep(pause(self.failures)).await;
             }
             if self.version.is_none() {
-                return self.list().await.inspect_err(|_| self.failures += 1);
+                let listed = self.list().await;
+                self.failures += u32::from(listed.is_err());
+                // The watch that follows is no news then.
+                self.is_lost = listed.is_err();
+                return listed;
             }
             if let Some(changed) = self.watch().await.transpose() {
-                return changed.inspect_err(|_| self.failures += 1);
+                if changed.is_err() {
+                    self.failures += 1;
+                    self.is_lost = true;
+                }
+                return changed;
             }
         }
     }
@@ -127,7 +140,11 @@ impl Follower {
                 self.path, self.query
             );
             match self.api.watch(&path).await {
-                Ok(events) => self.events = Some(events),
+                Ok(events) => {
+                    self.events = Some(events);
+                    // Nothing may have changed, but it can be seen again.
+                    return Ok(std::mem::take(&mut self.is_lost).then_some(()));
+                }
                 Err(fault) if fault.is_gone() => self.relist(),
                 Err(fault) => return Err(fault),
             }

@@ -59,6 +59,7 @@ impl Running {
             body_ms: self.body.threshold().map(|span| span.as_secs_f64() * 1e3),
             versions: self.pace.shown([plan.stable.as_str(), plan.canary.as_str()], weights),
             said: self.said.clone(),
+            fleet: None,
         }
     }
 

@@ -249,6 +249,19 @@ fn above_half_of_the_traffic_the_limit_alone_decides() {
 }
 
 #[test]
+fn an_outage_of_both_blames_nobody_when_the_canary_gets_most_of_the_traffic() {
+    let mut judge = Judge::new(&only(errors_limit()), 0.1, Tick::ZERO);
+    let shared = Decision::Hold(HoldReason::SharedCause);
+    assert_eq!(feed(&mut judge, 20, &errors((5, 5), (45, 45))), shared);
+    judge.set_share(0.7);
+    let decision = feed(&mut judge, 1, &errors((0, 35), (0, 15)));
+    assert!(matches!(decision, Decision::Hold(_)), "{decision:?}");
+    // But what it does there, it does by itself.
+    let decision = feed(&mut judge, 20, &errors((35, 35), (0, 15)));
+    assert!(matches!(decision, Decision::Rollback(_)), "{decision:?}");
+}
+
+#[test]
 fn a_look_says_what_closing_would_and_changes_nothing() {
     let mut judge = Judge::new(&only(errors_limit()), 0.1, Tick::ZERO);
     feed(&mut judge, 3, &errors((1, 2), (0, 9)));

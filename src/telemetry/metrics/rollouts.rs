@@ -1,7 +1,9 @@
 //! Metrics of rollouts.
 
 use crate::rollout::machine::State;
-use crate::telemetry::metrics::{COUNTER, GAUGE, Label, Number, ProbeCounts, RolloutGauges, Text};
+use crate::telemetry::metrics::{
+    COUNTER, FleetGauges, GAUGE, Label, Number, ProbeCounts, RolloutGauges, Text,
+};
 
 /// Where each of them stands, why, and what it decided.
 pub(super) fn write(text: &mut Text, rollouts: &[RolloutGauges]) {
@@ -60,5 +62,35 @@ pub(super) fn write(text: &mut Text, rollouts: &[RolloutGauges]) {
             let labels: [Label<'_>; 2] = [("rollout", &one.name), ("objective", objective)];
             text.sample("serin_rollouts_rolled_back_total", &labels, count);
         }
+    }
+}
+
+/// This replica's place in its fleet.
+pub(super) fn fleet(text: &mut Text, fleet: FleetGauges) {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    for (name, help, value) in [
+        (
+            "serin_fleet_connected",
+            "1 if the Kubernetes API can be reached; else this replica is alone, and goes nowhere.",
+            u64::from(fleet.is_connected),
+        ),
+        (
+            "serin_fleet_lease_held",
+            "1 at the replica that judges the counts of all.",
+            u64::from(fleet.is_holder),
+        ),
+        (
+            "serin_fleet_replicas_seen",
+            "Replicas that told the holder of the lease their counts of late; 0 elsewhere.",
+            count(fleet.seen),
+        ),
+        (
+            "serin_fleet_replicas_missing",
+            "Replicas that did not; 0 elsewhere. Nothing is promoted meanwhile.",
+            count(fleet.missing),
+        ),
+    ] {
+        text.family(name, GAUGE, help);
+        text.sample(name, &[] as &[Label<'_>], value);
     }
 }

@@ -90,6 +90,7 @@ fn gauges() -> Gauges {
         reloaded_at: 1_790_000_000,
         journal: vec![("written", 40), ("failed", 0), ("dropped", 0)],
         ledger_failures: 1,
+        fleet: Some(FleetGauges { is_connected: true, is_holder: true, seen: 2, missing: 1 }),
         webhooks: vec![("delivered", 3), ("failed", 1), ("dropped", 0)],
     }
 }

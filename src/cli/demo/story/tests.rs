@@ -34,6 +34,7 @@ fn sample((second, state, reason, canary): Moment) -> Sample {
             body_ms: None,
             versions: Vec::new(),
             said: None,
+            fleet: None,
         },
     }
 }

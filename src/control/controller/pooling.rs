@@ -1,0 +1,351 @@
+//! What the holder of the fleet's lease does: judges the counts of all replicas as one, takes a
+//! version out by them, and proposes where a rollout goes on.
+//!
+//! Never goes on by itself: what is proposed is followed when it comes back from the fleet.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::control::api::{FleetView, PooledView, RolloutView};
+use crate::control::controller::{Controller, rfc3339};
+use crate::control::fleet::Proposal;
+use crate::control::fleet::counts::Head;
+use crate::control::fleet::pulls::Pulled;
+use crate::control::running::Running;
+use crate::rollout::fleet::End;
+use crate::rollout::fleet::attendance::Attendance;
+use crate::rollout::fleet::course::Position;
+use crate::rollout::fleet::pool::{Pool, Positions, Slot};
+use crate::rollout::judge::SlotCounts;
+use crate::rollout::machine::State;
+use crate::rollout::objective::Signal;
+use crate::rollout::plan::Plan;
+use crate::rollout::record::Packed;
+use crate::rollout::release::{Release, Replanned, Saved};
+use crate::rollout::verdict::Verdict;
+use crate::telemetry::metrics::FleetGauges;
+use crate::units::Tick;
+
+/// What is proposed is written down within this time, or proposed again.
+const PROPOSAL_LASTS: Duration = Duration::from_secs(2);
+
+/// Replicas are not missed for so long after they had to follow.
+const FOLLOW_TIME: Duration = Duration::from_secs(3);
+
+/// How often evidence is left for the next holder.
+const LEAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// The longest that is left: an object of the API has 256 KiB for such things.
+const LEFT_BYTES_MAX: usize = 128 << 10;
+
+/// Starts of replicas whose positions are left. With more of them, the next holder judges what
+/// comes from then on.
+const POSITIONS_MAX: usize = 64;
+
+/// The holder's view of the fleet.
+#[derive(Debug)]
+pub struct Pooling {
+    /// By name and version.
+    pools: BTreeMap<(String, String), Pooled>,
+    inherited: Vec<Left>,
+    left_at: Tick,
+}
+
+/// One version, as all replicas see it.
+#[derive(Debug)]
+struct Pooled {
+    pool: Pool,
+    release: Release,
+    turn: u64,
+    /// Since when it is in that turn.
+    since: Tick,
+    /// A proposal is not repeated before this.
+    proposed_until: Tick,
+    missing: bool,
+}
+
+/// What a holder leaves to the next one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Left {
+    rollout: String,
+    version: String,
+    era: u64,
+    saved: Saved,
+    positions: Option<Positions>,
+}
+
+/// Of another plan counts say nothing.
+fn plan_hash(plan: &Plan) -> String {
+    let text = serde_json::to_string(&plan.pooled()).unwrap_or_default();
+    format!("{:016x}", xxh3_64(text.as_bytes()))
+}
+
+impl Pooling {
+    fn new(inherited: Option<&str>, now: Tick) -> Self {
+        let inherited = inherited.and_then(|text| serde_json::from_str(text).ok());
+        Self { pools: BTreeMap::new(), inherited: inherited.unwrap_or_default(), left_at: now }
+    }
+
+    /// A rollout as all replicas see it.
+    fn view(&self, plan: &Plan, who: &Attendance, now: Tick) -> Option<PooledView> {
+        let key = (plan.name.to_string(), plan.version.to_string());
+        let release = &self.pools.get(&key)?.release;
+        let found = release.findings();
+        Some(PooledView {
+            replicas: u64::try_from(who.expected()).unwrap_or(u64::MAX),
+            missing: who.missing(now),
+            verdict: found.map_or(Verdict::Hold, |found| found.decision.verdict()),
+            hold_reason: release.state().hold().map(|hold| hold.reason.to_string()),
+            objectives: found.map(Into::into).unwrap_or_default(),
+        })
+    }
+
+    /// The pool of a running rollout, begun or brought up to where the rollout stands.
+    fn pooled(&mut self, rollout: &Running, (era, turn): (u64, u64), now: Tick) -> &mut Pooled {
+        let (plan, configured) = (rollout.plan(), rollout.release().configured());
+        let key = (plan.name.to_string(), plan.version.to_string());
+        if self.pools.get(&key).is_none_or(|one| one.pool.era() != era) {
+            let pooled = self.begin(plan, configured, (era, turn), now);
+            self.pools.insert(key.clone(), pooled);
+        }
+        let pooled = self.pools.get_mut(&key).expect("it is there");
+        let whole = plan.pooled();
+        if *pooled.release.plan() != whole {
+            let replanned = pooled.release.replan(&whole, configured, now);
+            if replanned == Replanned::Afresh {
+                let (objectives, errors) = measured(&whole);
+                let hash = (era, plan_hash(plan));
+                pooled.pool = Pool::new(hash, (objectives, errors), None, now);
+            } else {
+                pooled.pool.set_plan(plan_hash(plan));
+            }
+        }
+        if (pooled.release.configured() - configured).abs() > 1e-9 {
+            pooled.release.set_configured(configured);
+        }
+        if let Some(at) = Position::of(plan, rollout.state()) {
+            pooled.release.moved(now, &at);
+        }
+        if pooled.turn != turn {
+            (pooled.turn, pooled.since, pooled.proposed_until) = (turn, now, now);
+        }
+        pooled
+    }
+
+    /// With what the holder before has left; from now, where that cannot be known.
+    fn begin(&self, plan: &Plan, configured: f64, of: (u64, u64), now: Tick) -> Pooled {
+        let (era, turn) = of;
+        let is_it = |left: &&Left| {
+            (left.rollout.as_str(), left.version.as_str(), left.era)
+                == (plan.name.as_str(), plan.version.as_str(), era)
+        };
+        let left = self.inherited.iter().find(is_it);
+        let restore = |left: &Left| Release::restore(plan.pooled(), configured, now, &left.saved);
+        let release = left.map(restore).filter(|(_, same)| *same);
+        let is_restored = release.is_some();
+        let release = release
+            .map_or_else(|| Release::new(plan.pooled(), configured, now), |(release, _)| release);
+        // Whoever held the lease before may have judged what is there, but for a version that
+        // nobody has held it for.
+        let positions = match left {
+            Some(left) if is_restored => left.positions.clone(),
+            Some(_) => None,
+            None => Some(Positions::new()),
+        };
+        let pool = Pool::new((era, plan_hash(plan)), measured(plan), positions, now);
+        Pooled { pool, release, turn, since: now, proposed_until: now, missing: true }
+    }
+
+    /// For the next holder.
+    fn leave(&self, now: Tick) -> String {
+        let left = self.pools.iter().filter_map(|((rollout, version), pooled)| {
+            Some(Left {
+                rollout: rollout.clone(),
+                version: version.clone(),
+                era: pooled.pool.era(),
+                saved: pooled.release.save(now)?,
+                positions: pooled.pool.positions(POSITIONS_MAX),
+            })
+        });
+        let mut all: Vec<_> = left.collect();
+        loop {
+            let text = serde_json::to_string(&all).unwrap_or_default();
+            // What does not fit begins anew with the next one.
+            if text.len() <= LEFT_BYTES_MAX || all.pop().is_none() {
+                return text;
+            }
+        }
+    }
+}
+
+/// How many objectives a plan has, and where errors are among them.
+fn measured(plan: &Plan) -> (usize, Option<usize>) {
+    let errors = plan.objectives.iter().position(|one| one.signal() == Signal::Errors);
+    (plan.objectives.len(), errors)
+}
+
+impl Controller {
+    /// Another slot has ended: what it brought is told to who asks.
+    pub(super) fn publish_slot(&self, counts: &[(usize, Tick, SlotCounts)]) {
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_pooled) else { return };
+        let known = fleet.known();
+        let running = || self.rollouts.iter().filter(|one| !one.state().has_ended());
+        let number = self.published.next_slot(|head| {
+            running().any(|one| {
+                let plan = one.plan();
+                (head.rollout.as_str(), head.version.as_str())
+                    == (plan.name.as_str(), plan.version.as_str())
+            })
+        });
+        for (index, rollout) in self.rollouts.iter().enumerate() {
+            if rollout.state().has_ended() {
+                continue;
+            }
+            let plan = rollout.plan();
+            let of = (plan.name.as_str(), plan.version.as_str());
+            let (era, turn) = (known.era(of), known.turn(of));
+            let [rollout_name, version] = [of.0, of.1].map(ToOwned::to_owned);
+            let head = Head { rollout: rollout_name, version, era, plan: plan_hash(plan), turn };
+            let found = counts.iter().find(|(one, ..)| *one == index);
+            let slot = found.map(|(_, now, counts)| Slot {
+                slot: number,
+                turn,
+                share: rollout.release().share(),
+                counts: Packed::new(*now, counts),
+            });
+            self.published.tell(head, slot);
+        }
+    }
+
+    /// What a replica has told, if anybody asked for it.
+    pub(super) fn pulled(&mut self, pulled: Pulled) {
+        let now = self.now();
+        match pulled {
+            Pulled::Expected(addresses, pause) => {
+                self.attendance.expect(&addresses, pause, now);
+            }
+            Pulled::Answered(address, report) => {
+                let mut pools = self.pooling.as_mut().map(|pooling| &mut pooling.pools);
+                for counts in &report.rollouts {
+                    let key = (counts.rollout.clone(), counts.version.clone());
+                    let pooled = pools.as_mut().and_then(|pools| pools.get_mut(&key));
+                    if let Some(pooled) = pooled {
+                        pooled.pool.take(&report.source, counts, now);
+                    }
+                }
+                self.attendance.answered(address, report.source, now);
+            }
+        }
+    }
+
+    /// Judges what has come from all replicas, if it is this one's turn to.
+    pub(super) fn close_fleet_slot(&mut self, now: Tick) {
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_pooled) else { return };
+        if !fleet.holds(now) {
+            if self.pooling.take().is_some() {
+                // It would be old when this one holds the lease again.
+                fleet.leave_evidence(String::new());
+                tracing::info!(event = "lease_lost", "this replica judges for the fleet no more");
+            }
+            return;
+        }
+        let (source, known) = (fleet.source.clone(), fleet.known());
+        if self.pooling.is_none() {
+            tracing::info!(event = "lease_held", "this replica judges for the fleet");
+            let inherited = fleet.state().inherited;
+            self.pooling = Some(Pooling::new(inherited.as_deref(), now));
+        }
+        for index in 0..self.rollouts.len() {
+            let rollout = &self.rollouts[index];
+            let plan = rollout.plan();
+            let of = (plan.name.to_string(), plan.version.to_string());
+            let era_and_turn = {
+                let of = (of.0.as_str(), of.1.as_str());
+                (known.era(of), known.turn(of))
+            };
+            let Some(pooling) = &mut self.pooling else { return };
+            if rollout.state().has_ended() {
+                pooling.pools.remove(&of);
+                continue;
+            }
+            let who = &self.attendance;
+            let absent = !who.is_whole(&source) || !who.missing(now).is_empty();
+            let present: Vec<_> = who.present(now).cloned().collect();
+            let pooled = pooling.pooled(rollout, era_and_turn, now);
+            let late = now.since(pooled.since) > FOLLOW_TIME;
+            let turn = if late { pooled.turn } else { 0 };
+            pooled.missing = absent || present.iter().any(|one| pooled.pool.is_beside(one, turn));
+            let mut wish = None;
+            for counts in pooled.pool.close(pooled.turn, pooled.release.share(), now) {
+                let missing = pooled.missing;
+                wish = wish.or_else(|| pooled.release.close_fleet_slot(now, &counts, missing));
+            }
+            if let Some(wish) = wish {
+                self.wish(index, now, &wish);
+            }
+        }
+        self.leave_evidence(now);
+    }
+
+    /// Does what was judged for the fleet: takes a version out, or proposes where it goes.
+    fn wish(&mut self, index: usize, now: Tick, wish: &State) {
+        let Some((fleet, pooling)) = self.fleet.as_ref().zip(self.pooling.as_mut()) else { return };
+        let plan = self.rollouts[index].plan();
+        let (rollout, version) = (plan.name.to_string(), plan.version.to_string());
+        if let State::RolledBack { cause, .. } = wish {
+            let end = End::RolledBack(cause.clone());
+            self.take_out(index, now, &end, "the counts of the fleet".to_owned());
+            return;
+        }
+        let key = (rollout.clone(), version.clone());
+        let to = Position::of(plan, wish);
+        let Some((pooled, to)) = pooling.pools.get_mut(&key).zip(to) else { return };
+        if now < pooled.proposed_until {
+            return;
+        }
+        pooled.proposed_until = now.after(PROPOSAL_LASTS);
+        let (era, turn) = (pooled.pool.era(), pooled.turn);
+        let (by, since) = (fleet.source.replica.clone(), rfc3339(self.clock));
+        let until = now.after(PROPOSAL_LASTS);
+        fleet.propose(Proposal { rollout, version, era, turn, to, by, since, until });
+    }
+
+    /// How a rollout stands in the fleet. What holds the fleet holds it here as well.
+    pub(super) fn show_fleet(&self, rollout: &Running, view: &mut RolloutView) {
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_pooled) else { return };
+        let pooling = self.pooling.as_ref();
+        let pooled =
+            pooling.and_then(|pooling| pooling.view(rollout.plan(), &self.attendance, self.now()));
+        let is_calm = rollout.state().hold().is_none_or(|hold| !hold.reason.is_alarm());
+        if let Some(pooled) = pooled.as_ref().filter(|_| is_calm && view.state == "progressing") {
+            view.hold_reason.clone_from(&pooled.hold_reason);
+        }
+        view.fleet =
+            Some(FleetView { connected: fleet.is_connected(), holder: fleet.holder(), pooled });
+    }
+
+    /// For the metrics.
+    pub(super) fn fleet_gauges(&self) -> Option<FleetGauges> {
+        let fleet = self.fleet.as_ref()?;
+        let now = self.now();
+        let who = self.pooling.as_ref().map(|_| &self.attendance);
+        let missing = who.map_or(0, |who| who.missing(now).len());
+        Some(FleetGauges {
+            is_connected: fleet.is_connected(),
+            is_holder: fleet.holds(now),
+            seen: who.map_or(0, |who| who.present(now).count()),
+            missing,
+        })
+    }
+
+    fn leave_evidence(&mut self, now: Tick) {
+        let Some((fleet, pooling)) = self.fleet.as_ref().zip(self.pooling.as_mut()) else { return };
+        if now.since(pooling.left_at) >= LEAVE_EVERY {
+            pooling.left_at = now;
+            fleet.leave_evidence(pooling.leave(now));
+        }
+    }
+}

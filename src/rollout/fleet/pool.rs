@@ -1,0 +1,332 @@
+//! What all replicas counted of one version, as one stream of slots.
+//!
+//! Never counts a slot twice, whatever arrives in whatever order and however often: a slot is
+//! known by its replica, the replica's start, and its number. Late ones join the open slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rollout::judge::{Pair, SILENT_MIN, SlotCounts, SlotTally};
+use crate::rollout::record::Packed;
+use crate::rollout::verdict::Tally;
+use crate::units::Tick;
+
+/// Slots that a replica keeps for whoever asks: a minute and longer. When full, the oldest is
+/// forgotten, and if nobody has asked by then, it is not judged by the fleet.
+pub const SLOTS_MAX: usize = 240;
+
+/// Starts of replicas that are remembered. When full, the one that was heard of least lately is
+/// forgotten.
+const SOURCES_MAX: usize = 4_000;
+
+/// Above this share of the canary there is no stable beside it to tell a broken way out by.
+const CONTROL_SHARE_MIN: f64 = 0.5;
+
+/// Good answers elsewhere are good for so long.
+const GOOD_LASTS: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// One start of one replica.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Source {
+    /// What the replica is called.
+    pub replica: String,
+    /// Tells its starts apart.
+    pub boot: String,
+}
+
+/// What one replica tells of itself: `/fleet/counts`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    #[serde(flatten)]
+    pub source: Source,
+    /// The last slot that it closed.
+    pub slot: u64,
+    /// Those that run.
+    pub rollouts: Vec<Counts>,
+}
+
+/// What a replica counted of one version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// The rollout's name.
+    pub rollout: String,
+    /// Its version.
+    pub version: String,
+    /// How often it was given another chance.
+    pub era: u64,
+    /// A hash of its plan: of another one the counts say nothing.
+    pub plan: String,
+    /// How far the replica has come in the fleet's course.
+    pub turn: u64,
+    /// The last ones, oldest first.
+    pub slots: Vec<Slot>,
+}
+
+/// One slot of one replica. Absolute: to hear of it again changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Rises by one or more with each.
+    pub slot: u64,
+    /// The turn of the fleet's course in which it ended.
+    pub turn: u64,
+    /// The canary's share, by which its bad requests may be compared with stable's.
+    pub share: f64,
+    /// As in the journal.
+    pub counts: Packed,
+}
+
+/// What is known of one start of one replica.
+#[derive(Clone, Debug)]
+struct Taken {
+    /// All up to here are taken, or too late.
+    floor: u64,
+    /// Taken beyond it.
+    above: BTreeSet<u64>,
+    /// Not closed yet.
+    waiting: BTreeMap<u64, (u64, f64, SlotCounts)>,
+    heard: Tick,
+    /// How far it has come, and whether it has the same plan.
+    turn: u64,
+    fits: bool,
+    good_seen: Option<Tick>,
+    /// Slots in a row without a good answer while others got some; the first is set aside.
+    silent: u32,
+    aside: Option<SlotCounts>,
+}
+
+/// What all replicas counted of one version in one era.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    era: u64,
+    plan: String,
+    objectives: usize,
+    /// Where errors are among them.
+    errors: Option<usize>,
+    sources: BTreeMap<Source, Taken>,
+    /// Of replicas that were not heard of before, only what is yet to come counts: the rest may
+    /// have been judged by the holder before.
+    from_now: bool,
+}
+
+/// Up to where each replica's slots were judged, for the next holder.
+pub type Positions = Vec<(Source, u64)>;
+
+impl Taken {
+    fn new(floor: u64, heard: Tick) -> Self {
+        Self {
+            floor,
+            above: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            heard,
+            turn: 0,
+            fits: true,
+            good_seen: None,
+            silent: 0,
+            aside: None,
+        }
+    }
+
+    fn is_known(&self, slot: u64) -> bool {
+        slot <= self.floor || self.above.contains(&slot) || self.waiting.contains_key(&slot)
+    }
+
+    /// `slot` is judged.
+    fn close(&mut self, slot: u64) {
+        self.above.insert(slot);
+        while self.above.len() > SLOTS_MAX {
+            self.floor = self.above.pop_first().unwrap_or(self.floor);
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.above.last().copied().unwrap_or(self.floor)
+    }
+}
+
+impl Pool {
+    /// Of a version that `objectives` are judged of, `errors` where among them errors are, under
+    /// the plan with that hash. With `positions`, goes on from there; with `None`, from now.
+    pub fn new(
+        (era, plan): (u64, String),
+        (objectives, errors): (usize, Option<usize>),
+        positions: Option<Positions>,
+        now: Tick,
+    ) -> Self {
+        let from_now = positions.is_none();
+        let taken = |(source, slot): (Source, u64)| (source, Taken::new(slot, now));
+        let sources = positions.into_iter().flatten().map(taken).collect();
+        Self { era, plan, objectives, errors, sources, from_now }
+    }
+
+    /// In which era it counts.
+    pub fn era(&self) -> u64 {
+        self.era
+    }
+
+    /// Another form of the plan, by which the objectives are the same.
+    pub fn set_plan(&mut self, plan: String) {
+        self.plan = plan;
+    }
+
+    /// Takes in what a replica told, if it is of this version and era. Whatever was known is not
+    /// counted again.
+    pub fn take(&mut self, source: &Source, counts: &Counts, now: Tick) {
+        if counts.era != self.era {
+            return;
+        }
+        let (plan, objectives, from_now) = (&self.plan, self.objectives, self.from_now);
+        let taken = self.sources.entry(source.clone()).or_insert_with(|| {
+            let last = counts.slots.last().map_or(0, |slot| slot.slot);
+            Taken::new(if from_now { last } else { 0 }, now)
+        });
+        taken.heard = now;
+        taken.turn = taken.turn.max(counts.turn);
+        taken.fits = counts.plan == *plan;
+        if taken.fits {
+            for Slot { slot, turn, share, counts } in &counts.slots {
+                if !taken.is_known(*slot) && taken.waiting.len() < SLOTS_MAX {
+                    let (_, counts) = counts.open(objectives);
+                    taken.waiting.insert(*slot, (*turn, *share, counts));
+                }
+            }
+        }
+        while self.sources.len() > SOURCES_MAX {
+            let of = |(source, taken): (&Source, &Taken)| (taken.heard, source.clone());
+            if let Some((_, first)) = self.sources.iter().map(of).min() {
+                self.sources.remove(&first);
+            }
+        }
+    }
+
+    /// What has arrived since the last time, as slots of all replicas together: the last of each
+    /// replica make the last one, those before it the one before. `turn` and `share` are what
+    /// the fleet has come to; what was assigned otherwise is not compared with stable.
+    pub fn close(&mut self, turn: u64, share: f64, now: Tick) -> Vec<SlotCounts> {
+        let mut slots: Vec<Option<SlotCounts>> = Vec::new();
+        let goods = self.sources.iter().map(|(source, taken)| (source.clone(), taken.good_seen));
+        let goods: Vec<_> = goods.collect();
+        for (source, taken) in &mut self.sources {
+            let is_recent = |seen: Tick| now.since(seen) <= GOOD_LASTS;
+            let elsewhere =
+                goods.iter().any(|(other, seen)| other != source && seen.is_some_and(is_recent));
+            let mut ready = Vec::new();
+            // What a replica counted in a turn that is not known here yet waits for it.
+            while let Some(entry) = taken.waiting.first_entry()
+                && entry.get().0 <= turn
+            {
+                let (slot, (of_turn, of_share, counts)) = entry.remove_entry();
+                taken.close(slot);
+                let counts = fit(counts, of_turn == turn, (of_share - share).abs() < 1e-9);
+                let alone = share > CONTROL_SHARE_MIN && elsewhere;
+                ready.extend(taken.heed(counts, self.errors, alone, now));
+            }
+            while slots.len() < ready.len() {
+                slots.insert(0, None);
+            }
+            let first = slots.len() - ready.len();
+            for (sum, counts) in slots[first..].iter_mut().zip(ready) {
+                match sum {
+                    Some(sum) => add(sum, &counts),
+                    None => *sum = Some(counts),
+                }
+            }
+        }
+        if slots.is_empty() {
+            // Nothing is counted, but time goes on.
+            slots.push(None);
+        }
+        slots.into_iter().map(Option::unwrap_or_default).collect()
+    }
+
+    /// Whether a replica's counts do not tell what it sees now: it has another plan, has not
+    /// followed the fleet to `turn`, or gets no good answer from anybody while others do.
+    pub fn is_beside(&self, source: &Source, turn: u64) -> bool {
+        self.sources
+            .get(source)
+            .is_none_or(|taken| !taken.fits || taken.turn < turn || taken.silent >= SILENT_MIN)
+    }
+
+    /// For [`Self::new`] of the next holder, of at most `most` starts of replicas; `None` of more.
+    pub fn positions(&self, most: usize) -> Option<Positions> {
+        let of = |(source, taken): (&Source, &Taken)| (source.clone(), taken.last());
+        (self.sources.len() <= most).then(|| self.sources.iter().map(of).collect())
+    }
+}
+
+impl Taken {
+    /// A slot of a replica that gets no good answer from either version, while `others` do and
+    /// stable is no measure, is set aside; from the second in a row on it is its own trouble.
+    fn heed(
+        &mut self,
+        counts: SlotCounts,
+        errors: Option<usize>,
+        others: bool,
+        now: Tick,
+    ) -> Vec<SlotCounts> {
+        match counts.has_good(errors) {
+            None => return vec![counts],
+            Some(true) => {
+                self.good_seen = Some(now);
+                self.silent = 0;
+            }
+            Some(false) if others => {
+                self.silent = self.silent.saturating_add(1);
+                self.aside = (self.silent < SILENT_MIN).then_some(counts);
+                return Vec::new();
+            }
+            Some(false) => self.silent = 0,
+        }
+        self.aside.take().into_iter().chain([counts]).collect()
+    }
+}
+
+/// What of a replica's slot counts for what. What was assigned in an earlier turn is evidence
+/// like all other, but of this step it proves nothing, and with stable it is not compared.
+fn fit(mut counts: SlotCounts, same_turn: bool, same_share: bool) -> SlotCounts {
+    if !(same_turn && same_share) || counts.canary_missing || counts.stable_missing {
+        counts.dealt = Pair::default();
+        for tally in &mut counts.objectives {
+            tally.relative_bad = Pair::default();
+        }
+    }
+    if !same_turn {
+        counts.copies = Tally::default();
+        counts.earlier.attempts = counts.canary_attempts;
+        counts.earlier.objectives = counts.objectives.iter().map(|one| one.canary).collect();
+    }
+    counts
+}
+
+/// Adds a slot of one replica to that of all.
+fn add(sum: &mut SlotCounts, one: &SlotCounts) {
+    // A version is missing where it is missing everywhere.
+    sum.canary_missing &= one.canary_missing;
+    sum.stable_missing &= one.stable_missing;
+    sum.canary_attempts += one.canary_attempts;
+    sum.stable_attempts += one.stable_attempts;
+    sum.dealt.canary += one.dealt.canary;
+    sum.dealt.stable += one.dealt.stable;
+    sum.copies += one.copies;
+    for (sum, one) in sum.probes.iter_mut().zip(one.probes) {
+        *sum += one;
+    }
+    let len = sum.objectives.len().max(one.objectives.len());
+    sum.objectives.resize(len, SlotTally::default());
+    for (sum, one) in sum.objectives.iter_mut().zip(&one.objectives) {
+        sum.canary += one.canary;
+        sum.stable += one.stable;
+        sum.relative_bad.canary += one.relative_bad.canary;
+        sum.relative_bad.stable += one.relative_bad.stable;
+    }
+    sum.earlier.attempts += one.earlier.attempts;
+    let len = sum.earlier.objectives.len().max(one.earlier.objectives.len());
+    sum.earlier.objectives.resize(len, Tally::default());
+    for (sum, one) in sum.earlier.objectives.iter_mut().zip(&one.earlier.objectives) {
+        *sum += *one;
+    }
+}
+
+#[cfg(test)]
+mod tests;

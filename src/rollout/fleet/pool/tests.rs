@@ -1,0 +1,262 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::names::{RouteName, RuleId, RuleName, Version};
+use crate::rollout::judge::{Earlier, Judge, SLOT};
+use crate::rollout::objective::Objective;
+use crate::rollout::plan::Plan;
+use crate::rollout::verdict::Verdict;
+use crate::units::Ratio;
+
+const SHARE: f64 = 0.1;
+
+fn at(millis: u64) -> Tick {
+    Tick::new(Duration::from_millis(millis))
+}
+
+fn source(replica: &str, boot: &str) -> Source {
+    Source { replica: replica.to_owned(), boot: boot.to_owned() }
+}
+
+/// One objective, of errors: bad and all of the canary, and of stable.
+fn slot_counts([canary_bad, canary, stable_bad, stable]: [u64; 4]) -> SlotCounts {
+    let tally = SlotTally {
+        canary: Tally { bad: canary_bad, total: canary },
+        stable: Tally { bad: stable_bad, total: stable },
+        relative_bad: Pair { canary: canary_bad, stable: stable_bad },
+    };
+    SlotCounts {
+        canary_attempts: canary,
+        stable_attempts: stable,
+        objectives: vec![tally],
+        dealt: Pair { canary, stable },
+        ..SlotCounts::default()
+    }
+}
+
+fn slot(number: u64, turn: u64, share: f64, counts: [u64; 4]) -> Slot {
+    let counts = Packed::new(at(number * 250), &slot_counts(counts));
+    Slot { slot: number, turn, share, counts }
+}
+
+fn report(turn: u64, slots: &[Slot]) -> Counts {
+    let [rollout, version, plan] = ["chat", "2", "p"].map(ToOwned::to_owned);
+    Counts { rollout, version, era: 0, plan, turn, slots: slots.to_vec() }
+}
+
+fn pool() -> Pool {
+    Pool::new((0, "p".to_owned()), (1, Some(0)), Some(Positions::new()), at(0))
+}
+
+/// Canary and stable, bad and all, of what a pool has closed.
+fn sum(slots: &[SlotCounts]) -> [u64; 4] {
+    slots.iter().flat_map(|slot| &slot.objectives).fold([0; 4], |sum, one| {
+        let more = [one.canary.bad, one.canary.total, one.stable.bad, one.stable.total];
+        std::array::from_fn(|index| sum[index] + more[index])
+    })
+}
+
+#[test]
+fn a_slot_counts_once_however_often_it_is_told() {
+    let mut pool = pool();
+    let slots = [slot(1, 0, SHARE, [1, 10, 0, 90]), slot(2, 0, SHARE, [2, 10, 0, 90])];
+    for _ in 0..3 {
+        pool.take(&source("a", "1"), &report(0, &slots), at(0));
+        pool.take(&source("b", "1"), &report(0, &slots[1..]), at(0));
+    }
+    let closed = pool.close(0, SHARE, at(0));
+    // The last slots of both are one.
+    assert_eq!(closed.len(), 2);
+    assert_eq!(sum(&closed[..1]), [1, 10, 0, 90]);
+    assert_eq!(sum(&closed[1..]), [4, 20, 0, 180]);
+    pool.take(&source("a", "1"), &report(0, &slots), at(0));
+    assert_eq!(sum(&pool.close(0, SHARE, at(0))), [0; 4]);
+    // A slot that was overtaken joins the open one.
+    pool.take(&source("b", "1"), &report(0, &slots), at(0));
+    assert_eq!(sum(&pool.close(0, SHARE, at(0))), [1, 10, 0, 90]);
+    // Another start counts from its own beginning.
+    pool.take(&source("a", "2"), &report(0, &slots[..1]), at(0));
+    assert_eq!(sum(&pool.close(0, SHARE, at(0))), [1, 10, 0, 90]);
+}
+
+#[test]
+fn the_next_holder_counts_neither_twice_nor_what_another_may_have_counted() {
+    let slots = [slot(1, 0, SHARE, [1, 10, 0, 90]), slot(2, 0, SHARE, [2, 10, 0, 90])];
+    let mut first = pool();
+    first.take(&source("a", "1"), &report(0, &slots[..1]), at(0));
+    first.close(0, SHARE, at(0));
+    let of = |positions| Pool::new((0, "p".to_owned()), (1, Some(0)), positions, at(0));
+    let mut next = of(first.positions(1));
+    let mut blind = of(first.positions(0));
+    for pool in [&mut next, &mut blind] {
+        pool.take(&source("a", "1"), &report(0, &slots), at(0));
+    }
+    assert_eq!(sum(&next.close(0, SHARE, at(0))), [2, 10, 0, 90]);
+    assert_eq!(sum(&blind.close(0, SHARE, at(0))), [0; 4]);
+    blind.take(&source("a", "1"), &report(0, &[slot(3, 0, SHARE, [0, 5, 0, 5])]), at(0));
+    assert_eq!(sum(&blind.close(0, SHARE, at(0))), [0, 5, 0, 5]);
+}
+
+#[test]
+fn what_was_assigned_in_an_earlier_turn_proves_nothing_of_this_step() {
+    let mut pool = pool();
+    pool.take(&source("a", "1"), &report(1, &[slot(1, 1, 0.2, [1, 10, 2, 90])]), at(0));
+    pool.take(&source("b", "1"), &report(0, &[slot(7, 0, SHARE, [1, 10, 2, 90])]), at(0));
+    // Not known here yet.
+    pool.take(&source("c", "1"), &report(2, &[slot(3, 2, 0.3, [1, 10, 2, 90])]), at(0));
+    let closed = pool.close(1, 0.2, at(0));
+    assert_eq!(sum(&closed), [2, 20, 4, 180]);
+    assert_eq!(closed[0].objectives[0].relative_bad, Pair { canary: 1, stable: 2 });
+    assert_eq!(closed[0].dealt, Pair { canary: 10, stable: 90 });
+    let objectives = vec![Tally { bad: 1, total: 10 }];
+    assert_eq!(closed[0].earlier, Earlier { attempts: 10, objectives });
+    assert!(pool.is_beside(&source("b", "1"), 1) && !pool.is_beside(&source("a", "1"), 1));
+    assert_eq!(sum(&pool.close(2, 0.3, at(0))), [1, 10, 2, 90]);
+}
+
+#[test]
+fn counts_of_another_era_or_plan_are_not_taken() {
+    let mut pool = pool();
+    let slots = [slot(1, 0, SHARE, [1, 10, 0, 90])];
+    let other = Counts { era: 1, ..report(0, &slots) };
+    pool.take(&source("a", "1"), &other, at(0));
+    let other = Counts { plan: "q".to_owned(), ..report(0, &slots) };
+    pool.take(&source("b", "1"), &other, at(0));
+    assert_eq!(sum(&pool.close(0, SHARE, at(0))), [0; 4]);
+    assert!(pool.is_beside(&source("a", "1"), 0) && pool.is_beside(&source("b", "1"), 0));
+}
+
+/// All of one replica's attempts fail, whichever version they go to; the others' do not.
+fn with_a_broken_way_out(share: f64, slots: u64) -> (Vec<SlotCounts>, Pool) {
+    let (canary, stable) = ((20.0 * share) as u64, (20.0 * (1.0 - share)) as u64);
+    let mut pool = pool();
+    let mut closed = Vec::new();
+    for number in 1..=slots {
+        for (name, bad) in [("a", false), ("b", false), ("c", number > 2)] {
+            let (canary_bad, stable_bad) = if bad { (canary, stable) } else { (0, 0) };
+            let counts = [canary_bad, canary, stable_bad, stable];
+            pool.take(&source(name, "1"), &report(0, &[slot(number, 0, share, counts)]), at(0));
+        }
+        closed.extend(pool.close(0, share, at(number * 250)));
+    }
+    (closed, pool)
+}
+
+fn plan() -> Plan {
+    Plan::watching(
+        "v2".into(),
+        RuleId { route: RouteName::new("r"), rule: RuleName::new("main") },
+        ("stable".into(), "canary".into()),
+        Version::new("1"),
+        vec![Objective::errors(Ratio::new(0.01).unwrap()).unwrap()],
+    )
+}
+
+fn judged(plan: &Plan, share: f64, slots: &[SlotCounts]) -> Verdict {
+    let mut judge = Judge::new(plan, share, at(0));
+    let verdicts = (1..).zip(slots).map(|(n, counts)| judge.close_slot(at(n * 250), counts));
+    verdicts.map(|findings| findings.decision.verdict()).max().unwrap()
+}
+
+#[test]
+fn a_replica_that_nobody_answers_takes_no_version_out_for_all() {
+    for share in [0.1, 0.5, 0.6, 1.0] {
+        let (closed, pool) = with_a_broken_way_out(share, 200);
+        assert_eq!(judged(&plan(), share, &closed), Verdict::Hold, "{share}");
+        // Nor does it by itself: only what it saw.
+        let own = plan().shared_out(3);
+        let alone = (1..=200).map(|n| {
+            let (canary, stable) = ((20.0 * share) as u64, (20.0 * (1.0 - share)) as u64);
+            if n > 2 { [canary, canary, stable, stable] } else { [0, canary, 0, stable] }
+        });
+        let alone: Vec<_> = alone.map(slot_counts).collect();
+        assert_eq!(judged(&own, share, &alone), Verdict::Hold, "{share}, alone");
+        assert_eq!(pool.is_beside(&source("c", "1"), 0), share > 0.5);
+        assert!(!pool.is_beside(&source("a", "1"), 0));
+    }
+}
+
+#[test]
+fn a_version_that_fails_everywhere_is_out_at_any_share() {
+    for share in [0.1, 0.5, 0.6, 1.0] {
+        let (canary, stable) = ((20.0 * share) as u64, (20.0 * (1.0 - share)) as u64);
+        let mut pool = pool();
+        let mut closed = Vec::new();
+        for number in 1..=20 {
+            for name in ["a", "b", "c"] {
+                let counts = [canary, canary, 0, stable];
+                let slots = [slot(number, 0, share, counts)];
+                pool.take(&source(name, "1"), &report(0, &slots), at(0));
+            }
+            closed.extend(pool.close(0, share, at(number * 250)));
+        }
+        assert_eq!(judged(&plan(), share, &closed), Verdict::Rollback, "{share}");
+    }
+}
+
+proptest! {
+    /// Whatever is fetched in whatever order and however often, the sums are the same.
+    #[test]
+    fn the_order_of_fetching_does_not_matter(
+        slots in proptest::collection::vec((0..3_usize, 1..40_u64, 0..5_u64, 0..50_u64), 1..60),
+        order in proptest::collection::vec((0..60_usize, any::<bool>()), 0..200),
+    ) {
+        // Of each replica every number once.
+        let mut all = BTreeMap::new();
+        for (replica, number, bad, good) in slots {
+            all.insert((replica, number), [bad, bad + good, 0, 10]);
+        }
+        let all: Vec<_> = all.into_iter().collect();
+        let names = ["a", "b", "c"];
+        let tell = |pool: &mut Pool, index: usize| {
+            let ((replica, number), counts) = &all[index % all.len()];
+            let slots = [slot(*number, 0, SHARE, *counts)];
+            pool.take(&source(names[*replica], "1"), &report(0, &slots), at(0));
+        };
+        let (mut one, mut other) = (pool(), pool());
+        let mut mixed = [0; 4];
+        for (index, closes) in order {
+            tell(&mut other, index);
+            if closes {
+                let more = sum(&other.close(0, SHARE, at(0)));
+                mixed = std::array::from_fn(|index| mixed[index] + more[index]);
+            }
+        }
+        for index in 0..all.len() {
+            tell(&mut one, index);
+            tell(&mut other, all.len() - 1 - index);
+        }
+        let more = sum(&other.close(0, SHARE, at(0)));
+        let mixed: [u64; 4] = std::array::from_fn(|index| mixed[index] + more[index]);
+        prop_assert_eq!(sum(&one.close(0, SHARE, at(0))), mixed);
+    }
+
+    /// What replicas counted slot by slot leads to the very findings of one proxy that had all
+    /// of the traffic.
+    #[test]
+    fn many_replicas_are_judged_as_one_proxy(
+        traffic in proptest::collection::vec(
+            proptest::collection::vec((0..3_u64, 0..20_u64, 0..3_u64, 0..100_u64), 3), 1..60),
+    ) {
+        let plan = plan();
+        let mut single = Judge::new(&plan, SHARE, at(0));
+        let mut merged = Judge::new(&plan, SHARE, at(0));
+        let mut pool = pool();
+        for (number, replicas) in (1..).zip(&traffic) {
+            let now = Tick::new(SLOT * u32::try_from(number).unwrap());
+            let mut all = [0; 4];
+            for (name, (bad, good, stable_bad, stable_good)) in ["a", "b", "c"].iter().zip(replicas) {
+                let counts = [*bad, bad + good, *stable_bad, stable_bad + stable_good];
+                all = std::array::from_fn(|index| all[index] + counts[index]);
+                let slots = [slot(number, 0, SHARE, counts)];
+                pool.take(&source(name, "1"), &report(0, &slots), now);
+            }
+            let closed = pool.close(0, SHARE, now);
+            prop_assert_eq!(closed.len(), 1);
+            let found = merged.close_slot(now, &closed[0]);
+            prop_assert_eq!(found, single.close_slot(now, &slot_counts(all)));
+        }
+    }
+}

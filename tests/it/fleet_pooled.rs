@@ -1,0 +1,330 @@
+//! Three `serin` processes that judge as one: on the counts of all, by whoever holds the lease.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use serin_loadtest::load::{Load, LoadHandle, RequestTemplate};
+use serin_testkit::{
+    Answer, Backend, Client, ConfigFile, KubeApi, Metrics, Program, Proxy, Request, Script, arg,
+    eventually, seed,
+};
+
+const SERIN: &str = env!("CARGO_BIN_EXE_serin");
+const ROLLOUT: &str = "sentiment-v2";
+const LATCH: &str = "/api/v1/namespaces/models/configmaps/serin-gateway";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/models/leases/serin-gateway";
+
+/// Two steps of a second or so, then one that lasts.
+const SHORT: &str = "- { weight: 20%, for: { at_least: 0s, at_most: 2s } }
+    - { weight: 40%, for: { at_least: 0s, at_most: 2s } }
+    - { weight: 50%, for: 10m }";
+
+struct Replica {
+    program: Option<Program>,
+    file: ConfigFile,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Replica {
+    async fn start(file: ConfigFile) -> Self {
+        let program = Program::start(SERIN, &["run", "-c", arg(file.path())]);
+        let proxy = program.address("listening").await;
+        let admin = program.address(" admin").await;
+        let metrics = program.address(" metrics").await;
+        Self { program: Some(program), file, proxy, admin, metrics }
+    }
+
+    fn id(&self) -> u32 {
+        self.program.as_ref().unwrap().id()
+    }
+
+    async fn kill(&mut self) {
+        let program = self.program.take().unwrap();
+        program.signal("KILL");
+        program.ended().await;
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        let request = Request::get(path).host("localhost");
+        Client::of(self.admin).send(&request).await.expect(200)
+    }
+
+    async fn view(&self) -> Value {
+        self.get(&format!("/api/rollouts/{ROLLOUT}")).await.json()
+    }
+
+    async fn ask(&self, verb: &str) -> Answer {
+        let request = Request::post(&format!("/api/rollouts/{ROLLOUT}/{verb}"), "");
+        let request = request.host("localhost").header("content-type", "application/json");
+        Client::of(self.admin).send(&request).await
+    }
+
+    async fn gauge(&self, name: &str) -> f64 {
+        Metrics(self.get("/metrics").await.text()).value(name, &[])
+    }
+
+    async fn holds(&self) -> bool {
+        self.gauge("serin_fleet_lease_held").await > 0.5
+    }
+
+    /// Waits until its rollout is like that.
+    async fn expect(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("{what} at {}", self.admin), async || {
+            let view = self.view().await;
+            is(&view).then_some(view)
+        })
+        .await
+    }
+
+    async fn at_step(&self, step: u64) {
+        self.expect(&format!("step {step}"), |view| view["step"] == step).await;
+    }
+
+    async fn rolled_back(&self) -> Value {
+        self.expect("it is rolled back", |view| view["state"] == "rolled_back").await
+    }
+
+    fn load(&self, rps: f64) -> LoadHandle {
+        let request = RequestTemplate::sentiment("sentiment").unwrap();
+        Load { seed: seed(), ..Load::new(self.proxy, rps, request) }.start().unwrap()
+    }
+}
+
+/// The config of one replica, between its own ends.
+fn config(api: &KubeApi, [v1, v2]: [&Backend; 2], token: &str, steps: &str) -> ConfigFile {
+    let lines: Vec<_> = steps.lines().map(|line| format!("      {}", line.trim())).collect();
+    let steps = format!(
+        "\n    version: \"2\"\n    min_requests: 20\n    steps:\n{}\n\
+         fleet: {{ name: gateway, namespace: models, max_replicas: 3, \
+         replicas: \"models/serin-replicas:http\" }}\nmetrics: {{ address: 127.0.0.1:9902 }}",
+        lines.join("\n")
+    );
+    let mut file = Proxy::with_config("canary.yaml").backends([v1, v2]).with(&steps).config_file();
+    let path = file.folder().join("token");
+    std::fs::write(&path, token).unwrap();
+    let server = format!("http://{}", api.address);
+    let kubernetes =
+        format!("kubernetes: {{ server: \"{server}\", token_file: {} }}\n", path.display());
+    file.write((file.text() + &kubernetes).as_bytes());
+    file
+}
+
+const TOKENS: [&str; 3] = ["one", "two", "three"];
+
+async fn fleet(api: &KubeApi, v1: &Backend, v2: &Backend, steps: &str) -> Vec<Replica> {
+    let mut replicas = Vec::new();
+    for token in TOKENS {
+        replicas.push(Replica::start(config(api, [v1, v2], token, steps)).await);
+    }
+    found(api, &replicas);
+    replicas
+}
+
+/// The service of the replicas has these.
+fn found(api: &KubeApi, replicas: &[Replica]) {
+    let running = replicas.iter().filter(|one| one.program.is_some());
+    let addresses: Vec<_> = running.map(|one| one.metrics).collect();
+    api.service("serin-replicas", &addresses, &[]);
+}
+
+/// The place of the one that judges for all, once it hears everybody.
+async fn holder(replicas: &[Replica]) -> usize {
+    eventually("one of them judges for all", async || {
+        for (index, replica) in replicas.iter().enumerate() {
+            if replica.program.is_some() && replica.holds().await {
+                return Some(index);
+            }
+        }
+        None
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_fleet_goes_on_as_one_and_comes_back_as_one() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = fleet(&api, &v1, &v2, SHORT).await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(100.0)).collect();
+    for replica in &replicas {
+        replica.at_step(2).await;
+    }
+    let first = holder(&replicas).await;
+    let mut holders = 0;
+    for replica in &replicas {
+        holders += u32::from(replica.holds().await);
+    }
+    assert_eq!(holders, 1);
+    let seen = replicas[first].view().await["fleet"]["pooled"].clone();
+    assert_eq!((&seen["replicas"], &seen["missing"]), (&3.into(), &serde_json::json!([])));
+    v2.now(Script::answers(500));
+    let mut reasons = Vec::new();
+    for replica in &replicas {
+        let view = replica.rolled_back().await;
+        assert_eq!(view["weight"], 0.0);
+        reasons.push(view["reason"].clone());
+    }
+    assert!(reasons.iter().all(|one| *one == reasons[0]), "all tell the same: {reasons:?}");
+    loads.iter().for_each(LoadHandle::stop);
+    // Nobody has a state file.
+    for replica in &mut replicas {
+        replica.kill().await;
+    }
+    v2.now(Script::answers(200));
+    let again = Replica::start(replicas.remove(0).file).await;
+    again.rolled_back().await;
+}
+
+#[tokio::test]
+async fn when_the_holder_is_killed_another_one_goes_on() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = fleet(&api, &v1, &v2, SHORT).await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(60.0)).collect();
+    let first = holder(&replicas).await;
+    replicas[first].at_step(1).await;
+    replicas[first].kill().await;
+    found(&api, &replicas);
+    let next = holder(&replicas).await;
+    assert_ne!(next, first);
+    for replica in replicas.iter().filter(|one| one.program.is_some()) {
+        replica.at_step(2).await;
+    }
+    let lease = api.object(LEASE).unwrap();
+    assert!(lease["metadata"]["annotations"]["serin-evidence"].is_string(), "{lease}");
+    drop(loads);
+}
+
+#[tokio::test]
+async fn a_holder_that_ends_as_it_should_hands_over_at_once() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = fleet(&api, &v1, &v2, "- { weight: 20%, for: 10m }").await;
+    let first = holder(&replicas).await;
+    let before = api.object(LEASE).unwrap()["spec"]["holderIdentity"].clone();
+    let program = replicas[first].program.take().unwrap();
+    program.signal("TERM");
+    program.ended().await.expect(0);
+    let lease = api.object(LEASE).unwrap();
+    assert_ne!(lease["spec"]["holderIdentity"], before);
+    assert_ne!(holder(&replicas).await, first);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_cut_off_protects_and_goes_nowhere() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let (own_v1, own_v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let long = "- { weight: 20%, for: 10m }\n    - { weight: 40%, for: 10m }";
+    let mut replicas = fleet(&api, &v1, &v2, long).await;
+    // Whoever holds the lease is not the one that is cut off, which has ends of its own.
+    let first = holder(&replicas).await;
+    let other = (first + 1) % 3;
+    replicas[other].kill().await;
+    let file = config(&api, [&own_v1, &own_v2], TOKENS[other], long);
+    replicas[other] = Replica::start(file).await;
+    found(&api, &replicas);
+    let connected = async |index: usize, wanted: bool| {
+        eventually("the replica knows whether it is connected", async || {
+            let is = replicas[index].gauge("serin_fleet_connected").await > 0.5;
+            (is == wanted).then_some(())
+        })
+        .await;
+    };
+    connected(other, true).await;
+    api.ban(TOKENS[other]);
+    connected(other, false).await;
+    connected(first, true).await;
+    for word in ["promote", "resume", "promote?full=true"] {
+        let refused = replicas[other].ask(word).await.expect(409).text();
+        assert!(refused.contains("cut off"), "{refused}");
+    }
+    assert_eq!(replicas[first].ask("promote").await.status, 200);
+    replicas[3 - first - other].at_step(1).await;
+    assert_eq!(replicas[other].view().await["step"], 0);
+    // Nothing goes on while it is not known what one of them sees.
+    let what = "it is held for the replica that does not follow";
+    replicas[first].expect(what, |view| view["hold_reason"] == "replicas missing").await;
+    own_v2.now(Script::answers(500));
+    let _load = replicas[other].load(200.0);
+    replicas[other].rolled_back().await;
+    assert_eq!(replicas[first].view().await["state"], "progressing");
+}
+
+#[tokio::test]
+async fn a_broken_way_out_of_one_replica_takes_no_version_out_for_all() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let (own_v1, own_v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let long = "- { weight: 30%, for: 10m }\n    - { weight: 70%, for: 10m }";
+    let mut replicas = Vec::new();
+    for (token, ends) in TOKENS.iter().zip([[&v1, &v2], [&v1, &v2], [&own_v1, &own_v2]]) {
+        replicas.push(Replica::start(config(&api, ends, token, long)).await);
+    }
+    found(&api, &replicas);
+    let holder = holder(&replicas).await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(150.0)).collect();
+    for step in 0..2 {
+        own_v1.now(Script::resets());
+        own_v2.now(Script::resets());
+        let before = own_v2.requests();
+        // Far more than would prove it, if it were the version's.
+        eventually("it has failed often", async || {
+            (own_v2.requests() > before + 300).then_some(())
+        })
+        .await;
+        for replica in &replicas {
+            let view = replica.view().await;
+            assert_eq!((&view["step"], &view["reason"]), (&step.into(), &Value::Null), "{view}");
+        }
+        own_v1.now(Script::answers(200));
+        own_v2.now(Script::answers(200));
+        if step == 0 {
+            assert_eq!(replicas[holder].ask("promote").await.status, 200);
+            for replica in &replicas {
+                replica.at_step(1).await;
+            }
+        }
+    }
+    // But a version that fails everywhere is out.
+    v2.now(Script::answers(500));
+    own_v2.now(Script::answers(500));
+    for replica in &replicas {
+        replica.rolled_back().await;
+    }
+    drop(loads);
+}
+
+#[tokio::test]
+async fn words_at_any_replica_are_those_of_all() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let long =
+        "- { weight: 20%, for: 10m }\n    - { pause: true }\n    - { weight: 40%, for: 10m }";
+    let replicas = fleet(&api, &v1, &v2, long).await;
+    let all = async |what: &str, is: &dyn Fn(&Value) -> bool| {
+        for replica in &replicas {
+            replica.expect(what, is).await;
+        }
+    };
+    holder(&replicas).await;
+    assert_eq!(replicas[0].ask("pause").await.status, 200);
+    all("paused", &|view| view["state"] == "paused").await;
+    assert_eq!(replicas[1].ask("resume").await.status, 200);
+    all("going on", &|view| view["state"] != "paused").await;
+    assert_eq!(replicas[2].ask("promote").await.status, 200);
+    all("the gate", &|view| view["step"] == 1 && view["state"] == "paused").await;
+    assert_eq!(replicas[0].ask("resume").await.status, 200);
+    all("behind the gate", &|view| view["step"] == 2).await;
+    assert_eq!(replicas[1].ask("abort").await.status, 200);
+    all("aborted", &|view| view["state"] == "aborted").await;
+    assert_eq!(replicas[2].ask("reset").await.status, 200);
+    all("at the start", &|view| view["step"] == 0 && view["state"] != "aborted").await;
+    assert_eq!(replicas[0].ask("promote?full=true").await.status, 200);
+    all("promoted", &|view| view["state"] == "promoted" && view["weight"] == 1.0).await;
+    let latch = api.object(LATCH).unwrap()["data"]["latch.json"].as_str().unwrap().to_owned();
+    assert!(latch.contains("\"promoted\":true"), "{latch}");
+    assert!(replicas.iter().all(|one| one.id() > 0));
+}
