@@ -160,13 +160,11 @@ async fn a_fleet_goes_on_as_one_and_comes_back_as_one() {
     let seen = replicas[first].view().await["fleet"]["pooled"].clone();
     assert_eq!((&seen["replicas"], &seen["missing"]), (&3.into(), &serde_json::json!([])));
     v2.now(Script::answers(500));
-    let mut reasons = Vec::new();
     for replica in &replicas {
         let view = replica.rolled_back().await;
-        assert_eq!(view["weight"], 0.0);
-        reasons.push(view["reason"].clone());
+        let reason = view["reason"].as_str().unwrap_or_default();
+        assert!(view["weight"] == 0.0 && reason.starts_with("errors <= 1%: "), "{view}");
     }
-    assert!(reasons.iter().all(|one| *one == reasons[0]), "all tell the same: {reasons:?}");
     loads.iter().for_each(LoadHandle::stop);
     // Nobody has a state file.
     for replica in &mut replicas {

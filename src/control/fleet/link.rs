@@ -52,7 +52,7 @@ impl Link {
     ) {
         let mut known = Latch::default();
         let mut pause = Duration::ZERO;
-        let (mut is_away, mut is_known) = (false, false);
+        let (mut is_away, mut is_known, mut is_late) = (false, false, false);
         loop {
             let own = raised.borrow_and_update().clone();
             let is_new = known.clone().merge(&own);
@@ -90,26 +90,17 @@ impl Link {
                         return;
                     }
                     let proposal = proposed.borrow_and_update().clone();
-                    if let Some(proposal) = proposal.filter(|one| self.clock.now() < one.until) {
-                        match self.propose(&proposal).await {
-                            Ok(written) => drop(known.merge(&written)),
-                            // It is proposed again, if it is still so.
-                            Err(error) => tracing::warn!(
-                                event = "fleet_step_unwritten", %error,
-                                rollout = proposal.rollout, "the fleet cannot go on"
-                            ),
-                        }
-                    }
+                    known.merge(&self.go_on(proposal).await);
                 }
                 () = sleep(pause), if is_new => match self.write(&own).await {
                     Ok(written) => {
                         known.merge(&written);
-                        pause = Duration::ZERO;
+                        (pause, is_late) = (Duration::ZERO, false);
                     }
                     Err(error) => {
-                        if !error.is_conflict() {
+                        if !error.is_conflict() && !std::mem::replace(&mut is_late, true) {
                             tracing::warn!(
-                                event = "latch_unwritten", %error,
+                                event = "latch_late", %error,
                                 "the fleet is not told yet what has changed"
                             );
                         }
@@ -135,6 +126,21 @@ impl Link {
             self.put(found, &latch).await?;
         }
         Ok(latch)
+    }
+
+    /// Tries once to write down how the fleet goes on. What it has come to, as far as that is
+    /// known then.
+    async fn go_on(&self, proposal: Option<Proposal>) -> Latch {
+        let in_time = |one: &Proposal| self.clock.now() < one.until;
+        let Some(proposal) = proposal.filter(in_time) else { return Latch::default() };
+        self.propose(&proposal).await.unwrap_or_else(|error| {
+            // It is proposed again, if it is still so.
+            tracing::warn!(
+                event = "fleet_step_unwritten", %error, rollout = proposal.rollout,
+                "the fleet cannot go on"
+            );
+            Latch::default()
+        })
     }
 
     /// Writes down how the fleet goes on, if nothing has changed since that was decided. What
