@@ -52,7 +52,7 @@ test-tls:
     cargo build --locked
     tests/real/tls
 
-# Alerts and dashboards with a real Prometheus and Alertmanager: a minute.
+# Alerts, dashboards and the exposition with a real Prometheus and Alertmanager: a minute.
 test-alerts:
     cargo build --locked --workspace
     tests/real/alerts
@@ -127,6 +127,12 @@ instructions *args:
     cargo build --locked --profile dist --bin serin
     cargo build --locked --release --package serin-loadtest
     "{{ target }}/release/loadtest" instructions --serin "{{ target }}/dist/serin" {{ args }}
+
+# Builds the image on bases made here and runs it as k8s/ does: size, cached dependencies, user, no
+# shell, read-only root, healthcheck, a drain under load. Root on a Debian with buildah, runc and
+# mmdebstrap; ten minutes the first time.
+image-test:
+    tests/real/image
 
 # The image of Serin, and that of the model server of k8s/.
 image:

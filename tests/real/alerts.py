@@ -234,6 +234,23 @@ def ask_everything(prometheus, since):
     return faults
 
 
+def check_exposition(url):
+    """What `promtool check metrics` has to say of the names, types and helps in a live scrape."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        kind, text = answer.headers["content-type"], answer.read()
+    if not kind.startswith("text/plain; version=0.0.4"):
+        return [f"/metrics has the content type {kind}"]
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30
+    )
+    said = [*checked.stdout.decode().splitlines(), *checked.stderr.decode().splitlines()]
+    samples = sum(not line.startswith(b"#") for line in text.splitlines())
+    print(f"promtool check metrics: {samples} samples, {len(said)} faults")
+    if samples < 100 or checked.returncode and not said:
+        said.append(f"{samples} samples, promtool ended with {checked.returncode}")
+    return [f"promtool check metrics: {line}" for line in said]
+
+
 def main():
     with contextlib.ExitStack() as ended, tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
@@ -299,6 +316,7 @@ def main():
             file.write("nonsense: true\n")
         wait_for_alerts(EXPECTED - {"SerinDown"})
         faults = ask_everything(prometheus, since)
+        faults += check_exposition(f"http://127.0.0.1:{ports['metrics']}/metrics")
         serin.kill()
         wait_for_alerts({"SerinDown"})
 
