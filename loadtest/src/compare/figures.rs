@@ -13,7 +13,7 @@ pub(super) const RAW: &str = "raw ";
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Figure {
     pub(super) round: u32,
-    /// The peer, with `+mirror` where it mirrors.
+    /// The peer, with `+mirror` or another word where it does more.
     pub(super) peer: String,
     /// What it is, with its unit.
     pub(super) what: String,
@@ -63,11 +63,11 @@ impl Figures {
         Some(Spread { least, median: median(&values)?, most })
     }
 
-    /// Of the first figure: that of Serin over that of `peer`; of a peer that mirrors, its own
+    /// Of the first figure: that of Serin over that of `peer`; of a peer that does more, its own
     /// over that of the same peer without. Text and ratio.
     pub(super) fn ratio(&self, peer: &str) -> Option<(String, f64)> {
-        let (over, under) = match peer.strip_suffix("+mirror") {
-            Some(plain) => (peer, plain),
+        let (over, under) = match peer.split_once('+') {
+            Some((plain, _)) => (peer, plain),
             None => ("serin", peer),
         };
         let what = *self.shown().first()?;

@@ -22,7 +22,7 @@ use super::scenario::Scenario;
 use super::{Folder, certificate, fresh, report, start_backend};
 
 /// What is counted: these scenarios, one request at a time.
-const CASES: [&str; 5] = ["plain", "headers", "http2", "upload", "mirror"];
+const CASES: [&str; 6] = ["plain", "headers", "http2", "upload", "mirror", "telling"];
 /// The difference of two runs leaves out what starting and ending take.
 const REQUESTS: [u64; 2] = [400, 2_400];
 /// More than this above the baseline fails.
@@ -129,8 +129,9 @@ async fn count_run(
     requests: u64,
     folder: &Path,
 ) -> anyhow::Result<u64> {
-    let setting =
-        Setting::find(scenario, backend, if scenario.mirror { &["mirror"] } else { &[] })?;
+    // All that it can be asked to do beside.
+    let more = scenario.more().last();
+    let setting = Setting::find(scenario, backend, more.as_slice())?;
     let counts = folder.join("callgrind.out");
     let mut arguments =
         vec!["--tool=callgrind".to_owned(), format!("--callgrind-out-file={}", counts.display())];

@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::figures::{Figures, RAW};
 use super::peer::{Peer, Setting};
 use super::process::{self, Cores, Generator, Process};
-use super::scenario::Scenario;
+use super::scenario::{MORE, Scenario};
 use crate::commands::drive::Protocol;
 use crate::wire::answers::Messages;
 use crate::wire::backend::COUNT_PATH;
@@ -32,6 +32,8 @@ const SPLIT_CHECKED_BYTES: u64 = 256 << 20;
 /// Connections that are quiet for so long are idle. nginx, HAProxy and Envoy free nothing
 /// later; Serin is done after a second.
 const SETTLE: Duration = Duration::from_secs(2);
+/// No line of an access log is shorter.
+const LINE_BYTES_MIN: u64 = 100;
 
 /// Where the load comes from, and how long.
 pub(super) struct Bench<'a> {
@@ -52,8 +54,12 @@ pub(super) struct Backend {
 
 /// A proxy that runs.
 pub(super) struct Racer {
-    /// The peer's name, with `+mirror` where it mirrors.
+    /// The peer's name, with `+mirror` or another word where it does more.
     pub(super) label: String,
+    /// What it does more.
+    more: Option<&'static str>,
+    /// Where it writes a line for each request, if it does.
+    access_log: PathBuf,
     pub(super) splits: bool,
     pub(super) process: Process,
     /// Where it is asked in HTTP/1.1.
@@ -71,8 +77,10 @@ impl Racer {
         cores: &Cores,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let mirror = setting.conditions.contains(&"mirror");
-        let label = format!("{}{}", peer.name, if mirror { "+mirror" } else { "" });
+        let more = MORE.into_iter().find(|word| setting.conditions.contains(word));
+        let label = more.map(|word| format!("{}+{word}", peer.name));
+        let label = label.unwrap_or_else(|| peer.name.to_owned());
+        let access_log = folder.join("access.log");
         let arguments = peer.prepare(setting, folder)?;
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let log = folder.join(format!("{label}.log"));
@@ -86,7 +94,29 @@ impl Racer {
             _ => plain,
         };
         process.wait_until_it_answers(plain, PATH).await.with_context(|| label.clone())?;
-        Ok(Self { label, splits: peer.name != "relay", process, plain, target })
+        let splits = peer.name != "relay";
+        Ok(Self { label, more, access_log, splits, process, plain, target })
+    }
+
+    /// That it did what it is to do more, for so many requests: the shadow, which is the
+    /// collector too, got so many messages, and the log so many lines.
+    fn check_more(&self, requests: u64, messages: u64) -> anyhow::Result<()> {
+        let (label, least) = (&self.label, requests * 99 / 100);
+        match self.more {
+            Some("mirror") => {
+                ensure!(messages >= least, "{label} copied {messages} of {requests} requests");
+            }
+            Some("tracing" | "telling") => ensure!(messages > 0, "{label} sent no spans"),
+            _ => {}
+        }
+        if matches!(self.more, Some("access_log" | "telling")) {
+            let log = std::fs::OpenOptions::new().write(true).open(&self.access_log)?;
+            let bytes = log.metadata()?.len();
+            ensure!(bytes >= least * LINE_BYTES_MIN, "{label} wrote {bytes} bytes of log");
+            // It is appended to: the next run begins at the beginning.
+            log.set_len(0)?;
+        }
+        Ok(())
     }
 }
 
@@ -149,11 +179,8 @@ impl Bench<'_> {
         if racer.splits {
             self.check_share(before, 0.1).await.with_context(|| label.clone())?;
         }
-        if label.ends_with("+mirror") {
-            let copies = self.backend.count(self.backend.shadow).await? - shadowed;
-            let least = seen.requests * 99 / 100;
-            ensure!(copies >= least, "{label} copied {copies} of {} requests", seen.requests);
-        }
+        let shadowed = self.backend.count(self.backend.shadow).await? - shadowed;
+        racer.check_more(seen.requests, shadowed)?;
         figures.add(round, label, "CPU µs per request", micros_each(cpu, seen));
         figures.add(round, label, "requests per second", seen.requests as f64 / seen.seconds);
         Ok(())

@@ -177,12 +177,10 @@ impl Compare {
     ) -> anyhow::Result<()> {
         let mut racers = Vec::new();
         for peer in peers {
-            for mirror in [false, true] {
-                if !mirror || bench.scenario.mirror {
-                    let racer = self.start(bench, peer, mirror, folder).await?;
-                    bench.check_split(&racer).await?;
-                    racers.push(racer);
-                }
+            for more in std::iter::once(None).chain(bench.scenario.more().map(Some)) {
+                let racer = self.start(bench, peer, more, folder).await?;
+                bench.check_split(&racer).await?;
+                racers.push(racer);
             }
         }
         for round in 1..=self.rounds {
@@ -216,7 +214,7 @@ impl Compare {
     ) -> anyhow::Result<()> {
         for round in 1..=self.rounds {
             for peer in peers {
-                let racer = self.start(bench, peer, false, folder).await?;
+                let racer = self.start(bench, peer, None, folder).await?;
                 bench.idle(round, &racer, figures).await?;
                 racer.process.end().await;
             }
@@ -254,12 +252,11 @@ impl Compare {
         &self,
         bench: &Bench<'_>,
         peer: &Peer,
-        mirror: bool,
+        more: Option<&'static str>,
         folder: &Path,
     ) -> anyhow::Result<Racer> {
-        let own = fresh(folder, &format!("{}{}", peer.name, if mirror { "-mirror" } else { "" }))?;
-        let mirroring: &[_] = if mirror { &["mirror"] } else { &[] };
-        let setting = Setting::find(bench.scenario, bench.backend, mirroring)?;
+        let own = fresh(folder, &format!("{}-{}", peer.name, more.unwrap_or("plain")))?;
+        let setting = Setting::find(bench.scenario, bench.backend, more.as_slice())?;
         let cores = Cores(self.proxy_core.to_string());
         Racer::start(peer, &setting, bench.scenario.protocol, &cores, &own).await
     }

@@ -148,6 +148,7 @@ fn first_line(program: &Path, flag: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::scenario::MORE;
 
     fn setting(conditions: &[&'static str]) -> Setting {
         Setting {
@@ -165,7 +166,8 @@ mod tests {
 
     #[test]
     fn configs_are_filled_in_completely() {
-        let all = setting(&["tls", "http2", "mirror", "streams", "upload", "download"]);
+        let kinds = ["tls", "http2", "streams", "upload", "download"];
+        let all = setting(&[&kinds[..], &MORE[..]].concat());
         for name in ["serin.yaml", "haproxy.cfg", "nginx.conf", "envoy.yaml"] {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
             let template = std::fs::read_to_string(file).unwrap();

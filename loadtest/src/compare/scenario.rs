@@ -15,6 +15,11 @@ use crate::commands::drive::Protocol;
 /// From this size on, a peer is told that bodies are large.
 const LARGE_BYTES: usize = 32 << 10;
 
+/// What a proxy may be asked to do beside: a copy of every request to a shadow; spans of one
+/// request in a hundred; a line for each request in a file; spans and lines. Each is a word
+/// that a config's `#if` may ask for.
+pub(super) const MORE: [&str; 4] = ["mirror", "tracing", "access_log", "telling"];
+
 /// One scenario, as its file says it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -41,8 +46,8 @@ pub(super) struct Scenario {
     pub(super) idle: Vec<usize>,
     /// Of `measure = "workers"`.
     pub(super) workers: Vec<u32>,
-    /// Each peer also with a copy of every request to a shadow.
-    pub(super) mirror: bool,
+    /// Each peer also with more to do, of [`MORE`]: one after the other, beside without.
+    pub(super) with: Vec<String>,
     /// Only these peers can do it.
     pub(super) peers: Option<Vec<String>>,
     /// The first figure, as a ratio, is to be at most this. See `Report::ratio`.
@@ -82,7 +87,7 @@ impl Default for Scenario {
             rates: Vec::new(),
             idle: Vec::new(),
             workers: Vec::new(),
-            mirror: false,
+            with: Vec::new(),
             peers: None,
             goals: BTreeMap::new(),
         }
@@ -126,12 +131,19 @@ impl Scenario {
             Measure::Saturation => true,
         };
         ensure!(wanted, "{:?} needs its list", self.measure);
+        let unknown = self.with.iter().find(|word| !MORE.contains(&word.as_str()));
+        ensure!(unknown.is_none(), "with: {}", MORE.join(", "));
         Ok(())
     }
 
     /// Whether the generator can go to the backend without a proxy in between.
     pub(super) fn goes_direct(&self) -> bool {
-        self.protocol == Protocol::Http1 && !self.mirror
+        self.protocol == Protocol::Http1 && self.with.is_empty()
+    }
+
+    /// What is done beside the plain work, one word each.
+    pub(super) fn more(&self) -> impl Iterator<Item = &'static str> {
+        MORE.into_iter().filter(|word| self.with.iter().any(|one| one == word))
     }
 
     /// Whether `peer` can take part.
@@ -222,6 +234,7 @@ mod tests {
             "title = 'a'\nconections = 1",
             "title = 'a'\nconnections = 0",
             "title = 'a'\nmeasure = 'rate'",
+            "title = 'a'\nwith = ['miror']",
             "title = 'a'\nmeasure = 'idle'\nidle = [0, 20000]",
             "title = 'a'\nmeasure = 'idle'\nidle = [64, 0]",
         ] {
@@ -235,5 +248,6 @@ mod tests {
         assert!(read("plain.toml").takes("relay") && read("plain.toml").takes("haproxy"));
         assert!(!read("tls.toml").takes("relay"));
         assert!(!read("mirror.toml").takes("relay") && !read("mirror.toml").takes("haproxy"));
+        assert!(read("telling.toml").more().eq(["tracing", "access_log", "telling"]));
     }
 }
