@@ -25,6 +25,7 @@ mod http2_floods;
 mod http2_rules;
 mod http2_websocket;
 mod kubernetes;
+mod kubernetes_tls;
 mod limits;
 mod logs;
 mod mirrors;
