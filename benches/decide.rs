@@ -18,7 +18,7 @@ use serin::rollout::verdict::Tally;
 use serin::telemetry::counts::{Arm, Evidence, Leg, LegKey, Measures};
 use serin::telemetry::sample::{Judged, OpenAttempts, Sample, WorkerArm, WorkerLeg};
 use serin::traffic::draw::Salt;
-use serin::traffic::matching::{HostPattern, Match, PathMatch, RequestView, ValueMatch};
+use serin::traffic::matching::{HostPattern, Match, ModelView, PathMatch, RequestView, ValueMatch};
 use serin::traffic::outcome::Outcome;
 use serin::traffic::route::{Entry, Table};
 use serin::traffic::split::Split;
@@ -69,6 +69,7 @@ fn find_a_rule(c: &mut Criterion) {
                 query: None,
                 headers: &headers,
                 client: None,
+                model: ModelView::Unread,
             };
             assert_eq!(table.find(&request).is_some(), what != "none");
             group.bench_function(BenchmarkId::new(what, rules), |b| {

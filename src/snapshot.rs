@@ -93,6 +93,8 @@ pub struct Rule {
     pub split: Split<usize>,
     /// The backends of the rule.
     pub targets: Vec<Target>,
+    /// Whether a target or a shadow knows its model by another name: bodies are read then.
+    pub renames: bool,
     /// What keeps a user on one version.
     pub sticky: Option<StickyKey>,
     /// Of the sticky hash.
@@ -131,6 +133,8 @@ pub struct Target {
     pub arm: Option<Arm>,
     /// Becomes true when its answers are to be ended; `None` is never.
     pub cut: Option<Arc<AtomicBool>>,
+    /// The name that it knows its model by; `None` is the one that was asked for.
+    pub model: Option<Arc<str>>,
 }
 
 /// A mirror of a rule.

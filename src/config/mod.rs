@@ -325,6 +325,8 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// At least one with a weight over zero.
     pub backends: Vec<(BackendName, Weight)>,
+    /// Names that some of them know their model by, beside the one that is asked for.
+    pub models: Vec<(BackendName, Arc<str>)>,
     /// What keeps a user on one version.
     pub sticky: Option<StickyKey>,
     /// Shadows, each with a draw of its own.

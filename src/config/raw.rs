@@ -4,6 +4,7 @@
 //! they speak to whoever writes a config file.
 
 mod kubernetes;
+mod matches;
 pub mod probe;
 mod telling;
 mod tls;
@@ -13,19 +14,18 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::config::quantity::{
     BalanceWord, CidrText, CookieName, Count, DnsTarget, Endpoint, ErrorLimit, FieldName,
     FieldValue, FilePath, Flag, HoldWord, Hostname, InFlightWord, LatencyWord, ListenAddress,
-    MethodName, Name, ObjectiveBreach, OffWord, Parameter, PathExact, PathPrefix, Pattern, Percent,
-    Protocol, QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServicePort, Size,
-    Span, SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
+    MethodName, ModelName, Name, ObjectiveBreach, OffWord, Parameter, Percent, Protocol,
+    QuantileKey, Rate, RatioNumber, RetryWord, RolloutBreach, RuleRef, ServicePort, Size, Span,
+    SpanOrZero, StreamsWord, Target, Text, UntilWord, VersionText,
 };
 pub use crate::config::raw::kubernetes::{Fleet, Kubernetes};
+pub use crate::config::raw::matches::{Match, ModelForm, PathForm};
 pub use crate::config::raw::telling::{AccessLog, Notify, Tracing};
 pub use crate::config::raw::tls::{BackendTls, ClientMatch, ListenerTls, ProxyProtocolForm};
 use crate::config::read::{As, At, Form, Keys, ObjectSchema, Pairs, Read, maps};
 use crate::config::tree::{Node, Report};
 use crate::units::Weight;
 
-/// A prefix, or a map that says which kind of path it is.
-pub type PathForm = Form<As<PathPrefix>, Path>;
 /// A quantile and its limit, or stable as the measure.
 pub type LatencyForm = Form<As<LatencyWord>, Pairs<QuantileKey, As<Span>>>;
 /// `hold`, or a map that says after how long.
@@ -254,74 +254,15 @@ maps! {
             (["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]),
     }
 
-    /// Conditions that must all hold.
-    Match later ["model"] {
-        /// A prefix of whole segments, or a map. Default: every path.
-        may path: PathForm,
-        /// In capitals. Default: every method.
-        may method: As<MethodName>,
-        /// Conditions on headers.
-        may headers: Vec<At<HeaderMatch>>,
-        /// Conditions on cookies.
-        may cookies: Vec<At<CookieMatch>>,
-        /// Conditions on query parameters.
-        may query: Vec<At<QueryMatch>>,
-        /// A condition on the client's verified certificate.
-        may client: ClientMatch,
-    }
-
-    /// A path: exactly one of these keys.
-    Path later [] {
-        /// A prefix of whole segments: `/v2` fits `/v2` and `/v2/x`, not `/v20`.
-        may prefix: As<PathPrefix>,
-        /// The whole path.
-        may exact: As<PathExact>,
-        /// Searched for anywhere in the path; write `^` and `$` when you mean them.
-        may regex: As<Pattern>,
-    }
-
-    /// A condition on a header; exactly one of `value`, `regex` and `present`.
-    HeaderMatch later [] {
-        /// The header's name; case does not matter.
-        must name: As<FieldName>,
-        /// Exactly this value.
-        may value: As<Text>,
-        /// Searched for anywhere in the value.
-        may regex: As<Pattern>,
-        /// Whether it has to be there, whatever its value.
-        may present: As<Flag>,
-    }
-
-    /// A condition on a cookie; exactly one of `value`, `regex` and `present`.
-    CookieMatch later [] {
-        /// The cookie's name; case matters.
-        must name: As<CookieName>,
-        /// Exactly this value.
-        may value: As<Text>,
-        /// Searched for anywhere in the value.
-        may regex: As<Pattern>,
-        /// Whether it has to be there, whatever its value.
-        may present: As<Flag>,
-    }
-
-    /// A condition on a query parameter; exactly one of `value`, `regex` and `present`.
-    QueryMatch later [] {
-        /// The parameter's name, decoded; case matters.
-        must name: As<Parameter>,
-        /// Exactly this value, decoded.
-        may value: As<Text>,
-        /// Searched for anywhere in the value, decoded.
-        may regex: As<Pattern>,
-        /// Whether it has to be there, whatever its value.
-        may present: As<Flag>,
-    }
-
     /// A backend of a rule.
-    RuleBackend later ["model"] {
+    RuleBackend later [] {
         /// One of `backends`.
         must name: As<Text>,
         /// Its share is weight / sum of weights; 0 to 1000000, and 0 gets nothing.
         may weight: As<Count<0, { Weight::MAX }>> = 1,
+        /// The name that it knows its model by: put into the body in place of the `model` that was
+        /// asked for. Default: the body stays as it is.
+        may model: As<ModelName>,
     }
 
     /// What keeps a user on one version; exactly one of these keys.
@@ -348,6 +289,9 @@ maps! {
         may max_in_flight: As<Count<1, 1_000_000>> = 64,
         /// What is changed in the copy's head.
         may headers: MirrorHeaders,
+        /// The name that it knows its model by: put into the copy's body in place of the `model`
+        /// that was asked for. Default: the body stays as it is.
+        may model: As<ModelName>,
     }
 
     /// What is changed in a copy's head.

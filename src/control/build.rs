@@ -222,7 +222,12 @@ impl Builder<'_> {
             self.roster.is_ready(&plan.canary)
                 && (share == Some(Ratio::ONE) || self.roster.is_ready(&plan.stable))
         });
+        let model = |name: &BackendName| {
+            let mut models = rule.models.iter();
+            models.find(|(backend, _)| backend == name).map(|(_, model)| Arc::clone(model))
+        };
         let targets = weights.iter().map(|(name, _)| Target {
+            model: model(name),
             backend: self.backend(name),
             leg: self.leg(&id, name),
             cut: rollout
@@ -233,18 +238,23 @@ impl Builder<'_> {
                 stable.or((*name == plan.canary).then_some(Arm::Canary))
             }),
         });
-        let targets = targets.collect();
+        let targets: Vec<_> = targets.collect();
         let copies = rollout.and_then(|standing| Some((standing.plan, standing.copies?)));
-        let copies = copies.map(|(plan, copies)| copies_for(&plan.canary, copies));
+        let copies = copies.map(|(plan, copies)| Mirror {
+            model: model(&plan.canary),
+            ..copies_for(&plan.canary, copies)
+        });
         let mirrors = rule.mirrors.iter().cloned().chain(copies).map(|mirror| Shadow {
             backend: self.backend(&mirror.backend),
             leg: self.leg(&id, &mirror.backend),
             in_flight: self.registry.budget(leg_key(&id, &mirror.backend)),
             mirror,
         });
-        let mirrors = mirrors.collect();
+        let mirrors: Vec<_> = mirrors.collect();
         Some(Rule {
             split,
+            renames: targets.iter().any(|one| one.model.is_some())
+                || mirrors.iter().any(|one| one.mirror.model.is_some()),
             targets,
             sticky: rule.sticky.clone(),
             salt: match plan {
@@ -300,6 +310,7 @@ fn copies_for(canary: &BackendName, copies: &Copies) -> Mirror {
         in_flight_max: Mirror::IN_FLIGHT_MAX,
         remove: Vec::new(),
         set: Vec::new(),
+        model: None,
     }
 }
 

@@ -63,7 +63,10 @@ fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
     Value::Object(said.map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-fn list<'i, T: 'i>(items: impl IntoIterator<Item = &'i T>, show: fn(&'i T) -> Value) -> Value {
+fn list<'i, T: 'i>(
+    items: impl IntoIterator<Item = &'i T>,
+    show: impl FnMut(&'i T) -> Value,
+) -> Value {
     items.into_iter().map(show).collect()
 }
 
@@ -235,7 +238,7 @@ fn rule(rule: &Rule) -> Value {
     map([
         ("name", rule.name.as_str().into()),
         ("matches", list(&rule.matches, one_match)),
-        ("backends", list(&rule.backends, share)),
+        ("backends", list(&rule.backends, |one| share(rule, one))),
         ("sticky", rule.sticky.as_ref().map_or(Value::Null, sticky)),
         ("mirrors", list(&rule.mirrors, mirror)),
         ("timeouts", timeouts(&rule.timeouts)),
@@ -245,8 +248,13 @@ fn rule(rule: &Rule) -> Value {
     ])
 }
 
-fn share((name, weight): &(BackendName, Weight)) -> Value {
-    json!({ "name": name.as_str(), "weight": weight.get() })
+fn share(rule: &Rule, (name, weight): &(BackendName, Weight)) -> Value {
+    let model = rule.models.iter().find(|(backend, _)| backend == name);
+    map([
+        ("name", name.as_str().into()),
+        ("weight", weight.get().into()),
+        ("model", model.map_or(Value::Null, |(_, model)| model.as_ref().into())),
+    ])
 }
 
 fn one_match(one: &Match) -> Value {
@@ -264,7 +272,16 @@ fn one_match(one: &Match) -> Value {
         ("cookies", one.cookies.iter().map(|(name, value)| condition(name, value)).collect()),
         ("query", one.query.iter().map(|(name, value)| condition(name, value)).collect()),
         ("client", one.client.as_ref().map_or(Value::Null, client)),
+        ("model", one.model.as_ref().map_or(Value::Null, model)),
     ])
+}
+
+fn model(value: &ValueMatch) -> Value {
+    match value {
+        ValueMatch::Exact(name) => name.as_str().into(),
+        ValueMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
+        ValueMatch::Present(present) => json!({ "present": present }),
+    }
 }
 
 fn client(one: &ClientMatch) -> Value {
@@ -307,6 +324,7 @@ fn mirror(mirror: &Mirror) -> Value {
         ("max_body", size_text(mirror.body_bytes_max).into()),
         ("max_in_flight", mirror.in_flight_max.into()),
         ("headers", headers),
+        ("model", mirror.model.as_deref().map_or(Value::Null, Into::into)),
     ])
 }
 

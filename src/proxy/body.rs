@@ -34,6 +34,8 @@ pub struct Source {
     /// What the pieces cost to keep.
     kept_cost: Cell<usize>,
     held: Held,
+    /// Pieces of `kept` that the present attempt has sent.
+    sent: Cell<usize>,
     /// 0: nothing is kept.
     keep_bytes_max: Cell<usize>,
     /// How much is kept to be sent again; set before anything is sent.
@@ -126,10 +128,39 @@ impl Source {
         self.answered.set(true);
         if self.copies.borrow().is_empty() {
             self.keep_bytes_max.set(0);
-            self.kept.borrow_mut().clear();
-            self.held.give_back();
             self.lost.set(true);
+            self.forget_sent();
         }
+    }
+
+    /// What was kept and is sent is not needed any more; what is not sent yet still is.
+    fn forget_sent(&self) {
+        let (mut kept, sent) = (self.kept.borrow_mut(), self.sent.get());
+        if sent >= kept.len() {
+            kept.clear();
+            self.held.give_back();
+        } else {
+            kept[..sent].fill(Bytes::new());
+        }
+    }
+
+    /// All that came, as one piece; `None` if not all of it was kept.
+    pub fn gather(&self) -> Option<Bytes> {
+        let mut kept = self.kept.borrow_mut();
+        let bytes = match &kept[..] {
+            [one] => one.clone(),
+            pieces => Bytes::from(pieces.concat()),
+        };
+        *kept = if bytes.is_empty() { Vec::new() } else { vec![bytes.clone()] };
+        let is_all = bytes.len() == self.kept_bytes.get();
+        // Trailers are dropped, and what is here can be sent again.
+        self.lost.set(self.lost.get() && !is_all);
+        is_all.then_some(bytes)
+    }
+
+    /// Sends `pieces` in place of the body, which has come as a whole.
+    pub fn replace(&self, pieces: Vec<Bytes>) {
+        self.kept.replace(pieces);
     }
 
     /// Whether everything that was sent can be sent again.
@@ -260,6 +291,7 @@ impl RequestBody {
     /// From the beginning. Keeps `wait` up to date: `idle` between pieces, `first_byte`
     /// once all is sent.
     pub fn new(source: Rc<Source>, wait: Rc<Deadline>, timeouts: Timeouts) -> Self {
+        source.sent.set(0);
         let body = Self { source, sent: 0, wait, timeouts };
         body.mind_the_time();
         body
@@ -320,12 +352,17 @@ impl Body for RequestBody {
         let kept = self.source.kept.borrow().get(self.sent).cloned();
         if let Some(data) = kept {
             self.sent += 1;
+            self.source.sent.set(self.sent);
+            if self.source.lost.get() {
+                self.source.forget_sent();
+            }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let polled = self.source.poll_incoming(cx);
         if polled.is_ready() {
             let sent = self.source.kept.borrow().len();
             self.sent = sent;
+            self.source.sent.set(self.sent);
             self.has_waited();
             self.mind_the_time();
             if self.source.is_tunnel.get() {

@@ -12,7 +12,6 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 
-use crate::clock::Clock;
 use crate::proxy::admission;
 use crate::proxy::body::Source;
 use crate::proxy::cut::{Cuttable, is_to_be_cut};
@@ -27,6 +26,7 @@ use crate::proxy::response::ResponseBody;
 use crate::proxy::tries::Tries;
 use crate::proxy::upstream::{AnswerBody, Outbound};
 use crate::proxy::view::{Pick, RuleRef, TargetView, View};
+use crate::proxy::whole::Whole;
 use crate::proxy::worker::Worker;
 use crate::snapshot;
 use crate::telemetry::counts::MirrorResult;
@@ -36,7 +36,7 @@ use crate::telemetry::told::End;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::grpc;
 use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
-use crate::traffic::matching::{cookies, query_value};
+use crate::traffic::matching::{ModelView, cookies, query_value};
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
 use crate::units::Tick;
@@ -96,8 +96,7 @@ impl Exchange {
         grpc: bool,
     ) -> Option<Response<ResponseBody>> {
         let view = self.worker.view();
-        let now = self.worker.clock.now();
-        let end = refused(&view, self.worker.clock, now, error);
+        let end = self.refused(&view, self.worker.clock.now(), error);
         if let Some(telling) = &view.snapshot.telling {
             Story::refused(telling, self.worker.index, self.from(&view), version, end);
         }
@@ -111,30 +110,37 @@ impl Exchange {
         let (mut head, body) = request.into_parts();
 
         let story = self.story(&view, &head, started);
-        let rule = self.route(&view, &mut head, started, story.as_ref())?;
-        let draws = Draws::for_rule(rule.rule, &head);
-        let tunnel = head.extensions.get::<Upgrade>().is_some();
-        let source = if tunnel { Source::new_tunnel(body) } else { Source::new(body) };
-        source.size.set(rule.rule.body_bytes_max);
+        let source = source_of(&head, body);
         source.replay_bytes_max.set(view.snapshot.replay_body_bytes_max);
-        forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), !source.is_ended());
+        let has_body = !source.is_ended();
+        let routed = self.route(&view, &mut head, &source).await;
+        let routed =
+            routed.inspect_err(|error| self.unrouted(&view, started, error, story.as_deref()));
+        let (rule, whole) = routed?;
+        let draws = Draws::for_rule(rule.rule, &head);
+        source.size.set(rule.rule.body_bytes_max);
+        forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), has_body);
         if let Some(story) = &story {
             story.routed(&head.headers, rule.rule.rollout.as_ref().map(|one| &one.name));
         }
-        self.mirror(&view, rule, (&head, &source, story.as_ref()), started);
+        self.mirror(&view, rule, (&head, &source, whole.as_deref(), story.as_ref()), started);
 
         let mut timeouts = rule.rule.timeouts;
         if is_grpc(&head.headers) {
             // Its streams may be silent: what a client has to say may come any time.
             timeouts.upload_rate = 0;
         }
-        let wait = Rc::new(self.worker.deadlines.open_named(started, whole(&head, &timeouts)));
+        let wait = Rc::new(self.worker.deadlines.open_named(started, time_limit(&head, &timeouts)));
         let interims = self.interims.clone();
         let outbound = Outbound { source, wait, timeouts, interims };
         let mut tries = Tries::first(rule, rule.split(draws.split));
         tries.prepare(&outbound.source);
         loop {
             let (target, counters) = tries.target();
+            if let Some(whole) = &whole {
+                let body = whole.for_version(&mut head, target.model.as_deref());
+                outbound.source.replace(body);
+            }
             let mut sample = self.open_sample(&tries, counters, (&head, &draws), started);
             if let Some(story) = &story {
                 sample.is_told_in(story.attempt(&mut head.headers, tries.why()));
@@ -217,22 +223,65 @@ impl Exchange {
         }
     }
 
-    /// The rule for a request, whose target is made addressable on the way.
-    fn route<'v>(
+    /// The rule for a request, whose target is made addressable on the way, and its body where
+    /// that says where it goes.
+    async fn route<'v>(
         &self,
         view: &'v View,
         head: &mut Parts,
-        started: Tick,
-        story: Option<&Rc<Story>>,
+        source: &Rc<Source>,
+    ) -> Result<(RuleRef<'v>, Option<Box<Whole>>), Error> {
+        forward::read_target(head)?;
+        let rule = self.find(view, head, ModelView::Unread)?;
+        if rule.by_model || rule.rule.renames {
+            // Boxed: most requests do not come by here.
+            Box::pin(self.read_model(view, head, source, rule)).await
+        } else {
+            Ok((rule, None))
+        }
+    }
+
+    /// The rule for a request, whose target is addressable.
+    fn find<'v>(
+        &self,
+        view: &'v View,
+        head: &Parts,
+        model: ModelView<'_>,
     ) -> Result<RuleRef<'v>, Error> {
-        let found = forward::read_target(head)
-            .and_then(|()| view.find(&forward::view(head, &self.peer)).ok_or(Error::NoRoute));
-        found.inspect_err(|error| {
-            let end = refused(view, self.worker.clock, started, error);
-            if let Some(story) = story {
-                story.end(end);
-            }
-        })
+        view.find(&forward::view(head, &self.peer, model)).ok_or(Error::NoRoute)
+    }
+
+    /// Waits for the body, and finds the rule by the model that it names. `rule` is what fits
+    /// as long as nobody knows.
+    async fn read_model<'v>(
+        &self,
+        view: &'v View,
+        head: &mut Parts,
+        source: &Rc<Source>,
+        rule: RuleRef<'v>,
+    ) -> Result<(RuleRef<'v>, Option<Box<Whole>>), Error> {
+        let wait = self.worker.deadlines.open(self.worker.clock.now(), None);
+        let whole = Whole::read(head, source, wait).await?.map(Box::new);
+        let model = whole.as_ref().map_or(ModelView::Read(None), |whole| whole.model());
+        let rule = if rule.by_model { self.find(view, head, model)? } else { rule };
+        Ok((rule, whole))
+    }
+
+    /// Counts a request that no rule got, and tells of it.
+    fn unrouted(&self, view: &View, started: Tick, error: &Error, story: Option<&Story>) {
+        let end = self.refused(view, started, error);
+        if let Some(story) = story {
+            story.end(end);
+        }
+    }
+
+    /// Counts a request that no rule got. How it ended.
+    fn refused(&self, view: &View, started: Tick, error: &Error) -> End {
+        let sample = Sample::open(Rc::clone(&view.unrouted), self.worker.clock, started);
+        set_failure(&sample, error);
+        let end = sample.end(self.worker.clock.now());
+        sample.settle(error.outcome());
+        end
     }
 
     /// Orders a copy for each shadow that wants one and has a place free.
@@ -240,7 +289,7 @@ impl Exchange {
         &self,
         view: &View,
         rule: RuleRef<'_>,
-        (head, source, story): (&Parts, &Source, Option<&Rc<Story>>),
+        (head, source, whole, story): (&Parts, &Rc<Source>, Option<&Whole>, Option<&Rc<Story>>),
         started: Tick,
     ) {
         for (shadow, leg) in rule.shadows() {
@@ -269,17 +318,23 @@ impl Exchange {
                 continue;
             };
             let mut copy = head.clone();
+            let model = mirror.model.as_deref();
+            let body = whole.map(|whole| whole.for_version(&mut copy, model));
             let tale = story.and_then(|story| {
                 let leg = Arc::clone(leg.shared());
                 story.copy((&mut copy.headers, &head.method), leg, endpoint.endpoint.address())
             });
-            source.copy_to(Copy::new(
+            let copy = Copy::new(
                 mirror,
                 copy,
                 Rc::clone(&endpoint.endpoint),
                 (&self.worker.deadlines, rule.rule.timeouts),
                 (Rc::clone(leg), (place, pass.flatten()), tale),
-            ));
+            );
+            match body {
+                Some(body) => copy.start(body),
+                None => source.copy_to(copy),
+            }
         }
     }
 
@@ -325,17 +380,14 @@ impl Exchange {
     }
 }
 
-/// Counts a request that no rule got. How it ended.
-fn refused(view: &View, clock: Clock, started: Tick, error: &Error) -> End {
-    let sample = Sample::open(Rc::clone(&view.unrouted), clock, started);
-    set_failure(&sample, error);
-    let end = sample.end(clock.now());
-    sample.settle(error.outcome());
-    end
+/// What the client sends behind `head`.
+fn source_of(head: &Parts, body: Incoming) -> Rc<Source> {
+    let is_tunnel = head.extensions.get::<Upgrade>().is_some();
+    if is_tunnel { Source::new_tunnel(body) } else { Source::new(body) }
 }
 
 /// How long the whole exchange may take: as the rule says, or as its gRPC client does.
-fn whole(head: &Parts, timeouts: &Timeouts) -> Option<(Duration, Timeout)> {
+fn time_limit(head: &Parts, timeouts: &Timeouts) -> Option<(Duration, Timeout)> {
     let request = timeouts.request.map(|span| (span, Timeout::Request));
     let client = is_grpc(&head.headers).then(|| grpc::timeout(&head.headers)).flatten();
     let client = client.map(|span| (span, Timeout::Deadline));

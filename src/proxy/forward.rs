@@ -19,7 +19,7 @@ use crate::traffic::headers::{
     X_FORWARDED_PROTO, X_REQUEST_ID, append_to_list, is_host, keeps_request_id, keeps_traceparent,
     request_id, strip_hop_by_hop, traceparent,
 };
-use crate::traffic::matching::{RequestView, resolve_path};
+use crate::traffic::matching::{ModelView, RequestView, resolve_path};
 
 /// What a connection tells of each of its requests.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ fn count_forwards(head: &mut Parts) -> Result<(), Error> {
 }
 
 /// What matches look at; `head` as [`read_target`] left it.
-pub fn view<'a>(head: &'a Parts, peer: &'a Peer) -> RequestView<'a> {
+pub fn view<'a>(head: &'a Parts, peer: &'a Peer, model: ModelView<'a>) -> RequestView<'a> {
     RequestView {
         method: &head.method,
         host: head.headers.get(HOST).and_then(|host| host.to_str().ok()),
@@ -160,6 +160,7 @@ pub fn view<'a>(head: &'a Parts, peer: &'a Peer) -> RequestView<'a> {
         query: head.uri.query(),
         headers: &head.headers,
         client: peer.client(),
+        model,
     }
 }
 

@@ -28,4 +28,5 @@ pub mod size;
 pub mod tries;
 pub mod upstream;
 pub mod view;
+pub mod whole;
 pub mod worker;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
+use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Request};
 
@@ -20,6 +20,7 @@ use crate::proxy::mirror::ANSWER_BYTES_MAX;
 use crate::proxy::relayed::Relayed;
 use crate::proxy::upstream::{Endpoint, Outbound};
 use crate::proxy::view::{Pick, View};
+use crate::proxy::whole::Whole;
 use crate::proxy::worker::Worker;
 use crate::snapshot::{Probing, Rule};
 use crate::telemetry::counts::{Arm, Leg};
@@ -87,21 +88,25 @@ fn ask_both(
         };
         let draw = fastrand::u64(..);
         let pick = Pick { draw, affinity: draw, avoid: None };
-        Some((Rc::clone(&view.endpoint(target.backend, pick, now)?.endpoint), pass))
+        let endpoint = Rc::clone(&view.endpoint(target.backend, pick, now)?.endpoint);
+        Some((endpoint, target.model.as_deref(), pass))
     };
     let Some((stable, canary)) = find(Arm::Stable).zip(find(Arm::Canary)) else { return false };
-    for ((endpoint, pass), leg) in [stable, canary].into_iter().zip(&probing.legs) {
+    for ((endpoint, model, pass), leg) in [stable, canary].into_iter().zip(&probing.legs) {
         let total = rule.timeouts.request.map_or(PROBE_TIME_MAX, |all| all.min(PROBE_TIME_MAX));
         let wait = Rc::new(worker.deadlines.open(now, Some(total)));
+        let Some(mut head) = head_of(&probing.probe, &endpoint) else { continue };
         let body = Bytes::copy_from_slice(&probing.probe.body);
-        let source = Source::of_kept(if body.is_empty() { Vec::new() } else { vec![body] });
+        let source = if body.is_empty() {
+            Source::of_kept(Vec::new())
+        } else {
+            let whole = Whole::of(body, &head.headers);
+            Source::of_kept(whole.for_version(&mut head, model))
+        };
         let outbound = Outbound { source, wait, timeouts: rule.timeouts, interims: None };
-        let (head, leg) = (head_of(&probing.probe, &endpoint), Arc::clone(leg));
-        let (clock, under_way) = (worker.clock, Rc::clone(under_way));
+        let (leg, clock, under_way) = (Arc::clone(leg), worker.clock, Rc::clone(under_way));
         tokio::task::spawn_local(async move {
-            if let Some(head) = head {
-                ask(&head, (endpoint, outbound), leg, clock).await;
-            }
+            ask(&head, (endpoint, outbound), leg, clock).await;
             drop((pass, under_way));
         });
     }
@@ -117,9 +122,6 @@ fn head_of(probe: &Probe, endpoint: &Endpoint) -> Option<Parts> {
     head.headers.insert(HOST, host);
     head.headers.insert(USER_AGENT, HeaderValue::from_static(NAME));
     head.headers.insert(X_REQUEST_ID, request_id(fastrand::u64(..), fastrand::u64(..)));
-    if !probe.body.is_empty() {
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(probe.body.len()));
-    }
     for (name, value) in &probe.headers {
         head.headers.insert(name.clone(), value.clone());
     }

@@ -88,6 +88,8 @@ pub struct RuleRef<'a> {
     /// As published.
     pub rule: &'a snapshot::Rule,
     view: &'a RuleView,
+    /// Whether it was chosen by a model; one that has not been read only may fit.
+    pub by_model: bool,
 }
 
 impl View {
@@ -151,7 +153,8 @@ impl View {
     /// The rule for `request`.
     pub fn find(&self, request: &RequestView<'_>) -> Option<RuleRef<'_>> {
         let found = self.snapshot.table.find(request)?;
-        Some(RuleRef { rule: &self.snapshot.rules[found.rule], view: &self.rules[found.rule] })
+        let (rule, view) = (&self.snapshot.rules[found.rule], &self.rules[found.rule]);
+        Some(RuleRef { rule, view, by_model: found.by_model })
     }
 
     /// Whether requests for the snapshot's `backend` are kept together by a key.

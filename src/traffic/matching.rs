@@ -25,6 +25,17 @@ pub struct RequestView<'a> {
     pub headers: &'a HeaderMap,
     /// Who has sent it; `None` without a verified certificate.
     pub client: Option<&'a Client>,
+    /// What its body asks for.
+    pub model: ModelView<'a>,
+}
+
+/// The `model` that a request's body names, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelView<'a> {
+    /// The body has not been read: it may be any.
+    Unread,
+    /// Read; `None` names none.
+    Read(Option<&'a str>),
 }
 
 /// A hostname that a route answers to. Lower case, without a trailing dot.
@@ -265,10 +276,13 @@ pub struct Match {
     pub query: Vec<(String, ValueMatch)>,
     /// `None` is every client.
     pub client: Option<ClientMatch>,
+    /// On the `model` of a JSON body; `None` is every body, and it is not read.
+    pub model: Option<ValueMatch>,
 }
 
 impl Match {
-    /// Whether everything but hostname and path fits; the table has looked at those.
+    /// Whether everything but hostname and path fits; the table has looked at those. A model
+    /// that is not known yet may fit.
     pub fn fits_beside_path(&self, request: &RequestView<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method == request.method)
             && self.client.as_ref().is_none_or(|client| client.fits(request.client))
@@ -282,6 +296,10 @@ impl Match {
             && self.query.iter().all(|(name, value)| {
                 let found = query_value(request.query, name);
                 value.fits(found.as_deref().map(str::as_bytes).into_iter())
+            })
+            && self.model.as_ref().is_none_or(|value| match request.model {
+                ModelView::Unread => true,
+                ModelView::Read(name) => value.fits(name.map(str::as_bytes).into_iter()),
             })
     }
 

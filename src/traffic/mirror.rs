@@ -3,6 +3,8 @@
 //! Never decides by how the shadow fares: a budget that is used up is the
 //! shell's to find.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::names::BackendName;
@@ -25,6 +27,8 @@ pub struct Mirror {
     pub remove: Vec<HeaderName>,
     /// Set in the copy's head.
     pub set: Vec<(HeaderName, HeaderValue)>,
+    /// The name that the shadow knows its model by; `None` is the one that was asked for.
+    pub model: Option<Arc<str>>,
 }
 
 impl Mirror {
@@ -64,6 +68,7 @@ mod tests {
             in_flight_max: Mirror::IN_FLIGHT_MAX,
             remove: vec![http::header::AUTHORIZATION],
             set: vec![(HeaderName::from_static("x-shadow"), HeaderValue::from_static("true"))],
+            model: None,
         }
     }
 

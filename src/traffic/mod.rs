@@ -15,6 +15,7 @@ pub mod health;
 pub mod limit;
 pub mod matching;
 pub mod mirror;
+pub mod model;
 pub mod outcome;
 pub mod probe;
 pub mod protocol;

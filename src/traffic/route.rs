@@ -30,6 +30,11 @@ pub struct Found {
     pub rule: usize,
     /// Which of its matches; `None` when it has none.
     pub by: Option<usize>,
+    /// Whether that match asks for a model: with [`ModelView::Unread`] it only may fit, and the
+    /// request is to be looked up again once its body is read.
+    ///
+    /// [`ModelView::Unread`]: crate::traffic::matching::ModelView::Unread
+    pub by_model: bool,
 }
 
 /// How well a match fits a request beside its path. The greatest wins.
@@ -41,7 +46,7 @@ pub struct Found {
 pub struct Specificity {
     /// A method is named.
     pub method: bool,
-    /// Headers and cookies that must fit, and the client.
+    /// Headers and cookies that must fit, the client, and the model.
     pub headers: usize,
     /// Query parameters that must fit.
     pub query: usize,
@@ -53,7 +58,8 @@ impl Specificity {
             method: condition.method.is_some(),
             headers: condition.headers.len()
                 + condition.cookies.len()
-                + usize::from(condition.client.is_some()),
+                + usize::from(condition.client.is_some())
+                + usize::from(condition.model.is_some()),
             query: condition.query.len(),
         }
     }
@@ -100,7 +106,8 @@ impl Table {
             };
             for (by, condition) in matches {
                 let specificity = Specificity::of(&condition);
-                let found = Found { rule: entry.rule, by };
+                let by_model = condition.model.is_some();
+                let found = Found { rule: entry.rule, by, by_model };
                 let candidate = Candidate { specificity, condition, found };
                 if entry.hostnames.is_empty() {
                     table.every_host.add(&candidate);

@@ -197,3 +197,27 @@ async fn how_much_of_a_body_is_kept_can_be_said() {
     assert_eq!(client.send(&send(10 << 10)).await.expect(200).text(), "v1");
     assert_eq!(client.send(&send((10 << 10) + 1)).await.expect(500).text(), "v2");
 }
+
+/// An endpoint may answer while the request is still being sent to it, also a second time.
+#[tokio::test]
+async fn an_early_answer_takes_nothing_from_a_body_that_is_sent_again() {
+    let v1 = Backend::named("v1").does(Script::by_hand()).start();
+    let v2 = Backend::named("v2").answers(500).start();
+    let kept = "admin:\n";
+    let proxy = canary(&v1, &v2, "")
+        .replace("weight: 90", "weight: 0")
+        .replace(kept, "replay_body_max: 16MiB\nadmin:\n")
+        .start();
+    // More than the sockets between them take.
+    let body: Vec<u8> = (0..15_000_000u32).map(|n| b'a' + (n % 23) as u8).collect();
+    let asked = tokio::spawn({
+        let (mut client, post) = (proxy.client(), Request::post(PATH, body.clone()));
+        async move { client.send(&post).await }
+    });
+    let mut call = v1.next_call().await;
+    call.begin_stream().await;
+    call.chunk("so far").await;
+    assert!(call.at_least(body.len()).await.as_bytes() == body, "not the whole body came");
+    call.end_stream().await;
+    assert_eq!(asked.await.unwrap().expect(200).text(), "so far");
+}

@@ -29,6 +29,7 @@ mod kubernetes_tls;
 mod limits;
 mod logs;
 mod mirrors;
+mod models;
 mod probes;
 mod proxy_protocol;
 mod reload;

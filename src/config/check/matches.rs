@@ -65,6 +65,23 @@ impl Checker<'_> {
                 },
             ),
             client: raw.client.found().and_then(|(id, raw)| self.client(id, raw)),
+            model: self.model(&raw.model),
+        }
+    }
+
+    fn model(&mut self, at: &At<raw::ModelForm>) -> Option<ValueMatch> {
+        match at.found()? {
+            (id, Form::Short(short)) => {
+                let at = At { id, given: Given::Is(short.clone()) };
+                self.value(&at).map(ValueMatch::Exact)
+            }
+            (id, Form::Long(raw)) => self.condition(&Condition {
+                id,
+                value: &raw.value,
+                regex: &raw.regex,
+                present: &raw.present,
+                faulty: raw.faulty,
+            }),
         }
     }
 
@@ -162,6 +179,6 @@ pub(super) fn key(one: &Match) -> String {
     let headers = sorted(one.headers.iter().map(|one| format!("{one:?}")).collect());
     let cookies = sorted(one.cookies.iter().map(|one| format!("{one:?}")).collect());
     let query = sorted(one.query.iter().map(|one| format!("{one:?}")).collect());
-    let (method, client) = (&one.method, &one.client);
-    format!("{path:?} {method:?} {headers:?} {cookies:?} {query:?} {client:?}")
+    let Match { method, client, model, .. } = one;
+    format!("{path:?} {method:?} {headers:?} {cookies:?} {query:?} {client:?} {model:?}")
 }

@@ -2,6 +2,8 @@
 //!
 //! Never repeats the value of a header: it may be a token.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::Backend;
@@ -42,6 +44,7 @@ impl Checker<'_> {
             self.not_empty(&raw.methods, "a method, or leave the key out for GET and HEAD");
             let body_bytes_max = self.value(&raw.max_body);
             let in_flight_max = self.value(&raw.max_in_flight);
+            let model = self.value(&raw.model).map(Arc::from);
             let (remove, set) =
                 raw.headers.get().map_or_else(Default::default, |raw| self.dress(raw));
             let Some(backend) = self.backend_name(&raw.backend, backends) else { continue };
@@ -60,6 +63,7 @@ impl Checker<'_> {
                 in_flight_max: in_flight_max.unwrap_or(Mirror::IN_FLIGHT_MAX),
                 remove,
                 set,
+                model,
             });
         }
         mirrors

@@ -2,6 +2,8 @@
 //!
 //! Never sorts them: precedence is for the route table.
 
+use std::sync::Arc;
+
 use crate::config::check::matches::key;
 use crate::config::check::{Checker, Seen};
 use crate::config::defect::Code;
@@ -68,6 +70,7 @@ impl Checker<'_> {
                 name: RuleName::new(name.unwrap_or_default()),
                 matches: self.matches(&raw.matches),
                 backends: self.split(&raw.backends, backends),
+                models: self.models(&raw.backends),
                 sticky: raw.sticky.found().and_then(|(id, raw)| self.sticky(id, raw)),
                 mirrors: self.mirrors(raw, backends),
                 timeouts: raw.timeouts.get().map_or_else(Timeouts::default, |t| self.timeouts(t)),
@@ -106,6 +109,15 @@ impl Checker<'_> {
             self.report.add(list.id, Code::ZeroWeights, message, help);
         }
         split
+    }
+
+    /// The names by which backends know their models.
+    fn models(&mut self, list: &At<Vec<At<raw::RuleBackend>>>) -> Vec<(BackendName, Arc<str>)> {
+        let named = list.items().iter().filter_map(At::get).filter_map(|raw| {
+            let model = self.value(&raw.model)?;
+            Some((raw.name.get()?.scalar.text.as_str().into(), Arc::from(model)))
+        });
+        named.collect()
     }
 
     /// The name of a backend that is there.

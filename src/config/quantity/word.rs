@@ -102,6 +102,26 @@ impl Quantity for VersionText {
     }
 }
 
+/// What a model is called by whoever serves it: 1 to 256 characters.
+pub struct ModelName;
+
+impl Quantity for ModelName {
+    type Value = String;
+
+    fn parse(scalar: &Scalar) -> Result<String, Fault> {
+        let text = scalar.text.as_str();
+        if (1..=256).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
+            return Ok(text.to_owned());
+        }
+        let help = "write 1 to 256 characters, as in `chat-v2`";
+        Err(Fault::of(Code::Name, scalar, "is no name of a model", help))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number"], "minLength": 1, "maxLength": 256 })
+    }
+}
+
 /// What this proxy is called elsewhere: 1 to 128 visible characters.
 pub struct ServiceName;
 

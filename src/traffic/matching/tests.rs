@@ -112,6 +112,7 @@ fn fits(condition: &Match, headers: &[(&str, &str)], query: Option<&str>) -> boo
         query,
         headers: &map,
         client: None,
+        model: ModelView::Unread,
     })
 }
 

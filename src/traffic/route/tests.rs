@@ -2,7 +2,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::*;
-use crate::traffic::matching::ValueMatch;
+use crate::traffic::matching::{ModelView, ValueMatch};
 
 /// One rule of a table: `host` (`-` is every host), then path (`=/x` exact, `~x` regex,
 /// `/x` prefix, `-` none), then method, `header=value` and `?name=value` conditions.
@@ -68,6 +68,7 @@ fn check(rules: &[&str], requests: &[(&str, Option<usize>)]) {
             query,
             headers: &headers,
             client: None,
+            model: ModelView::Unread,
         };
         assert_eq!(table.find(&request).map(|found| found.rule), *expected, "{text}");
     }
@@ -184,7 +185,8 @@ proptest! {
         let method: Method = method.parse().unwrap();
         let query = query.then_some("q=1");
         let request =
-            RequestView { method: &method, host: Some(&host), path: &path, query, headers: &headers, client: None };
+            RequestView { method: &method, host: Some(&host), path: &path, query, headers: &headers, client: None,
+                model: ModelView::Unread };
         prop_assert_eq!(
             table(&rules).find(&request).map(|found| found.rule),
             find_slowly(&rules, &request)
