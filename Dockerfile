@@ -9,7 +9,7 @@
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUN_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
-FROM ${BUILD_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS deps
 WORKDIR /src
 ENV CARGO_INCREMENTAL=0
 
@@ -26,6 +26,7 @@ RUN mkdir -p src benches tests/it loadtest/src testkit/src \
     && touch src/lib.rs loadtest/src/lib.rs testkit/src/lib.rs \
     && cargo build --locked --profile dist --features k8s --bin serin
 
+FROM deps AS build
 COPY . .
 # The empty sources are younger than what was copied over them.
 RUN find src loadtest/src -name '*.rs' -exec touch {} + \

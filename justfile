@@ -57,6 +57,12 @@ test-alerts:
     cargo build --locked --workspace
     tests/real/alerts
 
+# Memory stays what it is while nobody scrapes: for so many seconds at so many requests a second.
+memory seconds="3600" rps="300":
+    cargo build --locked --release --workspace
+    python3 tests/real/memory.py "{{ target }}/release/serin" "{{ target }}/release/loadtest" \
+        {{ seconds }} {{ rps }} "{{ target }}/memory.csv"
+
 # Every example config and ConfigMap, as `serin run` would read it.
 configs:
     cargo run --quiet --locked -- check --no-files config/*.yaml \
