@@ -54,8 +54,10 @@ impl Outcome {
 /// Whether a system error (`errno` of Linux) tells of a want here, not at the endpoint: one pod
 /// with broken egress must not blame the model.
 pub const fn is_local(errno: i32) -> bool {
-    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, ENETUNREACH, ENETDOWN
-    matches!(errno, 24 | 23 | 105 | 12 | 99 | 101 | 100)
+    // EPERM and EACCES are a firewall of this machine's. EHOSTUNREACH is not here: it is what a
+    // dead host is to its neighbours.
+    // EPERM, ENOMEM, EACCES, ENFILE, EMFILE, EADDRNOTAVAIL, ENETDOWN, ENETUNREACH, ENOBUFS
+    matches!(errno, 1 | 12 | 13 | 23 | 24 | 99 | 100 | 101 | 105)
 }
 
 /// The `grpc-status` among `headers`; a value that is no number is UNKNOWN (2).
@@ -100,6 +102,14 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(Outcome::of(status, grpc), outcome, "{status} {grpc:?}");
         }
+    }
+
+    #[test]
+    fn a_want_of_this_machine_is_not_the_endpoints() {
+        let local = (1..134).filter(|errno| is_local(*errno)).collect::<Vec<_>>();
+        assert_eq!(local, [1, 12, 13, 23, 24, 99, 100, 101, 105]);
+        // EPIPE, ECONNRESET, ETIMEDOUT, ECONNREFUSED, EHOSTUNREACH.
+        assert!([32, 104, 110, 111, 113].iter().all(|errno| !is_local(*errno)));
     }
 
     #[test]
