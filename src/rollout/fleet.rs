@@ -53,6 +53,13 @@ pub struct Latched {
 pub struct Latch(BTreeMap<String, Latched>);
 
 impl End {
+    fn severity(&self) -> u8 {
+        match self {
+            Self::Aborted => 1,
+            Self::RolledBack(_) => 2,
+        }
+    }
+
     /// What becomes of a running rollout that another replica has ended so.
     pub fn adopted(&self, now: Tick) -> (State, Option<Effect>) {
         match self {
@@ -67,11 +74,7 @@ impl End {
 
 impl Latched {
     fn severity(&self) -> u8 {
-        match self.end {
-            None => 0,
-            Some(End::Aborted) => 1,
-            Some(End::RolledBack(_)) => 2,
-        }
+        self.end.as_ref().map_or(0, End::severity)
     }
 
     /// Which of two stands. Of two that are as severe, the earlier one, so that all replicas
@@ -135,6 +138,12 @@ impl Latch {
         let course = Course { turn, at, by: by.clone(), since: since.clone() };
         let latched = Latched { era, end: None, by, since, course: Some(course) };
         self.take(key(rollout, version), latched);
+    }
+
+    /// Whether a version is out already, for as severe an end.
+    pub fn has(&self, (rollout, version): (&str, &str), end: &End) -> bool {
+        let found = self.find(rollout, version).and_then(|one| one.end.as_ref());
+        found.is_some_and(|found| found.severity() >= end.severity())
     }
 
     /// How often a version was given another chance.

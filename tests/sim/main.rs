@@ -4,6 +4,7 @@
 //! Seeds are fixed, printed, and taken from `SERIN_SIM_SEED` when it is set. The complete tables
 //! of `docs/judge.md`: `just sim`.
 
+mod fleet;
 mod others;
 mod tables;
 mod world;

@@ -51,6 +51,10 @@ impl Controller {
             State::Progressing { .. } | State::Promoted { .. } => return,
         };
         let of = (rollout.plan().name.as_str(), rollout.plan().version.as_str());
+        // What was adopted from there is no news there.
+        if fleet.known().has(of, &end) {
+            return;
+        }
         fleet.change(|latch| latch.raise(of, end, (&fleet.source.replica, &rollout.since)));
     }
 
