@@ -1,7 +1,9 @@
 //! Rules that go by the model a body names, and versions that know it by another name.
 
 use serde_json::{Value, json};
-use serin_testkit::{Answer, Backend, Proxy, ProxyBuilder, Request, Script, Streamed, eventually};
+use serin_testkit::{
+    Answer, Backend, Proxy, ProxyBuilder, Request, Script, Seen, Streamed, eventually,
+};
 
 /// One rule for `chat`, one for names that begin with `embed`, one for whatever is left; the
 /// canary knows `chat` as `chat-v2`.
@@ -231,6 +233,38 @@ async fn a_request_that_expects_to_be_told_so_is_told_when_its_body_is_wanted() 
     assert_eq!(wire.head().await.expect("an interim response").word(1), "100");
     wire.send(body).await.expect("the proxy listens");
     assert_eq!(wire.head().await.expect("a response").word(1), "200");
+}
+
+/// `config/progressive.yaml` as it stands, in its first step.
+#[tokio::test]
+async fn the_rollout_of_a_chat_model_begins_with_copies_under_its_own_name() {
+    let echo = |name| Backend::named(name).does(Script::echoes()).start();
+    let (one, other, canary) = (echo("v1"), echo("v1 too"), echo("v2"));
+    let proxy = Proxy::with_config("progressive.yaml")
+        .backends([&one, &canary])
+        .replace("127.0.0.1:9011", &other.address.to_string())
+        .replace("state:\n  file: ./serin-state.json", "#")
+        .start();
+    let ask = |model: &str, user: usize| {
+        Request::post("/v1/chat/completions", json!({ "model": model }).to_string())
+            .header("content-type", "application/json")
+            .header("x-user-id", &user.to_string())
+    };
+    let mut client = proxy.client();
+    for user in 0..200 {
+        let answer = client.send(&ask("chat", user)).await.expect(200);
+        assert_eq!(answer.text(), r#"{"model":"chat"}"#);
+    }
+    client.send(&ask("other", 0)).await.expect(404);
+    // A tenth is copied. Its health is asked too, and now and then it is probed.
+    let is_renamed = |seen: &&Seen| seen.body == br#"{"model":"chat-v2"}"#;
+    eventually("a copy comes", async || canary.seen().iter().find(is_renamed).map(|_| ())).await;
+    let others = canary.seen().into_iter().filter(|seen| seen.head.word(0) == "POST");
+    for seen in others.filter(|seen| !seen.header("user-agent").contains("probe")) {
+        assert_eq!(seen.body, br#"{"model":"chat-v2"}"#);
+    }
+    let rollout = proxy.rollout("chat-v2").view().await;
+    assert_eq!((&rollout["step"], &rollout["weight"]), (&json!(0), &json!(0.0)));
 }
 
 #[tokio::test]
