@@ -90,6 +90,11 @@ k8s:
         python -c 'import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)' |
         (checks=$PWD/tests/k8s/crds.mjs; cd "$tools/../npm"; node "$checks")
 
+# A fleet, and the rights of k8s/, with a real Kubernetes API server, which is built the first time.
+test-k8s-real:
+    cargo build --locked --workspace
+    tests/k8s/real
+
 # Makes the copies of alerts and dashboards that kustomize and Helm cannot do without.
 k8s-sync:
     PATH=$(tests/k8s/tools):$PATH python tests/k8s/sync.py
