@@ -145,6 +145,7 @@ impl Checker<'_> {
             token_file: self.value(&raw.token_file),
             ca: self.value(&raw.ca),
             zone: self.value(&raw.zone),
+            events: self.value(&raw.events),
         }
     }
 

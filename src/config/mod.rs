@@ -270,6 +270,8 @@ pub struct Kubernetes {
     pub ca: Option<PathBuf>,
     /// Whose endpoints are preferred, where all have hints.
     pub zone: Option<String>,
+    /// Whether events are told; `None` is where there is a fleet.
+    pub events: Option<bool>,
 }
 
 /// Replicas that decide as one.

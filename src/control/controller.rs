@@ -28,6 +28,7 @@ use crate::control::controller::pooling::Pooling;
 use crate::control::controller::rotation::Reports;
 use crate::control::controller::saving::{Reply, Saving};
 use crate::control::disk::Disk;
+use crate::control::events::Events;
 use crate::control::fleet::counts::Published;
 use crate::control::fleet::{self, Fleet};
 use crate::control::journal::Journal;
@@ -110,6 +111,8 @@ pub struct Controller {
     reports: Reports,
     /// The replicas that this one decides with.
     fleet: Option<Fleet>,
+    /// For `kubectl get events`, where the config wants it.
+    events: Events,
     /// What this one counted, for them.
     published: Arc<Published>,
     /// What they counted, while this one judges for all.
@@ -181,6 +184,7 @@ impl Controller {
             roster,
             reports: Reports::new(reported),
             fleet: None,
+            events: Events::default(),
             published: Arc::new(Published::new(fleet::own_source())),
             pooling: None,
             attendance: Attendance::default(),
@@ -228,6 +232,8 @@ impl Controller {
         let alarm = Arc::clone(&self.alarm);
         self.roster.ask();
         let mut disk = self.saving.done();
+        let replica = self.published.source().replica;
+        self.events.start(&self.config, &replica, self.clock);
         let mut inbox = self.join();
         loop {
             tokio::select! {
@@ -408,6 +414,7 @@ impl Controller {
         let rollout = &self.rollouts[index].plan().name;
         if let Some(around) = self.config.around(rollout).filter(|_| news.is_loud) {
             self.notifier.tell(&around.webhooks, &record);
+            self.events.tell(&record);
         }
         self.journal.keep(record);
         report::held(&self.rollouts[index].view(&self.config));

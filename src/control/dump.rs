@@ -159,6 +159,7 @@ fn kubernetes(settings: &Kubernetes) -> Value {
         ("token_file", json!(settings.token_file)),
         ("ca", json!(settings.ca)),
         ("zone", json!(settings.zone)),
+        ("events", json!(settings.events)),
     ])
 }
 

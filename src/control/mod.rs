@@ -11,6 +11,7 @@ pub mod controller;
 pub mod discovery;
 pub mod disk;
 pub mod dump;
+pub mod events;
 pub mod export;
 pub mod feedback;
 pub mod fleet;

@@ -46,6 +46,8 @@ pub struct Gauges {
     pub webhooks: Vec<(&'static str, u64)>,
     /// This replica's place in its fleet; `None` outside of one.
     pub fleet: Option<FleetGauges>,
+    /// Events of Kubernetes since the start, by result; empty where none are told.
+    pub events: Vec<(&'static str, u64)>,
 }
 
 /// What is told of a replica's place in its fleet.

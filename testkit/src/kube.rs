@@ -98,6 +98,15 @@ impl KubeApi {
         self.with(|state| state.objects.get(path).cloned())
     }
 
+    /// All that is in a folder, such as `/api/v1/namespaces/models/configmaps`.
+    pub fn objects(&self, folder: &str) -> Vec<Value> {
+        let is_in = |path: &String| path.rsplit_once('/').is_some_and(|(one, _)| one == folder);
+        self.with(|state| {
+            let found = state.objects.iter().filter(|(path, _)| is_in(path));
+            found.map(|(_, object)| object.clone()).collect()
+        })
+    }
+
     /// A service with one port, and a slice with the endpoints that `ready` and `ending` say.
     pub fn service(&self, name: &str, ready: &[SocketAddr], ending: &[SocketAddr]) {
         let port = json!({ "name": "http", "port": 80 });

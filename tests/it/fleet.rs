@@ -122,3 +122,36 @@ async fn a_version_that_a_reload_brings_is_out_if_the_fleet_says_so() {
     assert_eq!(other.reload().await.status, 200);
     other.rollout(ROLLOUT).expect("aborted").await;
 }
+
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/models/events";
+
+#[tokio::test]
+async fn changes_and_a_bad_config_are_events_and_who_only_follows_tells_nothing() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let mut proxy = replica(&api, &v1, &v2).start();
+    let other = replica(&api, &v1, &v2).start();
+    let of = async |reason: &str| {
+        eventually("there is one such event", async || {
+            let mut events = api.objects(EVENTS);
+            events.retain(|one| one["reason"] == reason);
+            (events.len() == 1).then(|| events.remove(0))
+        })
+        .await
+    };
+    break_through(&proxy).await;
+    let event = of("RolledBack").await;
+    let about = (&event["regarding"]["kind"], &event["regarding"]["name"], &event["type"]);
+    assert_eq!(about, (&"ConfigMap".into(), &"serin-gateway".into(), &"Warning".into()));
+    assert!(event["note"].as_str().unwrap().contains("errors <= 1%"), "{event}");
+    other.rollout(ROLLOUT).expect("rolled_back").await;
+    proxy.rewrite("rollouts:", "rollout:");
+    for _ in 0..2 {
+        assert_eq!(proxy.reload().await.status, 422);
+    }
+    let event = of("ConfigRefused").await;
+    assert_eq!(event["regarding"]["kind"], "Pod");
+    assert!(event["note"].as_str().unwrap().starts_with("SRN0101 at line "), "{event}");
+    // The replica that followed has had the time to tell it as well.
+    of("RolledBack").await;
+}

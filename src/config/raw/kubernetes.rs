@@ -4,7 +4,9 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::config::quantity::{Count, FilePath, KubernetesName, ServerUrl, ServicePort, Text};
+use crate::config::quantity::{
+    Count, FilePath, Flag, KubernetesName, ServerUrl, ServicePort, Text,
+};
 use crate::config::read::{As, At, Keys, ObjectSchema, Read, maps};
 use crate::config::tree::{Node, Report};
 
@@ -19,6 +21,9 @@ maps! {
         may ca: As<FilePath>,
         /// Endpoints that are hinted for this zone are preferred. Default: hints are ignored.
         may zone: As<Text>,
+        /// Tell changes of rollouts, and a config that is refused, as events. Default: with
+        /// `fleet`.
+        may events: As<Flag>,
     }
 
     /// Replicas that decide as one: what one takes out is out everywhere.

@@ -143,6 +143,7 @@ impl Controller {
             self.ledger.forget(&name.as_str().into(), &version.as_str().into());
             let effect = self.rollouts[index].told(now, Word::Reset);
             self.was_told(index, now, Word::Reset, Some(by.clone()));
+            self.events.is_followed(&name);
             self.act(index, now, effect, None);
         }
         if let Some(end) = &latched.end {
@@ -151,6 +152,7 @@ impl Controller {
                     event = "latch_adopted", rollout = %name, %version, %by,
                     "another replica has taken the version out"
                 );
+                self.events.is_followed(&name);
                 self.take_out(index, now, end, by);
             }
         } else if let Some(course) = &latched.course {
@@ -175,6 +177,12 @@ impl Controller {
             return;
         }
         let Some(effect) = rollout.moved(now, to) else { return };
+        let name = rollout.plan().name.to_string();
+        // What the holder has proposed comes back to it.
+        let own = self.fleet.as_ref().map(|fleet| format!("replica {}", fleet.source.replica));
+        if self.pooling.is_none() || own.as_deref() != Some(by) {
+            self.events.is_followed(&name);
+        }
         let what = What::Moved { to: to.clone(), by: by.to_owned() };
         let record = self.record(index, now, what);
         self.journal.write_later(record);

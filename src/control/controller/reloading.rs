@@ -33,6 +33,13 @@ impl Controller {
         let renewed = if taken { false } else { self.renew(&mut defects) };
         defects.retain(Defect::is_error);
         self.report(&defects);
+        let news = defects.iter().find(|one| !self.last_error.contains(one)).cloned();
+        if let Some(defect) = news {
+            let Defect { code, place, path, message, .. } = defect;
+            let line = place.line;
+            self.events
+                .tell_refused(&format!("{} at line {line}, {path}: {message}", code.as_str()));
+        }
         if !taken && defects.is_empty() && !self.last_error.is_empty() {
             tracing::info!(
                 event = "config_whole",
@@ -123,7 +130,11 @@ impl Controller {
             ("metrics", now.metrics != next.metrics),
             ("state", now.state_file != next.state_file),
             ("fleet", now.fleet != next.fleet),
-            ("kubernetes", now.fleet.is_some() && now.kubernetes != next.kubernetes),
+            (
+                "kubernetes",
+                (now.fleet.is_some() && now.kubernetes != next.kubernetes)
+                    || now.kubernetes.events != next.kubernetes.events,
+            ),
             ("workers", now.workers != next.workers),
         ];
         let (key, _) = changed.into_iter().find(|(_, changed)| *changed)?;

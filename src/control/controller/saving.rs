@@ -217,6 +217,7 @@ impl Controller {
         if let Some(around) = self.config.around(name) {
             self.notifier.tell(&around.webhooks, &record);
         }
+        self.events.tell(&record);
         self.journal.keep(record);
         let found = self.rollouts.iter().find(|one| one.plan().name == *name);
         let view = found.map(|rollout| rollout.view(&self.config)).ok_or(NotDone::Unknown);

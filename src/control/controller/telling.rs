@@ -53,6 +53,7 @@ impl Controller {
                 ledger_failures: self.saving.failures(),
                 webhooks: self.notifier.results(),
                 fleet: self.fleet_gauges(),
+                events: self.events.results(),
             },
         };
         self.status.send_replace(Arc::new(status));

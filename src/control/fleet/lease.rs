@@ -212,7 +212,7 @@ fn evidence_of(object: &Value) -> Option<Arc<str>> {
 }
 
 /// As the API writes such times; for people, and for no decision.
-fn micro_time(clock: Clock) -> String {
+pub fn micro_time(clock: Clock) -> String {
     let micros = i64::try_from(clock.wall().as_micros()).unwrap_or_default();
     let time = jiff::Timestamp::from_microsecond(micros).unwrap_or_default();
     time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()

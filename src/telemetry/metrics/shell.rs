@@ -80,6 +80,8 @@ pub(super) fn keeping(text: &mut Text, gauges: &Gauges) {
     family("serin_journal_lines_total", help, &gauges.journal);
     let help = "Messages to webhooks, by what became of them.";
     family("serin_webhooks_total", help, &gauges.webhooks);
+    let help = "Events for Kubernetes, by what became of them.";
+    family("serin_kubernetes_events_total", help, &gauges.events);
     let name = "serin_ledger_write_failures_total";
     text.family(name, COUNTER, "Tries to put the ledger on disk that failed.");
     text.sample(name, &[], gauges.ledger_failures);

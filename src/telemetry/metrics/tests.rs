@@ -91,6 +91,7 @@ fn gauges() -> Gauges {
         journal: vec![("written", 40), ("failed", 0), ("dropped", 0)],
         ledger_failures: 1,
         fleet: Some(FleetGauges { is_connected: true, is_holder: true, seen: 2, missing: 1 }),
+        events: vec![("sent", 3), ("dropped", 1)],
         webhooks: vec![("delivered", 3), ("failed", 1), ("dropped", 0)],
     }
 }
