@@ -1,13 +1,16 @@
 //! `serin check`: every defect of a file, with its place and what to do about it.
 //!
-//! Never opens a socket.
+//! Never opens a socket, but with `--k8s`: then the cluster is asked.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use http::Uri;
 
+use crate::app::survey;
+use crate::config::Config;
 use crate::config::defect::{Defect, Defects};
 use crate::config::load::{Loaded, Options, Source};
 use crate::config::render;
@@ -24,6 +27,13 @@ pub struct CheckArgs {
     /// Do not look at the files that a config names, such as a token file
     #[arg(long, env = "SERIN_NO_FILES")]
     pub no_files: bool,
+    /// Compare with the cluster, too: services, their ports, ready endpoints, what a fleet shares
+    #[arg(long, env = "SERIN_K8S")]
+    pub k8s: bool,
+    /// Where its API is, such as what `kubectl proxy` says; by default where the file says, or
+    /// the pod is told
+    #[arg(long, value_name = "URL", requires = "k8s", env = "SERIN_K8S_SERVER")]
+    pub k8s_server: Option<Uri>,
     /// What makes the exit code 1
     #[arg(long, value_enum, default_value_t, value_name = "SEVERITY", env = "SERIN_FAIL_ON")]
     pub fail_on: FailOn,
@@ -61,7 +71,10 @@ struct Found {
 /// Checks each file; 1 when one has a defect that counts.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let options = Options { touch_files: !args.no_files, ..Options::CHECK };
-    let found: Vec<_> = args.files.iter().map(|file| check(file, options)).collect();
+    let mut found = Vec::new();
+    for file in &args.files {
+        found.push(check(file, options, args)?);
+    }
     let mut out = std::io::stdout().lock();
     match args.output {
         Output::Text => text(&found, &mut out)?,
@@ -74,13 +87,31 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn check(file: &Path, options: Options) -> Found {
+fn check(file: &Path, options: Options, args: &CheckArgs) -> anyhow::Result<Found> {
     let source = if file == Path::new("-") { Source::stdin() } else { Source::read(file) };
     let origin = file.display().to_string();
-    match source.and_then(|source| source.load(options)) {
-        Ok(Loaded { text, warnings, .. }) => Found { origin, text, list: warnings },
-        Err(Defects { text, list, .. }) => Found { origin, text, list },
+    let loaded = source.and_then(|source| Ok((source.load(options)?, source)));
+    match loaded {
+        Ok((Loaded { config, text, warnings: mut list, .. }, source)) => {
+            if args.k8s {
+                list.extend(compare(&config, &source, args.k8s_server.clone())?);
+                list.sort_by_key(|defect| defect.place);
+            }
+            Ok(Found { origin, text, list })
+        }
+        Err(Defects { text, list, .. }) => Ok(Found { origin, text, list }),
     }
+}
+
+/// What the cluster does not have as the file says, with its places.
+fn compare(config: &Config, source: &Source, server: Option<Uri>) -> anyhow::Result<Vec<Defect>> {
+    let mut defects = survey::survey(config, server)?;
+    let paths: Vec<_> = defects.iter().map(|defect| defect.path.clone()).collect();
+    let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+    for (defect, place) in defects.iter_mut().zip(source.places(&paths)) {
+        defect.place = place;
+    }
+    Ok(defects)
 }
 
 fn text(found: &[Found], out: &mut impl Write) -> std::io::Result<()> {

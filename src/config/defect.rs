@@ -121,6 +121,11 @@ codes! {
 
     NeedsRestart = "0501" Error "a change that a reload cannot make";
     NotTaken = "0502" Error "a file of TLS that was not taken over";
+
+    NoService = "0601" Error "a service, or a port of it, that the cluster does not have";
+    NoneReady = "0602" Warning "a service without endpoints that are ready";
+    NoLatch = "0603" Warning "a fleet without its ConfigMap";
+    ClusterUnknown = "0604" Error "a cluster that does not answer, or refuses";
 }
 
 /// Where something stands in a file.

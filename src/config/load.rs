@@ -113,6 +113,23 @@ impl Source {
         }
     }
 
+    /// Where the keys at these paths stand, as defects have them; of a manifest in the first
+    /// config file that it holds. The start of the file, for what is not there.
+    pub fn places(&self, paths: &[&str]) -> Vec<Place> {
+        let text = self.text().unwrap_or_default();
+        let mut report = Report::default();
+        let documents = parse(&text, &mut report);
+        let inner = manifest::is_manifest(&documents)
+            .then(|| manifest::config_files(&documents, &text, &mut report).into_iter().next())
+            .flatten();
+        if let Some(inner) = inner {
+            report = Report::default();
+            parse(&inner.text, &mut report);
+            report.shift(|place| inner.place(place));
+        }
+        paths.iter().map(|path| report.find(path).unwrap_or(Place::START)).collect()
+    }
+
     /// The text without byte order mark, its lines ending in `\n`.
     fn text(&self) -> Result<String, Defects> {
         let bytes = self.bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.bytes);

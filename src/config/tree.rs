@@ -125,6 +125,12 @@ impl Report {
         path
     }
 
+    /// Where the node with this path stands; of a map's entry, its key.
+    pub fn find(&self, path: &str) -> Option<Place> {
+        let mut nodes = (0..self.nodes.len()).map(NodeId);
+        nodes.find(|id| self.path(*id) == path).map(|id| self.place(id))
+    }
+
     /// Records a defect that has no node.
     pub fn add_at(
         &mut self,

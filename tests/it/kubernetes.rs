@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use serin_testkit::{Backend, KubeApi, Proxy, ProxyBuilder, eventually, ms};
+use serde_json::json;
+use serin_testkit::{Backend, KubeApi, Program, Proxy, ProxyBuilder, arg, eventually, ms};
+
+const SERIN: &str = env!("CARGO_BIN_EXE_serin");
 
 fn proxy_with(api: &KubeApi, service: &str) -> ProxyBuilder {
     Proxy::with_yaml(&format!(
@@ -117,4 +120,46 @@ async fn a_service_that_is_not_there_is_waited_for() {
     eventually("it is told", async || (!is_found(&proxy).await).then_some(())).await;
     api.service("chat", &at(&[&a]), &[]);
     until(&proxy, &["a"]).await;
+}
+
+#[tokio::test]
+async fn a_config_is_compared_with_the_cluster_that_it_is_for() {
+    let api = KubeApi::start();
+    let file = Proxy::with_yaml(
+        "listeners: [{ name: http, address: 127.0.0.1:8080 }]\n\
+         metrics: { address: 127.0.0.1:9902 }\n\
+         fleet: { name: gateway, namespace: models, replicas: \"models/serin:http\" }\n\
+         backends:\n\
+         \x20 - { name: v1, service: \"models/v1:80\" }\n\
+         \x20 - { name: v2, service: \"models/v2:81\" }\n\
+         \x20 - { name: v3, service: \"models/v3:80\" }\n\
+         routes: [{ name: all, rules: [{ name: main, backends: \
+         [{ name: v1 }, { name: v2 }, { name: v3 }] }] }]\n",
+    )
+    .config_file();
+    let server = format!("http://{}", api.address);
+    let args = ["check", "--k8s", "--k8s-server", &server, "-o", "json", arg(file.path())];
+    let check = async |code| {
+        let output = Program::output(SERIN, &args).await.expect(code);
+        let found: Vec<serde_json::Value> = serde_json::from_str(&output.stdout).unwrap();
+        let short = |one: &serde_json::Value| {
+            format!("{} at {}", one["code"].as_str().unwrap_or_default(), one["line"])
+        };
+        found.iter().map(short).collect::<Vec<_>>()
+    };
+    let address = ([127, 0, 0, 1], 9000).into();
+    api.service("v1", &[address], &[]);
+    api.service("v2", &[address], &[]);
+    assert_eq!(check(1).await, ["SRN0603 at 3", "SRN0601 at 3", "SRN0601 at 6", "SRN0601 at 7",]);
+    api.put("/api/v1/namespaces/models/configmaps/serin-gateway", json!({}));
+    api.service("serin", &[address], &[]);
+    api.service("v3", &[], &[]);
+    let mut service = api.object("/api/v1/namespaces/models/services/v2").unwrap();
+    service["spec"]["ports"][0]["port"] = json!(81);
+    api.put("/api/v1/namespaces/models/services/v2", service);
+    assert_eq!(check(0).await, ["SRN0602 at 7"]);
+    api.service("v3", &[address], &[]);
+    assert_eq!(check(0).await, [""; 0]);
+    api.set_away(true);
+    assert!(check(1).await.contains(&"SRN0604 at 5".to_owned()));
 }

@@ -6,3 +6,4 @@
 pub mod client;
 pub mod follow;
 pub mod slices;
+pub mod survey;
