@@ -2,6 +2,9 @@
 //!
 //! The bad files stand under `tests/bad-configs/`, what they lead to under `tests/snapshots/`.
 
+#[path = "config_files/docs.rs"]
+mod docs;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::Permissions;
