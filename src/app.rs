@@ -295,7 +295,8 @@ impl Control {
 }
 
 /// How long the start waits for endpoints to be asked for the first time: a request that came
-/// before would be refused for want of an endpoint. `None` where nobody is asked.
+/// before would be refused for want of an endpoint, or get a version that the fleet has taken
+/// out. `None` where nobody is asked.
 fn patience_of(config: &Config) -> Option<Duration> {
     let backends = config.backends.iter();
     let longest = backends.filter_map(|backend| {
@@ -303,7 +304,9 @@ fn patience_of(config: &Config) -> Option<Duration> {
         let asked = backend.health.as_ref().map(|check| check.timeout);
         resolver.into_iter().chain(asked).reduce(|one, other| one + other)
     });
-    Some((longest.max()? + PATIENCE_MORE).min(PATIENCE_MAX))
+    // What the fleet has taken out must not be served until that is heard.
+    let fleet = config.fleet.as_ref().map(|_| PATIENCE_FOUND);
+    Some((longest.chain(fleet).max()? + PATIENCE_MORE).min(PATIENCE_MAX))
 }
 
 /// For the system's resolver, or the Kubernetes API.

@@ -182,6 +182,11 @@ impl Fleet {
         self.state.borrow().is_connected
     }
 
+    /// Whether it is known what all have told.
+    pub fn is_known(&self) -> bool {
+        self.state.borrow().is_known
+    }
+
     /// Whether this replica judges for all, `now`.
     pub fn holds(&self, now: Tick) -> bool {
         lease::holds(self.state.borrow().holds_until, now)

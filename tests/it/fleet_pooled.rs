@@ -6,7 +6,7 @@ use serde_json::Value;
 use serin_loadtest::load::{Load, LoadHandle, RequestTemplate};
 use serin_testkit::{
     Answer, Backend, Client, ConfigFile, KubeApi, Metrics, Program, Proxy, Request, Script, arg,
-    eventually, seed,
+    eventually, ms, seed,
 };
 
 const SERIN: &str = env!("CARGO_BIN_EXE_serin");
@@ -289,6 +289,39 @@ async fn a_broken_way_out_of_one_replica_takes_no_version_out_for_all() {
     // But a version that fails everywhere is out.
     v2.now(Script::answers(500));
     own_v2.now(Script::answers(500));
+    for replica in &replicas {
+        replica.rolled_back().await;
+    }
+    drop(loads);
+}
+
+#[tokio::test]
+async fn an_api_that_forgets_cuts_and_is_slow_stops_no_fleet() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let replicas = fleet(&api, &v1, &v2, SHORT).await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(60.0)).collect();
+    holder(&replicas).await;
+    api.set_delay(ms(30));
+    let disturb = async |step: u64| {
+        eventually("all are there", async || {
+            for change in [KubeApi::bookmark, KubeApi::compact, KubeApi::cut_watches] {
+                change(&api);
+            }
+            let mut there = 0;
+            for replica in &replicas {
+                there += u32::from(replica.view().await["step"] == step);
+                tokio::task::yield_now().await;
+            }
+            (there == 3).then_some(())
+        })
+        .await;
+    };
+    for step in [1, 2] {
+        replicas[0].at_step(step).await;
+        disturb(step).await;
+    }
+    v2.now(Script::answers(500));
     for replica in &replicas {
         replica.rolled_back().await;
     }

@@ -113,6 +113,7 @@ impl Controller {
             self.agree_on(index, now, (&before, &known), outside.is_known);
         }
         self.tell();
+        self.tell_if_known();
     }
 
     fn agree_on(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::control::controller::Controller;
+use crate::control::fleet::Fleet;
 use crate::control::roster::Report;
 use crate::control::running::Counting;
 use crate::units::Tick;
@@ -50,7 +51,8 @@ impl Controller {
         self.reports.settled
     }
 
-    /// `known` is told once every endpoint that is to be asked has been.
+    /// `known` is told once every endpoint that is to be asked has been, and it is known what the
+    /// fleet has agreed on.
     pub fn tell_when_known(&mut self, known: SyncSender<()>) {
         self.reports.known = Some(known);
     }
@@ -66,9 +68,14 @@ impl Controller {
         if self.rotate(now) {
             self.tell();
         }
-        if self.roster.is_known()
-            && let Some(known) = self.reports.known.take()
-        {
+        self.tell_if_known();
+    }
+
+    /// Tells whoever waits that everybody was heard of: endpoints, and the fleet.
+    pub(super) fn tell_if_known(&mut self) {
+        let fleet = self.fleet.as_ref().is_none_or(Fleet::is_known);
+        let is_known = fleet && self.roster.is_known();
+        if is_known && let Some(known) = self.reports.known.take() {
             // Whoever waited may have lost patience.
             let _ = known.try_send(());
         }
