@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::defect::Defects;
 use crate::config::load::{self, Loaded};
 use crate::config::{self, Config};
+use crate::control::admin::feed::Feed;
 use crate::control::admin::{self, AdminState, Readiness, Token};
 use crate::control::certificates::Certificates;
 use crate::control::controller::{Controller, Memory};
@@ -149,6 +150,7 @@ impl App {
             registry,
             tokens,
             published: controller.published(),
+            feed: Feed::new(controller.status(), Arc::clone(&readiness), clock),
             readiness: Arc::clone(&readiness),
             quit: quit.clone(),
         };
@@ -162,10 +164,7 @@ impl App {
             stop: control_stop.clone(),
         };
         let control = control.start().map_err(StartError::Thread)?;
-        if let Some(patience) = patience_of(&config) {
-            // What comes meanwhile waits in the kernel's queues. Who does not answer is unwell.
-            let _ = all_known.recv_timeout(patience);
-        }
+        await_endpoints(&config, &all_known);
         let stop = Stop::default();
         let workers = listener::start(sockets, readers, clock, &stop).map_err(|error| {
             control_stop.cancel();
@@ -272,6 +271,7 @@ impl Control {
         let (files, commands) = (controller.files(), state.commands.clone());
         reload::warn_of_sub_path(&watch.0);
         let watching = tokio::spawn(reload::watch(watch.0, watch.1, files, commands));
+        let feeding = tokio::spawn(Arc::clone(&state.feed).run(stop.clone()));
         let mut routers = vec![(admin, admin::admin_router(state.clone()))];
         routers.extend(metrics.map(|socket| (socket, admin::metrics_router(state))));
         let mut servers = Vec::new();
@@ -287,10 +287,19 @@ impl Control {
         }
         controller.run(asked, stop).await;
         watching.abort();
+        // Readers of events are told, so that their connections end.
+        let _ = feeding.await;
         // Whoever asked for the end gets an answer.
         for server in servers {
             let _ = server.await;
         }
+    }
+}
+
+/// What comes meanwhile waits in the kernel's queues. Who does not answer is unwell.
+fn await_endpoints(config: &Config, all_known: &std::sync::mpsc::Receiver<()>) {
+    if let Some(patience) = patience_of(config) {
+        let _ = all_known.recv_timeout(patience);
     }
 }
 

@@ -3,9 +3,12 @@
 //! Never changes anything itself: it asks the controller and passes on what that says.
 //! Never answers to a name that is not its own: see [`admin_router`].
 
+pub mod feed;
 mod feedback;
 mod fleet;
 mod guard;
+mod page;
+mod shown;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,10 +18,10 @@ use std::time::Duration;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, RawQuery, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -35,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::render;
+use crate::control::admin::feed::{Feed, Pulse};
 use crate::control::admin::guard::Operator;
 use crate::control::api::{ChangesView, Problem, RolloutView, RolloutsView};
 use crate::control::dump::config_dump;
@@ -62,7 +66,7 @@ pub const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A connection takes no further request after this: a client that reads a byte a minute
-/// must not keep its place for ever.
+/// must not keep its place for ever. One that reads events keeps it as long as it reads.
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// How long a request under way may go on when its connection or the port is to end.
@@ -89,9 +93,14 @@ impl Readiness {
         self.draining.store(true, Relaxed);
     }
 
+    /// Whether the end has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
     /// Why not; `None` is ready.
     pub fn missing(&self) -> Option<&'static str> {
-        if self.draining.load(Relaxed) {
+        if self.is_draining() {
             Some("draining: requests under way are finished, new ones are not taken")
         } else if self.listening.load(Relaxed) {
             None
@@ -123,6 +132,8 @@ pub struct AdminState {
     pub tokens: Vec<Token>,
     /// What this replica counted, for the others of its fleet.
     pub published: Arc<Published>,
+    /// Who reads events.
+    pub feed: Arc<Feed>,
     /// For `/readyz`.
     pub readiness: Arc<Readiness>,
     /// Cancelled by `/quitquitquit`.
@@ -143,8 +154,7 @@ impl AdminState {
 /// asked for must be `localhost` or a loopback address, at any port, which a name that an
 /// attacker points at 127.0.0.1 (DNS rebinding) is not.
 pub fn admin_router(state: AdminState) -> Router {
-    let router = probes()
-        .route("/", get(index))
+    let router = page::on(probes())
         .route("/metrics", get(show_metrics))
         .route(
             "/config_dump",
@@ -154,6 +164,12 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/api/rollouts/{name}", get(rollout))
         .route("/api/rollouts/{name}/{word}", post(operate))
         .route("/api/rollouts/{name}/changes", get(changes))
+        .route("/api/events", get(feed::events))
+        .route("/api/history", get(feed::history))
+        .route("/api/journal", get(shown::journal))
+        .route("/api/config", get(shown::show_config))
+        .route("/api/routes", get(shown::show_routes))
+        .route("/api/backends", get(shown::show_backends))
         .route("/api/feedback", post(feedback::hear))
         .route("/reload", post(reload))
         .route("/quitquitquit", post(quit));
@@ -275,11 +291,13 @@ async fn in_time(request: Request, next: Next) -> Response {
     timeout(REQUEST_TIME_MAX, next.run(request)).await.unwrap_or_else(|_| late())
 }
 
-/// No scripts, no frames, no guessing, no copies.
+/// No scripts, no frames, no guessing, no copies. The page alone may do more: see [`page`].
 async fn dress(mut response: Response) -> Response {
+    response.headers_mut().entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(
+        "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    ));
     for (name, value) in [
         ("server", "serin"),
-        ("content-security-policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
         ("x-content-type-options", "nosniff"),
         ("referrer-policy", "no-referrer"),
     ] {
@@ -300,10 +318,6 @@ async fn readyz(State(state): Shared) -> Result<&'static str, Denied> {
 async fn show_metrics(State(state): Shared) -> impl IntoResponse {
     let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, metrics::render(&state.registry, &state.now().gauges))
-}
-
-async fn index() -> Html<&'static str> {
-    Html(include_str!("admin/index.html"))
 }
 
 async fn rollouts(State(state): Shared) -> axum::Json<RolloutsView> {
@@ -439,17 +453,21 @@ async fn serve_connection<S>(stream: S, router: Router, shutdown: CancellationTo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let pulse = Pulse::default();
+    let router = router.layer(Extension(pulse.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
-    tokio::select! {
-        // A client that broke off has its own log.
-        _ = connection.as_mut() => return,
-        () = shutdown.cancelled() => {}
-        () = sleep(CONNECTION_TIME_MAX) => {}
+    loop {
+        tokio::select! {
+            // A client that broke off has its own log.
+            _ = connection.as_mut() => return,
+            () = shutdown.cancelled() => break,
+            () = sleep(CONNECTION_TIME_MAX) => if !pulse.take() { break },
+        }
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(GRACE, connection).await;

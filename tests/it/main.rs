@@ -12,6 +12,7 @@ mod cut;
 mod drain;
 mod endpoint_tls;
 mod endpoints;
+mod events;
 mod evidence;
 mod failover;
 mod failures;

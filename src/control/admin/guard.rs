@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::control::admin::{Denied, Shared, Token};
+use crate::control::admin::{Denied, Shared, Token, page};
 
 /// Who asks: the name of the token; `None` where none is needed.
 #[derive(Clone, Debug)]
@@ -24,6 +24,9 @@ pub(super) async fn guard(State(state): Shared, mut request: Request, next: Next
     }
     let mut operator = None;
     if !state.tokens.is_empty() {
+        if page::has(request.uri().path()) {
+            return next.run(request).await;
+        }
         operator = bearer(request.headers(), &state.tokens);
         if operator.is_none() {
             let detail = "this needs the admin token: `authorization: Bearer TOKEN`, or with \

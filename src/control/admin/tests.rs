@@ -5,6 +5,7 @@ use axum::http::HeaderMap;
 use hyper::service::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::clock::Clock;
 use crate::config::defect::{Code, Defect, Place};
 use crate::config::load::{Options, Source};
 use crate::control::feedback::Heard;
@@ -94,13 +95,16 @@ impl Port {
                 }
             }
         });
+        let readiness = Arc::default();
+        let feed = Feed::new(status.clone(), Arc::clone(&readiness), Clock::start());
         let state = AdminState {
             commands,
             status,
+            feed,
             registry: Arc::new(Registry::new(1)),
             tokens: Vec::new(),
             published: Arc::new(Published::new(own_source())),
-            readiness: Arc::default(),
+            readiness,
             quit: CancellationToken::new(),
         };
         Self { state, _status: tell }
@@ -145,6 +149,19 @@ async fn every_path_answers_its_own_method_only() {
         ("GET /config_dump", 200),
         ("GET /api/rollouts", 200),
         ("GET /api/rollouts/sentiment-v2", 200),
+        ("GET /page/page.js", 200),
+        ("GET /page/style.css", 200),
+        ("HEAD /api/events", 200),
+        ("GET /api/config", 200),
+        ("GET /api/routes", 200),
+        ("GET /api/backends", 200),
+        ("GET /api/journal?rollout=sentiment-v2&limit=200", 200),
+        ("GET /api/journal?limit=201", 400),
+        ("GET /api/journal?limit=0", 400),
+        ("GET /api/journal?limit=many", 400),
+        ("GET /api/history?rollout=sentiment-v2", 404),
+        ("GET /page/other.js", 404),
+        ("POST /api/events", 405),
         ("GET /api/rollouts/other", 404),
         ("GET /api/rollouts/%ff", 404),
         ("GET /api/rollouts/", 404),
@@ -282,6 +299,13 @@ async fn with_a_token_every_call_but_the_probes_must_bring_it() {
         ("GET /readyz", 503),
         ("GET /metrics", 401),
         ("GET /nothing", 401),
+        ("GET /api/events", 401),
+        ("GET /api/journal", 401),
+        ("GET /page/other.js", 401),
+        // They hold nothing secret: the page asks for the token.
+        ("GET /", 200),
+        ("GET /page/page.js", 200),
+        ("GET /api/events?samples=false\nauthorization: Bearer wrong", 401),
         ("GET /metrics\nauthorization: Bearer s3cret", 200),
         ("GET /metrics\nauthorization: bearer s3cret\nhost: serin.example", 200),
         ("GET /metrics\nauthorization: Bearer s3crets", 401),
@@ -348,6 +372,32 @@ async fn a_client_that_does_not_read_loses_its_place() {
     let served = tokio::spawn(served);
     client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     timeout(CONNECTION_TIME_MAX * 2, served).await.unwrap().unwrap();
+}
+
+/// Reads events for longer than a connection may take else.
+#[tokio::test(start_paused = true)]
+async fn who_reads_events_keeps_the_place_and_who_does_not_loses_it() {
+    for reads in [true, false] {
+        let port = Port::new(Answers::default());
+        let (mut client, stream) = tokio::io::duplex(512);
+        let running = Arc::clone(&port.state.feed).run(port.state.quit.clone());
+        tokio::spawn(running);
+        let served =
+            serve_connection(stream, admin_router(port.state.clone()), port.state.quit.clone());
+        let mut served = tokio::spawn(served);
+        client.write_all(b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let reading = async {
+            let mut piece = [0; 512];
+            while reads && client.read(&mut piece).await.unwrap() > 0 {}
+            std::future::pending::<()>().await;
+        };
+        let outlives = tokio::select! {
+            ended = &mut served => ended.is_err(),
+            () = reading => unreachable!("it does not end"),
+            () = sleep(CONNECTION_TIME_MAX * 4) => true,
+        };
+        assert_eq!(outlives, reads);
+    }
 }
 
 #[tokio::test]
