@@ -147,13 +147,15 @@ impl Events {
         }
     }
 
+    /// Whether the change of a rollout that is to be told was made here. Asked once for each.
+    pub fn is_own(&mut self, rollout: &str) -> bool {
+        let found = self.followed.iter().position(|name| name == rollout);
+        found.map(|index| self.followed.swap_remove(index)).is_none()
+    }
+
     /// A rollout has changed; other records say nothing.
     pub fn tell(&mut self, record: &Record) {
         let What::Changed(change) = &record.what else { return };
-        if let Some(index) = self.followed.iter().position(|name| *name == record.rollout) {
-            self.followed.swap_remove(index);
-            return;
-        }
         let Some(recorder) = &mut self.recorder else { return };
         let (reason, is_warning) = match change.state.as_str() {
             "rolled_back" => ("RolledBack", true),

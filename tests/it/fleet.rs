@@ -1,7 +1,7 @@
 //! Replicas that decide as one: what one takes out is out everywhere, whatever becomes of the
 //! API meanwhile.
 
-use serin_testkit::{Backend, KubeApi, Proxy, ProxyBuilder, eventually, secs};
+use serin_testkit::{Backend, KubeApi, Proxy, ProxyBuilder, Seen, eventually, secs};
 
 const PATH: &str = "/v2/models/sentiment/infer";
 const ROLLOUT: &str = "sentiment-v2";
@@ -129,8 +129,13 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/models/events";
 async fn changes_and_a_bad_config_are_events_and_who_only_follows_tells_nothing() {
     let api = KubeApi::start();
     let (v1, v2) = versions();
-    let mut proxy = replica(&api, &v1, &v2).start();
-    let other = replica(&api, &v1, &v2).start();
+    let hook = Backend::named("hook").start();
+    let notify = format!("sentiment-v2\n    notify: [{{ webhook: \"http://{}\" }}]", hook.address);
+    let start = || {
+        let to = format!("canary: {notify}");
+        replica(&api, &v1, &v2).replace("canary: sentiment-v2", &to).start()
+    };
+    let (mut proxy, other) = (start(), start());
     let of = async |reason: &str| {
         eventually("there is one such event", async || {
             let mut events = api.objects(EVENTS);
@@ -145,6 +150,9 @@ async fn changes_and_a_bad_config_are_events_and_who_only_follows_tells_nothing(
     assert_eq!(about, (&"ConfigMap".into(), &"serin-gateway".into(), &"Warning".into()));
     assert!(event["note"].as_str().unwrap().contains("errors <= 1%"), "{event}");
     other.rollout(ROLLOUT).expect("rolled_back").await;
+    let is_it = |one: &Seen| String::from_utf8_lossy(&one.body).contains("\"rolled_back\"");
+    let told = || hook.seen().iter().filter(|one| is_it(one)).count();
+    eventually("the webhook is told", async || (told() > 0).then_some(())).await;
     proxy.rewrite("rollouts:", "rollout:");
     for _ in 0..2 {
         assert_eq!(proxy.reload().await.status, 422);
@@ -154,4 +162,5 @@ async fn changes_and_a_bad_config_are_events_and_who_only_follows_tells_nothing(
     assert!(event["note"].as_str().unwrap().starts_with("SRN0101 at line "), "{event}");
     // The replica that followed has had the time to tell it as well.
     of("RolledBack").await;
+    assert_eq!(told(), 1);
 }

@@ -214,10 +214,13 @@ impl Controller {
 
     /// Says what has changed, to everybody who wants to know.
     fn say(&mut self, name: &RolloutName, record: Record, effect: Effect, reply: Option<Reply>) {
-        if let Some(around) = self.config.around(name) {
-            self.notifier.tell(&around.webhooks, &record);
+        // Else another replica of the fleet tells.
+        if self.events.is_own(name.as_str()) {
+            if let Some(around) = self.config.around(name) {
+                self.notifier.tell(&around.webhooks, &record);
+            }
+            self.events.tell(&record);
         }
-        self.events.tell(&record);
         self.journal.keep(record);
         let found = self.rollouts.iter().find(|one| one.plan().name == *name);
         let view = found.map(|rollout| rollout.view(&self.config)).ok_or(NotDone::Unknown);
