@@ -6,6 +6,7 @@
 
 pub mod collector;
 pub mod lines;
+mod members;
 pub mod otlp;
 pub mod writer;
 

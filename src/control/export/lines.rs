@@ -8,50 +8,49 @@ use std::time::Duration;
 
 use http::header::REFERER;
 use http::{HeaderName, HeaderValue, Version};
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
-use serde_json::Value;
 
 use crate::config::LineFormat;
 use crate::control::export::Wall;
+use crate::control::export::members::Members;
 use crate::control::export::writer::Lines;
 use crate::names::RolloutName;
 use crate::telemetry::reasons::FailureReason;
 use crate::telemetry::told::{ToldRefusal, ToldRequest};
-
-/// A path, and a field's value, longer than this is cut.
-const TEXT_BYTES_MAX: usize = 1024;
 
 /// Lines that were not passed on yet.
 #[derive(Debug, Default)]
 pub struct Page {
     text: Vec<u8>,
     lines: u64,
+    second: Second,
+}
+
+/// A second, and how it is written: most lines have that of the line before.
+#[derive(Debug, Default)]
+struct Second {
+    since_epoch: u64,
+    text: String,
 }
 
 impl Page {
     /// One more line.
     pub fn line(&mut self, told: &ToldRequest, format: LineFormat, wall: Wall) {
-        self.put(&line(told, wall), format);
+        let at = self.second.of(wall.at(told.started));
+        let mut line = Members::begin(&mut self.text, format);
+        line.time("time", &self.second.text, at);
+        tell(&mut line, told);
+        line.end();
+        self.lines += 1;
     }
 
-    /// One more, of what could not be read as a request.
+    /// One more, of what could not be read as a request: nothing is known of it but who sent it,
+    /// and what is wrong with it.
     pub fn refusal(&mut self, told: &ToldRefusal, format: LineFormat, wall: Wall) {
-        self.put(&refusal(told, wall), format);
-    }
-
-    fn put(&mut self, line: &Line<'_>, format: LineFormat) {
-        let before = self.text.len();
-        let written = match format {
-            LineFormat::Json => serde_json::to_writer(&mut self.text, line),
-            LineFormat::Text => write_text(&mut self.text, line),
-        };
-        // A line is made of texts and numbers.
-        if written.is_err() {
-            self.text.truncate(before);
-            return;
-        }
-        self.text.push(b'\n');
+        let at = self.second.of(wall.at(told.end.at));
+        let mut line = Members::begin(&mut self.text, format);
+        line.time("time", &self.second.text, at);
+        tell_refusal(&mut line, told);
+        line.end();
         self.lines += 1;
     }
 
@@ -68,156 +67,87 @@ impl Page {
     }
 }
 
-/// `name=value` with the names of the JSON form; what is null or empty is left out, and what
-/// could be read as more than one value is quoted as in JSON.
-fn write_text(out: &mut Vec<u8>, line: &Line<'_>) -> serde_json::Result<()> {
-    let Value::Object(members) = serde_json::to_value(line)? else { return Ok(()) };
-    let mut first = true;
-    let mut pair = |prefix: &str, name: &str, value: &Value| -> serde_json::Result<()> {
-        if value.is_null() || value.as_str().is_some_and(str::is_empty) {
-            return Ok(());
+impl Second {
+    /// Makes it that of `since_epoch`; the milliseconds within it.
+    fn of(&mut self, since_epoch: Duration) -> u32 {
+        let second = since_epoch.as_secs();
+        if self.since_epoch != second || self.text.is_empty() {
+            let stamp = i64::try_from(second).map(jiff::Timestamp::from_second);
+            let stamp = stamp.ok().and_then(Result::ok).unwrap_or_default();
+            let text = stamp.to_string();
+            *self = Self { since_epoch: second, text: text.trim_end_matches('Z').to_owned() };
         }
-        if !std::mem::take(&mut first) {
-            out.push(b' ');
-        }
-        out.extend_from_slice(prefix.as_bytes());
-        out.extend_from_slice(name.as_bytes());
-        out.push(b'=');
-        match value.as_str() {
-            Some(text) if text.bytes().all(is_plain) => out.extend_from_slice(text.as_bytes()),
-            _ => serde_json::to_writer(&mut *out, value)?,
-        }
-        Ok(())
-    };
-    for (name, value) in &members {
-        match value {
-            Value::Object(fields) => {
-                fields.iter().try_for_each(|(name, value)| pair("headers.", name, value))?;
-            }
-            _ => pair("", name, value)?,
-        }
-    }
-    Ok(())
-}
-
-/// Whether a value needs no quotes for it.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\')
-}
-
-/// A line, in the order in which it is read.
-#[derive(Serialize)]
-struct Line<'t> {
-    time: String,
-    method: Option<&'t str>,
-    host: Option<String>,
-    path: Option<&'t str>,
-    protocol: &'static str,
-    tls: bool,
-    client: String,
-    status: u16,
-    outcome: &'static str,
-    reason: Option<&'static str>,
-    route: &'t str,
-    rule: &'t str,
-    backend: &'t str,
-    endpoint: Option<String>,
-    rollout: Option<&'t str>,
-    attempts: usize,
-    received: u64,
-    sent: u64,
-    duration_ms: f64,
-    first_byte_ms: Option<f64>,
-    request_id: Option<String>,
-    trace_id: Option<String>,
-    #[serde(skip_serializing_if = "Fields::is_empty")]
-    headers: Fields<'t>,
-}
-
-struct Fields<'t>(&'t [(HeaderName, HeaderValue)]);
-
-impl Fields<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        since_epoch.subsec_millis()
     }
 }
 
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in self.0 {
-            let value = text(value);
-            // As with the path: a query may hold secrets.
-            let shown =
-                if name == REFERER { value.split(['?', '#']).next() } else { Some(&*value) };
-            map.serialize_entry(name.as_str(), &shown)?;
-        }
-        map.end()
-    }
-}
-
-fn line(told: &ToldRequest, wall: Wall) -> Line<'_> {
+/// The members of a line, in the order in which they are read.
+fn tell(line: &mut Members<'_>, told: &ToldRequest) {
     let end = &told.end;
     let (route, rule, backend) = end.leg.as_ref().map_or(("", "", ""), |leg| {
         (leg.key.route.as_str(), leg.key.rule.as_str(), leg.key.backend.as_str())
     });
     let last = told.attempts.last();
-    Line {
-        time: time(wall.at(told.started)),
-        method: Some(told.method.as_str()),
-        host: told.host.as_ref().map(text),
-        path: Some(cut(&told.path)),
-        protocol: protocol(told.version),
-        tls: told.is_encrypted,
-        client: told.client.to_canonical().to_string(),
-        status: end.code,
-        outcome: end.outcome.as_str(),
-        reason: end.failure.map(FailureReason::as_str),
-        route,
-        rule,
-        backend,
-        endpoint: last.and_then(|one| one.endpoint).map(|endpoint| endpoint.to_string()),
-        rollout: told.rollout.as_ref().map(RolloutName::as_str),
-        attempts: told.attempts.len(),
-        received: end.received,
-        sent: end.sent,
-        duration_ms: millis(end.at.since(told.started)),
-        first_byte_ms: last
-            .and_then(|one| one.first_byte)
-            .map(|first_byte| millis(first_byte.since(told.started))),
-        request_id: told.id.as_ref().map(text),
-        trace_id: (told.context.trace != 0).then(|| format!("{:032x}", told.context.trace)),
-        headers: Fields(&told.fields),
+    let first_byte = last.and_then(|one| one.first_byte);
+    line.text("method", told.method.as_str());
+    line.field_if_any("host", told.host.as_ref());
+    line.text("path", &told.path);
+    line.text("protocol", protocol(told.version));
+    line.flag("tls", told.is_encrypted);
+    line.ip("client", told.client.to_canonical());
+    line.number("status", end.code.into());
+    line.text("outcome", end.outcome.as_str());
+    line.text_if_any("reason", end.failure.map(FailureReason::as_str));
+    line.text("route", route);
+    line.text("rule", rule);
+    line.text("backend", backend);
+    line.address("endpoint", last.and_then(|one| one.endpoint));
+    line.text_if_any("rollout", told.rollout.as_ref().map(RolloutName::as_str));
+    line.number("attempts", told.attempts.len() as u64);
+    line.number("received", end.received);
+    line.number("sent", end.sent);
+    line.millis("duration_ms", Some(end.at.since(told.started)));
+    line.millis("first_byte_ms", first_byte.map(|at| at.since(told.started)));
+    line.field_if_any("request_id", told.id.as_ref());
+    line.id("trace_id", told.context.trace);
+    if !told.fields.is_empty() {
+        line.below("headers", "headers.", |line| tell_fields(line, &told.fields));
     }
 }
 
-/// Nothing is known of it but who sent it, and what is wrong with it.
-fn refusal(told: &ToldRefusal, wall: Wall) -> Line<'_> {
+fn tell_refusal(line: &mut Members<'_>, told: &ToldRefusal) {
     let end = &told.end;
-    Line {
-        time: time(wall.at(end.at)),
-        method: None,
-        host: None,
-        path: None,
-        protocol: protocol(told.version),
-        tls: told.is_encrypted,
-        client: told.client.to_canonical().to_string(),
-        status: end.code,
-        outcome: end.outcome.as_str(),
-        reason: end.failure.map(FailureReason::as_str),
-        route: "",
-        rule: "",
-        backend: "",
-        endpoint: None,
-        rollout: None,
-        attempts: 0,
-        received: 0,
-        sent: 0,
-        duration_ms: 0.0,
-        first_byte_ms: None,
-        request_id: None,
-        trace_id: None,
-        headers: Fields(&[]),
+    for name in ["method", "host", "path"] {
+        line.text_if_any(name, None);
+    }
+    line.text("protocol", protocol(told.version));
+    line.flag("tls", told.is_encrypted);
+    line.ip("client", told.client.to_canonical());
+    line.number("status", end.code.into());
+    line.text("outcome", end.outcome.as_str());
+    line.text_if_any("reason", end.failure.map(FailureReason::as_str));
+    for name in ["route", "rule", "backend"] {
+        line.text(name, "");
+    }
+    for name in ["endpoint", "rollout"] {
+        line.text_if_any(name, None);
+    }
+    for name in ["attempts", "received", "sent"] {
+        line.number(name, 0);
+    }
+    line.millis("duration_ms", Some(Duration::ZERO));
+    for name in ["first_byte_ms", "request_id", "trace_id"] {
+        line.text_if_any(name, None);
+    }
+}
+
+fn tell_fields(line: &mut Members<'_>, fields: &[(HeaderName, HeaderValue)]) {
+    for (name, value) in fields {
+        // As with the path: a query may hold secrets.
+        match (name == REFERER).then(|| value.to_str().unwrap_or_default()) {
+            Some(value) => line.text(name.as_str(), value.split(['?', '#']).next().unwrap_or("")),
+            None => line.field(name.as_str(), value),
+        }
     }
 }
 
@@ -230,26 +160,6 @@ pub(super) fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// RFC 3339 with milliseconds.
-fn time(since_epoch: Duration) -> String {
-    let millis = i64::try_from(since_epoch.as_millis()).unwrap_or_default();
-    format!("{:.3}", jiff::Timestamp::from_millisecond(millis).unwrap_or_default())
-}
-
-fn millis(span: Duration) -> f64 {
-    span.as_micros() as f64 / 1e3
-}
-
-fn text(value: &HeaderValue) -> String {
-    cut(&String::from_utf8_lossy(value.as_bytes())).to_owned()
-}
-
-/// At most so much of it.
-fn cut(text: &str) -> &str {
-    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,11 +168,20 @@ mod tests {
     use crate::units::Tick;
 
     #[test]
-    fn a_value_that_could_be_read_as_two_is_quoted_and_what_is_empty_is_left_out() {
-        let headers =
-            [("user-agent", "a \"b\" c=d"), ("referer", "https://x/y?key=hush"), ("x-tenant", "")];
-        let headers = headers
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    fn a_second_is_written_once_and_well() {
+        let mut second = Second::default();
+        for (millis, text, rest) in [
+            (0, "1970-01-01T00:00:00", 0),
+            (1, "1970-01-01T00:00:00", 1),
+            (1_795_609_999_999, "2026-11-25T12:33:19", 999),
+            (1_795_610_000_000, "2026-11-25T12:33:20", 0),
+        ] {
+            assert_eq!((second.of(Duration::from_millis(millis)), &*second.text), (rest, text));
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_the_members_of_a_request_and_a_referer_no_query() {
         let end = End {
             leg: None,
             at: Tick::default(),
@@ -272,21 +191,25 @@ mod tests {
             received: 0,
             sent: 0,
         };
-        let told = ToldRefusal {
-            client: [127, 0, 0, 1].into(),
-            is_encrypted: false,
-            version: Version::HTTP_11,
-            end,
-        };
+        let (client, version) = ([127, 0, 0, 1].into(), Version::HTTP_11);
+        let told = ToldRefusal { client, is_encrypted: false, version, end };
         let wall = Wall { start: Duration::ZERO };
-        let line = Line { headers: Fields(&headers), ..refusal(&told, wall) };
-        let mut text = Vec::new();
-        write_text(&mut text, &line).unwrap();
+        let mut page = Page::default();
+        page.refusal(&told, LineFormat::Text, wall);
         assert_eq!(
-            String::from_utf8(text).unwrap(),
+            String::from_utf8(page.take(None).unwrap().text).unwrap(),
             "time=1970-01-01T00:00:00.000Z protocol=HTTP/1.1 tls=false client=127.0.0.1 status=400 \
-             outcome=neutral reason=refused attempts=0 received=0 sent=0 duration_ms=0.0 \
-             headers.user-agent=\"a \\\"b\\\" c=d\" headers.referer=https://x/y"
+             outcome=neutral reason=refused attempts=0 received=0 sent=0 duration_ms=0.000\n"
         );
+        page.refusal(&told, LineFormat::Json, wall);
+        let line = page.take(None).unwrap().text;
+        let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line.as_object().unwrap().len(), 22, "{line}");
+        let mut out = Vec::new();
+        let mut members = Members::begin(&mut out, LineFormat::Text);
+        let value = HeaderValue::from_static("https://x/y?key=hush");
+        tell_fields(&mut members, &[(REFERER, value)]);
+        members.end();
+        assert_eq!(out, b"referer=https://x/y\n");
     }
 }
