@@ -140,6 +140,8 @@ def model(port):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Model)
     server.status = 200
     server.daemon_threads = True
+    # Replicas are killed, with what they have under way.
+    server.handle_error = lambda *_: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
@@ -289,6 +291,11 @@ class Cluster:
             return self.call("POST", SLICES, one)
         return self.call("PUT", f"{SLICES}/serin-replicas-1", one)
 
+    def events(self, reason):
+        """Of all replicas, what the API has kept."""
+        found = self.call("GET", EVENTS)["items"]
+        return [one for one in found if one["reason"] == reason]
+
     def holder(self):
         return self.call("GET", LEASE)["spec"].get("holderIdentity")
 
@@ -335,6 +342,11 @@ class Replica:
 
     def view(self):
         return self.ask(ROLLOUT)
+
+    def count(self, sample):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(sample))
 
     def serves(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/", timeout=5) as answer:
@@ -437,6 +449,15 @@ def play(work, ended):
     if event["regarding"]["name"] != "serin-gateway" or event["type"] != "Warning":
         fail(f"a strange event: {event}")
     say(f"the API has the event: {event['note'][:60]}")
+
+    events, _ = until("there is an event", lambda: cluster.events("RolledBack"))
+    told = events[0]
+    if len(events) > 1 or told["type"] != "Warning" or told["regarding"]["name"] != "serin-gateway":
+        fail(f"one warning about the fleet was expected: {events}")
+    say(f"kubectl get events: {told['type']} {told['reason']} by {told['reportingInstance']}: {told['note']}")
+    refused = sum(one.count('serin_kubernetes_events_total{result="failed"}') for one in replicas)
+    if refused:
+        fail(f"{refused} events were refused")
 
     for one in replicas:
         one.kill()
