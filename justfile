@@ -48,7 +48,7 @@ book:
     target/tools/bin/mdbook build docs
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
-test-real: test-tls test-alerts
+test-real: test-tls test-alerts test-tutorial
     cargo build --locked
     tests/real/run
 
@@ -56,6 +56,11 @@ test-real: test-tls test-alerts
 test-tls:
     cargo build --locked
     tests/real/tls
+
+# The commands of docs/tutorial/laptop.md, as they stand there: a minute.
+test-tutorial:
+    cargo build --locked
+    tests/real/tutorial
 
 # Alerts, dashboards and the exposition with a real Prometheus and Alertmanager: a minute.
 test-alerts:

@@ -117,6 +117,19 @@ fn dead_links(pages: &BTreeMap<String, Page>, exists: impl Fn(&str) -> bool) -> 
     faults
 }
 
+/// The config that stands in a block as a whole, or between `<<'EOF'` and `EOF`.
+fn whole_config(language: &str, block: String) -> Option<String> {
+    let text = match language {
+        "yaml" => block,
+        "sh" => {
+            let (_, rest) = block.split_once("<<'EOF'\n")?;
+            format!("{}\n", rest.split_once("\nEOF\n")?.0)
+        }
+        _ => return None,
+    };
+    text.contains("listeners:").then_some(text)
+}
+
 fn read() -> BTreeMap<String, Page> {
     let others = OTHER_PAGES.iter().map(|path| (*path).to_owned());
     let read = |path: String| {
@@ -152,9 +165,9 @@ fn every_whole_config_in_the_docs_loads() {
     let mut count = 0;
     for (path, page) in read() {
         for (line, language, text) in page.blocks {
-            if language != "yaml" || !text.contains("listeners:") {
+            let Some(text) = whole_config(&language, text) else {
                 continue;
-            }
+            };
             count += 1;
             let options = Options { touch_files: false, ..Options::CHECK };
             let source = Source::of(&format!("{path}:{line}"), text).unwrap();
@@ -163,7 +176,7 @@ fn every_whole_config_in_the_docs_loads() {
             }
         }
     }
-    println!("{count} configs");
+    assert!(count >= 8, "only {count} whole configs are found in the docs");
 }
 
 #[test]
