@@ -50,7 +50,8 @@ pub async fn serve_connection<S: ClientStream>(mut stream: S, visit: Visit, peer
     let http2 =
         spoken.map_or_else(|| first.starts_with(http2::PREFACE), |spoken| spoken == Spoken::Http2);
     if http2 {
-        http2::serve(Prefixed { prefix: first, stream }, &worker, &visit, exchange).await;
+        let stream = Prefixed { prefix: first, stream };
+        Box::pin(http2::serve(stream, &worker, &visit, exchange)).await;
     } else {
         http1::serve(stream, first, visit, exchange).await;
     }

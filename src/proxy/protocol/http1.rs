@@ -60,10 +60,21 @@ enum Next {
     Cut,
 }
 
+/// How long a request is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// As long as the client may be idle.
+    Idle,
+    /// Until the connection rests.
+    Busy,
+}
+
 /// Why there is no request.
 enum NoRequest {
     /// The client is gone, or is not waited for any longer.
     Gone,
+    /// Nothing has been asked for a while.
+    Resting,
     /// What came is none.
     Refused(Error),
 }
@@ -75,22 +86,40 @@ pub async fn serve<S: ClientStream>(stream: S, input: BytesMut, visit: Visit, ex
     let exchange = exchange.with_interims(&interims);
     let connection = Connection { io, visit, exchange, interims };
     loop {
-        let next = match connection.next_head().await {
-            Ok(head) => connection.serve_one(head).await,
-            Err(NoRequest::Refused(error)) => connection.refuse(&error).await,
-            Err(NoRequest::Gone) => return,
+        // What serving takes is on the heap, and gone while nothing is asked for: an idle client
+        // is to cost little.
+        let next = match connection.next_head(Patience::Idle).await {
+            Ok(head) => Box::pin(connection.serve_many(head)).await,
+            Err(NoRequest::Refused(error)) => Box::pin(connection.refuse(&error)).await,
+            Err(NoRequest::Gone | NoRequest::Resting) => return,
         };
         match next {
             Next::Request => {}
-            Next::Close => return connection.linger().await,
+            Next::Close => return Box::pin(connection.linger()).await,
             Next::Cut => return,
         }
     }
 }
 
 impl<S: ClientStream> Connection<S> {
+    /// Serves `head` and what follows it, until the connection rests or ends.
+    async fn serve_many(&self, mut head: Head) -> Next {
+        loop {
+            match self.serve_one(head).await {
+                Next::Request => {}
+                next => return next,
+            }
+            head = match self.next_head(Patience::Busy).await {
+                Ok(head) => head,
+                Err(NoRequest::Resting) => return Next::Request,
+                Err(NoRequest::Refused(error)) => return self.refuse(&error).await,
+                Err(NoRequest::Gone) => return Next::Cut,
+            };
+        }
+    }
+
     /// Waits for a request's head.
-    async fn next_head(&self) -> Result<Head, NoRequest> {
+    async fn next_head(&self, patience: Patience) -> Result<Head, NoRequest> {
         let worker = self.visit.worker();
         let mut limit: Option<Deadline> = None;
         let mut looked_at = 0;
@@ -121,6 +150,9 @@ impl<S: ClientStream> Connection<S> {
                         let goes = self.visit.poll_idle(cx);
                         if self.visit.is_resting() {
                             self.io.shrink();
+                            if goes.is_pending() && patience == Patience::Busy {
+                                return Poll::Ready(Err(NoRequest::Resting));
+                            }
                         }
                         return goes.map(|()| Err(NoRequest::Gone));
                     }
