@@ -149,7 +149,7 @@ impl Exchange {
             let request = (&head, &outbound);
             let answered = self.attempt(&view, rule, pick, (&mut tries, &mut sample), request);
             let answered = answered.await;
-            if tries.go_on(&answered, &head.method, &outbound, self.worker.clock.now()) {
+            if tries.go_on(&answered, &head.method, &outbound, self.worker.clock) {
                 give_up(answered, sample);
                 continue;
             }
@@ -205,7 +205,7 @@ impl Exchange {
         if rule.takes_for_young(one, now) {
             sample.at_young_endpoint();
         }
-        one.endpoint.send(head, outbound).await
+        one.endpoint.send(head, outbound, now).await
     }
 
     /// What is told of a request; `None` where nothing is asked for.

@@ -125,10 +125,11 @@ impl Order {
         }
         let mut code = None;
         let total = timeouts.request.map_or(COPY_TIME_MAX, |request| request.min(COPY_TIME_MAX));
-        let wait = Rc::new(deadlines.open(deadlines.now(), Some(total)));
+        let now = deadlines.now();
+        let wait = Rc::new(deadlines.open(now, Some(total)));
         let source = Source::of_kept(body);
         let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts, interims: None };
-        let result = match endpoint.send(&head, &outbound).await {
+        let result = match endpoint.send(&head, &outbound, now).await {
             Ok(response) => {
                 code = Some(response.status().as_u16());
                 let ok = !response.status().is_server_error();

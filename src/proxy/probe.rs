@@ -137,8 +137,9 @@ async fn ask(
     leg: Arc<Leg>,
     clock: Clock,
 ) {
-    let sample = Sample::open(Rc::new(WorkerLeg::new(leg, 0)), clock, clock.now());
-    match endpoint.send(head, &outbound).await {
+    let now = clock.now();
+    let sample = Sample::open(Rc::new(WorkerLeg::new(leg, 0)), clock, now);
+    match endpoint.send(head, &outbound, now).await {
         Ok(response) => {
             let Outbound { source, wait, timeouts, .. } = outbound;
             let answer = Relayed::ride(response, (sample, None), (source, wait), timeouts);

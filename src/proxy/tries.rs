@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use http::{Method, Response};
 
+use crate::clock::Clock;
 use crate::proxy::body::Source;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::{AnswerBody, Outbound};
@@ -17,7 +18,6 @@ use crate::telemetry::counts::{RetryPermit, RetryRefused};
 use crate::telemetry::told::Why;
 use crate::traffic::outcome::{Outcome, grpc_status};
 use crate::traffic::retry::Failure;
-use crate::units::Tick;
 
 /// What was tried for one request, and where it goes now.
 #[derive(Debug)]
@@ -92,13 +92,13 @@ impl<'v> Tries<'v> {
         answered: &Result<Response<AnswerBody>, Error>,
         method: &Method,
         outbound: &Outbound,
-        now: Tick,
+        clock: Clock,
     ) -> bool {
         let Some(failure) = failure_of(answered) else { return false };
         let goes_on = if self.has_failover() && is_fault(answered) {
             self.fail_over(&outbound.source)
         } else {
-            self.try_again(failure, method, &outbound.source, now)
+            self.try_again(failure, method, &outbound.source, clock)
         };
         if goes_on {
             // What passed in a phase of the failed attempt is not held against the next.
@@ -126,7 +126,13 @@ impl<'v> Tries<'v> {
         true
     }
 
-    fn try_again(&mut self, failure: Failure, method: &Method, body: &Source, now: Tick) -> bool {
+    fn try_again(
+        &mut self,
+        failure: Failure,
+        method: &Method,
+        body: &Source,
+        clock: Clock,
+    ) -> bool {
         let Some((retry, budget)) = &self.rule.rule.retry else { return false };
         if !retry.wants(failure, method, self.retries) {
             return false;
@@ -140,7 +146,7 @@ impl<'v> Tries<'v> {
         self.permit = None;
         let requests = self.live_requests();
         let affords = |live, started| retry.affords(live, requests, started);
-        self.permit = budget.take(now, affords);
+        self.permit = budget.take(clock.now(), affords);
         if self.permit.is_none() {
             counters.refused(RetryRefused::Budget).add(1);
             return false;

@@ -188,7 +188,7 @@ impl Endpoint {
     }
 
     /// Sends a request, its `head` in origin form and with a `host`, and waits for the
-    /// response's head.
+    /// response's head. It is now `began`.
     ///
     /// What fails on a reused connection before a byte of the response is tried once more
     /// on a fresh one, if its body can be sent again; so is what the endpoint told that it
@@ -197,8 +197,8 @@ impl Endpoint {
         self: &Rc<Self>,
         head: &Parts,
         outbound: &Outbound,
+        began: Tick,
     ) -> Result<Response<AnswerBody>, Error> {
-        let began = self.clock.now();
         let answered = self.send_unmeasured(head, outbound).await;
         self.observe(began, &answered);
         answered

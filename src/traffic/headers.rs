@@ -46,7 +46,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
     let mut any = false;
     let mut forged = Vec::new();
     for name in headers.keys() {
-        if let Some(index) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+        if let Some(index) = hop_by_hop(name.as_str()) {
             there[index] = true;
             any = true;
         } else if reads_as(name, &X_FORWARDED_CLIENT_CERT) {
@@ -95,6 +95,20 @@ fn reads_as(name: &HeaderName, other: &HeaderName) -> bool {
     let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
     name.len() == other.len()
         && name.iter().zip(other).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+}
+
+/// Where `name` stands in [`HOP_BY_HOP`]: its length tells most names apart from all of them.
+fn hop_by_hop(name: &str) -> Option<usize> {
+    Some(match name {
+        "connection" => 0,
+        "keep-alive" => 1,
+        "te" => 2,
+        "transfer-encoding" => 3,
+        "upgrade" => 4,
+        "proxy-connection" => 5,
+        "expect" => 6,
+        _ => return None,
+    })
 }
 
 static HOP_BY_HOP: [HeaderName; 7] = [
@@ -173,13 +187,13 @@ pub fn keeps_request_id(value: &HeaderValue) -> bool {
 pub fn request_id(high: u64, low: u64) -> HeaderValue {
     let high = (high & !0xf000) | 0x4000;
     let low = (low & !(0b11 << 62)) | (0b10 << 62);
+    let (high, low) = (hex_digits(high), hex_digits(low));
     let mut text = [b'-'; 36];
-    let mut hex = HexDigits { high, low, at: 0 };
-    for (index, byte) in text.iter_mut().enumerate() {
-        if !matches!(index, 8 | 13 | 18 | 23) {
-            *byte = hex.next_digit();
-        }
-    }
+    text[..8].copy_from_slice(&high[..8]);
+    text[9..13].copy_from_slice(&high[8..12]);
+    text[14..18].copy_from_slice(&high[12..]);
+    text[19..23].copy_from_slice(&low[..4]);
+    text[24..].copy_from_slice(&low[4..]);
     header_value(&text)
 }
 
@@ -203,28 +217,22 @@ pub fn keeps_traceparent(value: &HeaderValue) -> bool {
 /// A `traceparent` of 128 + 64 random bits, not sampled.
 pub fn traceparent(high: u64, low: u64, parent: u64) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[3..19].copy_from_slice(&hex_digits(high));
     // All zero is no id.
-    let mut hex = HexDigits { high, low: low | 1, at: 0 };
-    text[3..35].iter_mut().for_each(|byte| *byte = hex.next_digit());
-    let mut hex = HexDigits { high: parent | 1, low: 0, at: 0 };
-    text[36..52].iter_mut().for_each(|byte| *byte = hex.next_digit());
+    text[19..35].copy_from_slice(&hex_digits(low | 1));
+    text[36..52].copy_from_slice(&hex_digits(parent | 1));
     header_value(&text)
 }
 
-/// The hexadecimal digits of 128 bits, the highest first.
-struct HexDigits {
-    high: u64,
-    low: u64,
-    at: u32,
-}
-
-impl HexDigits {
-    fn next_digit(&mut self) -> u8 {
-        let half = if self.at < 16 { self.high } else { self.low };
-        let digit = (half >> (60 - 4 * (self.at % 16))) & 0xf;
-        self.at += 1;
-        b"0123456789abcdef"[digit as usize]
+/// The hexadecimal digits of `number`, the highest first.
+fn hex_digits(number: u64) -> [u8; 16] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 16];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
+    digits
 }
 
 fn header_value(ascii: &[u8]) -> HeaderValue {

@@ -142,3 +142,11 @@ fn nobody_says_in_a_trailer_where_they_come_from() {
     strip_trailers(&mut trailers);
     assert_eq!(trailers.len(), 1, "{trailers:?}");
 }
+
+#[test]
+fn every_field_of_one_hop_is_found_by_its_name() {
+    for (index, name) in HOP_BY_HOP.iter().enumerate() {
+        assert_eq!(hop_by_hop(name.as_str()), Some(index), "{name}");
+    }
+    assert_eq!(hop_by_hop("accept"), None);
+}

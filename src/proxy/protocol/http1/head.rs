@@ -303,7 +303,10 @@ fn unknown_coding(headers: &HeaderMap) -> Error {
 fn check_names(headers: &HeaderMap) -> Result<(), Error> {
     const TAKEN: [&str; 2] = ["content_length", "transfer_encoding"];
     let mut names = headers.keys().map(HeaderName::as_str);
-    let mixed = |name: &str| name.contains('_') && TAKEN.contains(&name.replace('-', "_").as_str());
+    let is_as_long = |name: &str| TAKEN.iter().any(|taken| taken.len() == name.len());
+    let mixed = |name: &str| {
+        is_as_long(name) && name.contains('_') && TAKEN.contains(&name.replace('-', "_").as_str())
+    };
     if names.any(mixed) {
         return Err(Error::BadRequest("a field is named almost like one that frames the body"));
     }
