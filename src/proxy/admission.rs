@@ -30,7 +30,9 @@ pub async fn enter(
             return Ok(Some(pass.begin(now).after(now.since(lined_up))));
         }
         Ok(Err(Full)) => Limited::QueueFull,
-        Err(_) => Limited::QueueTimeout,
+        Err(Timeout::Queue) => Limited::QueueTimeout,
+        // The time of the whole request: its client is told so, and the endpoint had no part in it.
+        Err(which) => return Err(Error::RanOutInLine(which)),
     };
     counters.limited(limited).add(1);
     Err(Error::Busy { backend: backend.name.clone(), limited })

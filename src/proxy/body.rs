@@ -144,6 +144,21 @@ impl Source {
         }
     }
 
+    /// Keeps many small pieces as one, which costs what its bytes do.
+    pub fn join_small_pieces(&self) {
+        let cost = self.kept_cost.get();
+        let is_small = cost > 2 * self.kept_bytes.get();
+        if !is_small || cost < self.keep_bytes_max.get() || self.lost.get() {
+            return;
+        }
+        let all = Bytes::from(self.kept.take().concat());
+        self.held.give_back();
+        // It was held already, as more.
+        self.lost.set(!self.held.takes(all.len()));
+        self.kept_cost.set(all.len());
+        self.kept.borrow_mut().push(all);
+    }
+
     /// All that came, as one piece; `None` if not all of it was kept.
     pub fn gather(&self) -> Option<Bytes> {
         let mut kept = self.kept.borrow_mut();

@@ -75,7 +75,8 @@ impl Deadlines {
         if self.asleep.replace(false) {
             self.woken.notify_one();
         }
-        let total = total.map(|(span, which)| (self.end_of(span), which));
+        // What has passed since `started` counts.
+        let total = total.map(|(span, which)| (started.after(span).after(LOOK), which));
         let key = self.entries.borrow_mut().insert(Entry { total, ..Entry::default() });
         Deadline { all: Rc::clone(self), key }
     }

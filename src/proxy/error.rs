@@ -106,6 +106,12 @@ pub enum Error {
     /// A time limit passed while Serin waited for the endpoint.
     #[error("the endpoint took longer than `{}` allows", .0.as_str())]
     Timeout(Timeout),
+    /// The time of the whole request passed while it waited for a place at the backend.
+    #[error("all the time that `{}` allows passed in line for a place at the backend", .0.as_str())]
+    RanOutInLine(Timeout),
+    /// There is no room for a body that must be read before it is sent.
+    #[error("there is no room now to keep the request's body until its `model` is read")]
+    NoRoom,
     /// A time limit passed while Serin waited for the client's body.
     #[error("the request's body came more slowly than `{}` allows", .0.as_str())]
     ClientStalled(Timeout),
@@ -131,11 +137,11 @@ impl Error {
             Self::Refused(status, _) => Some(*status),
             Self::Connect => Some(StatusCode::NOT_IMPLEMENTED),
             Self::NoRoute => Some(StatusCode::NOT_FOUND),
-            Self::NoEndpoint { .. } | Self::Busy { .. } | Self::TakenOut => {
+            Self::NoEndpoint { .. } | Self::Busy { .. } | Self::NoRoom | Self::TakenOut => {
                 Some(StatusCode::SERVICE_UNAVAILABLE)
             }
             Self::Unreachable { .. } | Self::Broken(_) => Some(StatusCode::BAD_GATEWAY),
-            Self::Timeout(_) => Some(StatusCode::GATEWAY_TIMEOUT),
+            Self::Timeout(_) | Self::RanOutInLine(_) => Some(StatusCode::GATEWAY_TIMEOUT),
             Self::ClientStalled(_) => Some(StatusCode::REQUEST_TIMEOUT),
             Self::ClientGone => None,
         }
@@ -150,7 +156,11 @@ impl Error {
             | Self::NoRoute
             | Self::ClientStalled(_)
             | Self::ClientGone => Side::Downstream,
-            Self::NoEndpoint { .. } | Self::Busy { .. } | Self::TakenOut => Side::Proxy,
+            Self::NoEndpoint { .. }
+            | Self::Busy { .. }
+            | Self::RanOutInLine(_)
+            | Self::NoRoom
+            | Self::TakenOut => Side::Proxy,
             Self::Unreachable { source, .. } if is_local(source) => Side::Proxy,
             Self::Unreachable { .. } | Self::Broken(_) | Self::Timeout(_) => Side::Upstream,
         }
@@ -169,6 +179,8 @@ impl Error {
                 Timeout::Request | Timeout::Deadline | Timeout::UploadRate | Timeout::Queue,
             )
             | Self::Busy { .. }
+            | Self::RanOutInLine(_)
+            | Self::NoRoom
             | Self::TakenOut
             | Self::BadRequest(_)
             | Self::Refused(..)
@@ -183,7 +195,7 @@ impl Error {
     pub const fn retry_after(&self) -> Option<u16> {
         match self {
             // Whoever is under way now has a chance to be done then.
-            Self::Busy { .. } => Some(1),
+            Self::Busy { .. } | Self::NoRoom => Some(1),
             Self::BadRequest(_)
             | Self::Refused(..)
             | Self::Connect
@@ -192,6 +204,7 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::Broken(_)
             | Self::Timeout(_)
+            | Self::RanOutInLine(_)
             | Self::ClientStalled(_)
             | Self::TakenOut
             | Self::ClientGone => None,
@@ -205,14 +218,16 @@ impl Error {
             Self::BadRequest(_) | Self::Refused(..) | Self::Connect => R::Refused,
             Self::NoRoute => R::NoRoute,
             Self::NoEndpoint { .. } => R::NoEndpoint,
-            Self::Busy { .. } | Self::Timeout(Timeout::Queue) => R::Limit,
+            Self::Busy { .. } | Self::NoRoom | Self::Timeout(Timeout::Queue) => R::Limit,
             Self::Unreachable { source, .. } if is_local(source) => R::Local,
             Self::Unreachable { .. } => R::Connect,
             Self::Broken(fault) => fault.reason(),
             Self::Timeout(Timeout::Connect) => R::ConnectTimeout,
             Self::Timeout(Timeout::FirstByte) => R::FirstByteTimeout,
             Self::Timeout(Timeout::Idle) => R::IdleTimeout,
-            Self::Timeout(Timeout::Request | Timeout::Deadline) => R::RequestTimeout,
+            Self::Timeout(Timeout::Request | Timeout::Deadline) | Self::RanOutInLine(_) => {
+                R::RequestTimeout
+            }
             Self::Timeout(Timeout::UploadRate) | Self::ClientStalled(_) => R::ClientTimeout,
             Self::TakenOut => R::TakenOut,
             Self::ClientGone => R::ClientGone,

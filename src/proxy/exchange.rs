@@ -39,6 +39,7 @@ use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
 use crate::traffic::matching::{ModelView, cookies, query_value};
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
+use crate::traffic::route::Found;
 use crate::units::Tick;
 
 /// Serves the requests of one connection.
@@ -106,17 +107,17 @@ impl Exchange {
     /// Accept and protocol lie behind us; what is observed here, `control` judges.
     async fn run(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
         let started = self.worker.clock.now();
-        let view = self.worker.view();
+        let mut view = self.worker.view();
         let (mut head, body) = request.into_parts();
 
         let story = self.story(&view, &head, started);
-        let source = source_of(&head, body);
-        source.replay_bytes_max.set(view.snapshot.replay_body_bytes_max);
+        let source = source_of(&head, body, &view.snapshot);
         let has_body = !source.is_ended();
-        let routed = self.route(&view, &mut head, &source).await;
+        let routed = self.route(&mut view, &mut head, &source).await;
         let routed =
             routed.inspect_err(|error| self.unrouted(&view, started, error, story.as_deref()));
-        let (rule, whole) = routed?;
+        let (found, whole) = routed?;
+        let rule = view.rule(found);
         let draws = Draws::for_rule(rule.rule, &head);
         source.size.set(rule.rule.body_bytes_max);
         forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), has_body);
@@ -182,7 +183,7 @@ impl Exchange {
     /// One attempt: a place at the backend, one of its endpoints, and what that answers.
     async fn attempt(
         &self,
-        view: &View,
+        view: &Rc<View>,
         rule: RuleRef<'_>,
         pick: Pick,
         (tries, sample): (&mut Tries<'_>, &mut Sample),
@@ -197,7 +198,13 @@ impl Exchange {
         let pass = admission::enter(backend, &outbound.wait, counters, clock).await?;
         let now = clock.now();
         sample.admitted(pass, now);
-        let Some(one) = view.endpoint(target.backend, pick, now) else {
+        // While it waited in line, or failed elsewhere, the world may have gone on.
+        let present = self.worker.view();
+        if tries.is_at_canary() && present.has_taken_out(view, rule, target) {
+            return Err(Error::TakenOut);
+        }
+        let (present, backend) = present.backend_of(view, target.backend);
+        let Some(one) = present.endpoint(backend, pick, now) else {
             return Err(no_endpoint(view, rule.rule, target));
         };
         tries.went_to(one.endpoint.address());
@@ -223,48 +230,30 @@ impl Exchange {
         }
     }
 
-    /// The rule for a request, whose target is made addressable on the way, and its body where
-    /// that says where it goes.
-    async fn route<'v>(
+    /// The rule for a request, whose target is made addressable on the way. Where it goes by its
+    /// body, that is waited for, and `view` is then what it is by that time.
+    async fn route(
         &self,
-        view: &'v View,
+        view: &mut Rc<View>,
         head: &mut Parts,
         source: &Rc<Source>,
-    ) -> Result<(RuleRef<'v>, Option<Box<Whole>>), Error> {
+    ) -> Result<(Found, Option<Box<Whole>>), Error> {
         forward::read_target(head)?;
-        let rule = self.find(view, head, ModelView::Unread)?;
-        if rule.by_model || rule.rule.renames {
-            // Boxed: most requests do not come by here.
-            Box::pin(self.read_model(view, head, source, rule)).await
-        } else {
-            Ok((rule, None))
+        let found = self.find(view, head, ModelView::Unread)?;
+        if !found.by_model && !view.rule(found).rule.renames {
+            return Ok((found, None));
         }
+        let wait = self.worker.deadlines.open(self.worker.clock.now(), None);
+        // Boxed: most requests do not come by here.
+        let whole = Box::pin(Whole::read(head, source, wait)).await?.map(Box::new);
+        *view = self.worker.view();
+        let model = whole.as_ref().map_or(ModelView::Read(None), |whole| whole.model());
+        Ok((self.find(view, head, model)?, whole))
     }
 
     /// The rule for a request, whose target is addressable.
-    fn find<'v>(
-        &self,
-        view: &'v View,
-        head: &Parts,
-        model: ModelView<'_>,
-    ) -> Result<RuleRef<'v>, Error> {
+    fn find(&self, view: &View, head: &Parts, model: ModelView<'_>) -> Result<Found, Error> {
         view.find(&forward::view(head, &self.peer, model)).ok_or(Error::NoRoute)
-    }
-
-    /// Waits for the body, and finds the rule by the model that it names. `rule` is what fits
-    /// as long as nobody knows.
-    async fn read_model<'v>(
-        &self,
-        view: &'v View,
-        head: &mut Parts,
-        source: &Rc<Source>,
-        rule: RuleRef<'v>,
-    ) -> Result<(RuleRef<'v>, Option<Box<Whole>>), Error> {
-        let wait = self.worker.deadlines.open(self.worker.clock.now(), None);
-        let whole = Whole::read(head, source, wait).await?.map(Box::new);
-        let model = whole.as_ref().map_or(ModelView::Read(None), |whole| whole.model());
-        let rule = if rule.by_model { self.find(view, head, model)? } else { rule };
-        Ok((rule, whole))
     }
 
     /// Counts a request that no rule got, and tells of it.
@@ -381,9 +370,11 @@ impl Exchange {
 }
 
 /// What the client sends behind `head`.
-fn source_of(head: &Parts, body: Incoming) -> Rc<Source> {
+fn source_of(head: &Parts, body: Incoming, snapshot: &snapshot::Snapshot) -> Rc<Source> {
     let is_tunnel = head.extensions.get::<Upgrade>().is_some();
-    if is_tunnel { Source::new_tunnel(body) } else { Source::new(body) }
+    let source = if is_tunnel { Source::new_tunnel(body) } else { Source::new(body) };
+    source.replay_bytes_max.set(snapshot.replay_body_bytes_max);
+    source
 }
 
 /// How long the whole exchange may take: as the rule says, or as its gRPC client does.

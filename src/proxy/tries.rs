@@ -19,6 +19,10 @@ use crate::telemetry::told::Why;
 use crate::traffic::outcome::{Outcome, grpc_status};
 use crate::traffic::retry::Failure;
 
+/// Of the targets of a rule with a rollout.
+const CANARY: usize = 0;
+const STABLE: usize = 1;
+
 /// What was tried for one request, and where it goes now.
 #[derive(Debug)]
 pub struct Tries<'v> {
@@ -78,6 +82,11 @@ impl<'v> Tries<'v> {
         self.failed_over
     }
 
+    /// Whether the attempt goes to the canary of a rollout, which comes first among the targets.
+    pub fn is_at_canary(&self) -> bool {
+        self.rule.rule.rollout.is_some() && self.target == CANARY
+    }
+
     /// What a retry holds until it ends.
     pub fn into_permit(self) -> Option<RetryPermit> {
         self.permit
@@ -94,6 +103,12 @@ impl<'v> Tries<'v> {
         outbound: &Outbound,
         clock: Clock,
     ) -> bool {
+        if matches!(answered, Err(Error::TakenOut)) && self.is_at_canary() {
+            // Nothing was sent yet: it goes where the weights of now would have it.
+            (self.target, self.failed_over, self.last) = (STABLE, true, None);
+            outbound.wait.clear();
+            return true;
+        }
         let Some(failure) = failure_of(answered) else { return false };
         let goes_on = if self.has_failover() && is_fault(answered) {
             self.fail_over(&outbound.source)

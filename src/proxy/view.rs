@@ -18,9 +18,10 @@ use crate::telemetry::signs::WorkerSigns;
 use crate::traffic::balance::{Balance, choose, in_turn, mix, ramp, ramp_takes, rendezvous};
 use crate::traffic::matching::RequestView;
 use crate::traffic::protocol::Protocol;
+use crate::traffic::route::Found;
 use crate::traffic::source::is_trusted;
 use crate::traffic::warm_up::WarmUp;
-use crate::units::Tick;
+use crate::units::{Ratio, Tick};
 
 /// What makes an endpoint another one for whoever speaks with it: the last is where its TLS
 /// lies, 0 for none. Whoever has such a number keeps what lies there, so it is not given to
@@ -88,8 +89,6 @@ pub struct RuleRef<'a> {
     /// As published.
     pub rule: &'a snapshot::Rule,
     view: &'a RuleView,
-    /// Whether it was chosen by a model; one that has not been read only may fit.
-    pub by_model: bool,
 }
 
 impl View {
@@ -150,11 +149,48 @@ impl View {
         is_trusted(self.snapshot.trusted_proxies.as_deref(), peer.source)
     }
 
-    /// The rule for `request`.
-    pub fn find(&self, request: &RequestView<'_>) -> Option<RuleRef<'_>> {
-        let found = self.snapshot.table.find(request)?;
-        let (rule, view) = (&self.snapshot.rules[found.rule], &self.rules[found.rule]);
-        Some(RuleRef { rule, view, by_model: found.by_model })
+    /// Which rule `request` gets.
+    pub fn find(&self, request: &RequestView<'_>) -> Option<Found> {
+        self.snapshot.table.find(request)
+    }
+
+    /// The rule that was `found` here.
+    pub fn rule(&self, found: Found) -> RuleRef<'_> {
+        RuleRef { rule: &self.snapshot.rules[found.rule], view: &self.rules[found.rule] }
+    }
+
+    /// Whether this view, `before` which another one was, gives nothing any more to `target` of
+    /// `rule`.
+    pub fn has_taken_out(
+        self: &Rc<Self>,
+        before: &Rc<Self>,
+        rule: RuleRef<'_>,
+        target: &snapshot::Target,
+    ) -> bool {
+        if Rc::ptr_eq(self, before) {
+            return false;
+        }
+        let name = &before.snapshot.backends[target.backend].name;
+        let mut rules = self.snapshot.rules.iter();
+        let Some(rule) = rules.find(|one| one.id == rule.rule.id) else { return false };
+        rule.split.shares().any(|(index, share)| {
+            let backend = rule.targets[*index].backend;
+            self.snapshot.backends[backend].name == *name && share == Ratio::ZERO
+        })
+    }
+
+    /// Where `backend` of the view `before` is now; there, if it is gone.
+    pub fn backend_of<'v>(
+        self: &'v Rc<Self>,
+        before: &'v Rc<Self>,
+        backend: usize,
+    ) -> (&'v Self, usize) {
+        if Rc::ptr_eq(self, before) {
+            return (self, backend);
+        }
+        let name = &before.snapshot.backends[backend].name;
+        let now = self.snapshot.backends.iter().position(|one| one.name == *name);
+        now.map_or((before, backend), |now| (self, now))
     }
 
     /// Whether requests for the snapshot's `backend` are kept together by a key.

@@ -52,6 +52,7 @@ impl Whole {
         let come = async {
             while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 piece.map_err(|_| source.client_error())?;
+                source.join_small_pieces();
                 if !source.is_replayable() && !source.is_ended() {
                     return Err(too_much(source));
                 }
@@ -107,6 +108,5 @@ fn too_much(source: &Source) -> Error {
             "the request's body is larger than `replay_body_max`, so its `model` is not read";
         return Error::Refused(StatusCode::PAYLOAD_TOO_LARGE, what);
     }
-    let what = "there is no room now to keep the request's body until its `model` is read";
-    Error::Refused(StatusCode::SERVICE_UNAVAILABLE, what)
+    Error::NoRoom
 }

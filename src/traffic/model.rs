@@ -36,7 +36,9 @@ pub fn may_be_named(headers: &HeaderMap) -> bool {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         let (major, minor) = kind.split_once('/').unwrap_or_default();
         let minor = minor.to_ascii_lowercase();
-        major.eq_ignore_ascii_case("application") && (minor == "json" || minor.ends_with("+json"))
+        // `grpc+json` is a stream of messages.
+        let is_json = minor == "json" || (minor.ends_with("+json") && !minor.starts_with("grpc"));
+        major.eq_ignore_ascii_case("application") && is_json
     };
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     plain && kind.is_some_and(is_json)
@@ -158,6 +160,7 @@ mod tests {
             (Some("application/vnd.api+json"), None, true),
             (Some("application/json"), Some("gzip"), false),
             (Some("application/jsonl"), None, false),
+            (Some("application/grpc+json"), None, false),
             (Some("text/plain"), None, false),
             (Some("multipart/form-data; boundary=x"), None, false),
             (None, None, false),

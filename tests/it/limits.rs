@@ -300,3 +300,75 @@ async fn who_leaves_the_line_with_a_body_in_hand_leaves_it_at_once() {
     within("the first", first).await.unwrap().expect(200);
     assert_eq!(model.requests(), 1);
 }
+
+#[tokio::test]
+async fn a_time_limit_that_passes_in_line_is_told_as_what_it_is() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = proxy_before(&model, "in_flight: 1, queue_timeout: 1m").start();
+    let _first = ask(&proxy);
+    let _hangs = model.next_call().await;
+    let call = Request::post("/s/m", "")
+        .header("content-type", "application/grpc")
+        .header("grpc-timeout", "300m");
+    let late = proxy.send(&call).await.expect(200);
+    // DEADLINE_EXCEEDED; UNAVAILABLE would be asked for again.
+    assert_eq!(late.header("grpc-status").as_deref(), Some("4"));
+    let message = late.header("grpc-message").unwrap_or_default();
+    assert!(message.contains("in line"), "{message}");
+    assert_eq!((late.header("retry-after"), model.requests()), (None, 1));
+    let labels = [("code", "504"), ("outcome", "neutral")];
+    assert_eq!(value(&proxy, "serin_attempts_total", &labels).await, 1);
+}
+
+/// Who stands in line when a version is taken out never reaches it.
+#[tokio::test]
+async fn the_line_of_a_canary_that_is_taken_out_goes_to_stable() {
+    let v1 = Backend::named("v1").start();
+    let v2 = Backend::named("v2").does(Script::by_hand()).start();
+    let endpoints = "    endpoints: [127.0.0.1:9002]\n";
+    let limits = "    limits: { in_flight: 1, queue: 5, queue_timeout: 1m }\n";
+    let proxy = Proxy::with_config("canary.yaml")
+        .replace(endpoints, &format!("{endpoints}{limits}"))
+        .replace("weight: 90", "weight: 0")
+        .backends([&v1, &v2])
+        .start();
+    let path = "/v2/models/sentiment/infer";
+    let post = || {
+        let (mut client, post) = (proxy.client(), Request::post(path, "a question"));
+        tokio::spawn(async move { client.send(&post).await })
+    };
+    let held = post();
+    let mut call = v2.next_call().await;
+    let waiting = [post(), post()];
+    until_waiting(&proxy, 2).await;
+    proxy.rollout("sentiment-v2").ask("abort").await.expect(200);
+    eventually("its weight is 0", async || {
+        (value(&proxy, "serin_rollout_weight", &[]).await == 0).then_some(())
+    })
+    .await;
+    answer(&mut call).await;
+    within("the one it had", held).await.unwrap().expect(200);
+    for one in waiting {
+        assert_eq!(within("one in line", one).await.unwrap().expect(200).text(), "v1");
+    }
+    assert_eq!((v2.requests(), v1.requests()), (1, 2));
+    assert_eq!(v1.last().body, b"a question");
+}
+
+/// An endpoint that is gone by the time a place is free is not asked.
+#[tokio::test]
+async fn the_line_goes_to_the_endpoints_of_now() {
+    let (old, new) = (Backend::named("old").does(Script::by_hand()), Backend::named("new"));
+    let (old, new) = (old.start(), new.start());
+    let mut proxy = proxy_before(&old, "in_flight: 1, queue: 5, queue_timeout: 1m").start();
+    let held = ask(&proxy);
+    let mut call = old.next_call().await;
+    let waiting = ask(&proxy);
+    until_waiting(&proxy, 1).await;
+    proxy.rewrite(&old.address.to_string(), &new.address.to_string());
+    proxy.reload().await.expect(200);
+    answer(&mut call).await;
+    within("the one it had", held).await.unwrap().expect(200);
+    assert_eq!(within("the one in line", waiting).await.unwrap().expect(200).text(), "new");
+    assert_eq!(old.requests(), 1);
+}

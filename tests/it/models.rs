@@ -277,3 +277,38 @@ async fn the_dump_tells_what_is_asked_and_what_is_renamed() {
     assert_eq!(rules[0]["backends"][1]["model"], "chat-v2");
     assert_eq!(rules[1]["matches"][0]["model"], json!({ "regex": "^embed-" }));
 }
+
+/// What is known when a request begins may be old when its body is there.
+#[tokio::test]
+async fn a_body_that_comes_slowly_goes_where_the_weights_are_by_then() {
+    let servers = servers();
+    let proxy = servers.at_canary().start();
+    let body = r#"{"model":"chat"}"#;
+    let (first, rest) = body.split_at(5);
+    let head = "POST /v1/chat HTTP/1.1\r\nhost: m\r\ncontent-type: application/json\r\n";
+    let begin = format!("{head}content-length: {}\r\n\r\n{first}", body.len());
+    let mut wire = proxy.client().begin(begin).await;
+    // One that came later is through, so the slow one has been looked at.
+    let answer = proxy.client().send(&post(body)).await.expect(200);
+    assert_eq!(backend_of(&answer), "chat-v2");
+    proxy.rollout("chat-v2").ask("abort").await.expect(200);
+    wire.send(rest).await.expect("the proxy listens");
+    let head = wire.head().await.expect("a response");
+    assert_eq!(head.field("x-serin-backend").as_deref(), Some("chat-v1"));
+    assert_eq!(servers.canary.requests(), 1);
+}
+
+/// More pieces than memory would be given to if each were kept for itself.
+#[tokio::test]
+async fn a_body_in_the_smallest_of_pieces_is_read_too() {
+    let servers = servers();
+    let proxy = servers.behind().start();
+    let body = json!({ "text": "x".repeat(2_000), "model": "chat" }).to_string();
+    let head = "POST /v1/chat HTTP/1.1\r\nhost: m\r\ncontent-type: application/json\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    let chunks: Vec<_> = body.chars().map(|c| format!("1\r\n{c}\r\n")).collect();
+    let chunks = chunks.concat();
+    let mut wire = proxy.client().begin(format!("{head}{chunks}0\r\n\r\n")).await;
+    assert_eq!(wire.head().await.expect("a response").word(1), "200");
+    assert_eq!(servers.stable.last().body, body.as_bytes());
+}
