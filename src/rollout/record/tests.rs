@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::judge::{Earlier, SLOT};
-use crate::rollout::machine::Effect;
+use crate::rollout::machine::{Effect, Pause};
 use crate::rollout::objective::{Objective, Quantile};
 use crate::rollout::plan::Breach;
 use crate::rollout::release::Replanned;
@@ -150,6 +150,21 @@ impl Recorder {
         }
     }
 
+    /// The fleet is in another place: of this form of the plan, or of another one.
+    fn moved(&mut self, step: usize, is_paused: bool) {
+        let steps = &self.release.plan().steps;
+        let to = Position {
+            step: step % steps.len(),
+            share: Some(steps[step % steps.len()].weight).filter(|_| step.is_multiple_of(2)),
+            pause: is_paused.then_some(Pause::Operator),
+            promoted: step == 6,
+        };
+        if self.release.moved(self.now, &to).is_some() {
+            self.write(What::Moved { to, by: "replica a".to_owned() });
+            self.change();
+        }
+    }
+
     fn told(&mut self, word: Word) {
         let effect = self.release.told(self.now, word);
         if matches!(effect, None | Some(Effect::Refused(_))) {
@@ -269,6 +284,7 @@ enum Happens {
     Looks(u64),
     Jump(u64),
     Told(Word),
+    Moved(usize, bool),
     Restart,
     /// With another form of the plan in the file.
     RestartEdited(usize),
@@ -284,6 +300,7 @@ fn anything() -> impl Strategy<Value = Vec<Happens>> {
             3 => (0..4_u64, 1..20_u16).prop_map(|(bad, slots)| Happens::Slots(bad, slots)),
             4 => (1..400_u16).prop_map(|slots| Happens::Slots(0, slots)),
             4 => prop::sample::select(words).prop_map(Happens::Told),
+            2 => (0..7_usize, any::<bool>()).prop_map(|(to, is)| Happens::Moved(to, is)),
             1 => (0..10_000_u64).prop_map(Happens::Jump),
             1 => (3..6_u64).prop_map(Happens::Looks),
             2 => Just(Happens::Restart),
@@ -321,6 +338,7 @@ impl Recorder {
             Happens::Slots(bad, slots) => (0..slots).for_each(|_| self.slot(bad)),
             Happens::Jump(seconds) => self.jump(seconds),
             Happens::Told(word) => self.told(word),
+            Happens::Moved(step, is_paused) => self.moved(step, is_paused),
             Happens::Looks(bad) => self.look(bad),
             Happens::Restart => self.restart(self.release.plan().clone()),
             Happens::RestartEdited(form) => self.restart(forms()[form].clone()),
@@ -352,7 +370,7 @@ impl Recorder {
         // Sleep proves nothing, and another file gives the canary no more than it had, unless
         // it has no step with as little.
         let least = self.release.plan().steps[0].weight.get();
-        if !matches!(event, Happens::Slots(..) | Happens::Told(_)) {
+        if !matches!(event, Happens::Slots(..) | Happens::Told(_) | Happens::Moved(..)) {
             prop_assert!(share <= had.max(least) + 1e-12, "{share} after {had}");
             prop_assert!(was.has_ended() || state.as_str() != "promoted", "by no evidence");
         }
