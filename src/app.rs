@@ -3,6 +3,7 @@
 //! Never handles a signal or prints: `cli` does, and tests and the demo run several of
 //! these in one process.
 
+pub mod explain;
 pub mod survey;
 pub mod watch;
 

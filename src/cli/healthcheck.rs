@@ -2,7 +2,7 @@
 //!
 //! Never exits with anything but 0 and 1: that is all that container engines understand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use http::uri::Authority;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-use crate::cli::client;
+use crate::cli::client::{self, Answer};
 use crate::config::Admin;
 use crate::control::api::Problem;
 
@@ -51,14 +51,7 @@ pub struct HealthcheckArgs {
 
 /// Asks once.
 pub fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
-    let address = match (&args.address, &args.config) {
-        (Some(address), _) => address.clone(),
-        (None, Some(path)) => {
-            let config = client::read_config(path)?;
-            client::reachable(config.metrics.unwrap_or(config.admin.address))?
-        }
-        (None, None) => Admin::ADDRESS.parse()?,
-    };
+    let address = address(args.address.as_ref(), args.config.as_deref())?;
     let path = if args.live { "/livez" } else { "/readyz" };
     let call = async {
         let call = client::call(&address, None, &Method::GET, path);
@@ -76,13 +69,35 @@ pub fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let text = String::from_utf8_lossy(&answer.body);
+    match verdict(&answer) {
+        Ok(text) => {
+            println!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(why) => {
+            eprintln!("serin: {why}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Where probes are asked: `given`, or else by `config`, or else the admin port's default.
+pub fn address(given: Option<&Authority>, config: Option<&Path>) -> anyhow::Result<Authority> {
+    match (given, config) {
+        (Some(address), _) => Ok(address.clone()),
+        (None, Some(path)) => {
+            let config = client::read_config(path)?;
+            client::reachable(config.metrics.unwrap_or(config.admin.address))
+        }
+        (None, None) => Ok(Admin::ADDRESS.parse()?),
+    }
+}
+
+/// What a probe's answer says; `Err` is why it is not well.
+pub fn verdict(answer: &Answer) -> Result<String, String> {
     if answer.status.is_success() {
-        println!("{}", text.trim_end());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(String::from_utf8_lossy(&answer.body).trim_end().to_owned());
     }
     let problem = serde_json::from_slice::<Problem>(&answer.body);
-    let why = problem.map_or_else(|_| answer.status.to_string(), |problem| problem.detail);
-    eprintln!("serin: {why}");
-    Ok(ExitCode::FAILURE)
+    Err(problem.map_or_else(|_| answer.status.to_string(), |problem| problem.detail))
 }

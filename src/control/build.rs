@@ -103,6 +103,27 @@ fn find_rule<'c>(config: &'c Config, id: &RuleId) -> Option<&'c config::Rule> {
     route.rules.iter().find(|rule| rule.name == id.rule)
 }
 
+/// Every rule as it is found by, numbered over all routes in the file's order.
+pub fn entries(config: &Config) -> impl Iterator<Item = Entry<'_>> {
+    let rules = config.routes.iter().flat_map(|route| {
+        route.rules.iter().map(|rule| (route.hostnames.as_slice(), rule.matches.as_slice()))
+    });
+    rules.enumerate().map(|(rule, (hostnames, matches))| Entry { hostnames, matches, rule })
+}
+
+/// The split of `weights`, over indices into them; `None` where all are zero.
+pub fn split(weights: &[(BackendName, Weight)]) -> Option<Split<usize>> {
+    Split::new(weights.iter().enumerate().map(|(index, (_, weight))| (index, *weight)))
+}
+
+/// What makes the sticky hash of a rule its own.
+pub fn salt(rule: &RuleId, plan: Option<&Plan>) -> Salt {
+    match plan {
+        Some(plan) => Salt::of_rollout(plan.name.as_str(), plan.version.as_str()),
+        None => Salt::of_rule(&rule.to_string()),
+    }
+}
+
 /// The snapshot of `config`, with `rollouts` as they stand and the endpoints that serve.
 pub fn snapshot(
     config: &Config,
@@ -120,14 +141,7 @@ pub fn snapshot(
             rules.extend(builder.rule(id, rule, rollout));
         }
     }
-    let entries = config.routes.iter().flat_map(|route| {
-        route.rules.iter().map(|rule| (route.hostnames.as_slice(), rule.matches.as_slice()))
-    });
-    let table = Table::new(entries.enumerate().map(|(rule, (hostnames, matches))| Entry {
-        hostnames,
-        matches,
-        rule,
-    }));
+    let table = Table::new(entries(config));
     let unrouted =
         builder.leg(&RuleId { route: "".into(), rule: "".into() }, &BackendName::from(""));
     registry.retain(&builder.used);
@@ -215,7 +229,7 @@ impl Builder<'_> {
         let plan = rollout.map(|standing| standing.plan);
         let share = rollout.and_then(|standing| standing.share);
         let weights = weights(rule, plan, share);
-        let split = Split::new(weights.iter().enumerate().map(|(index, (_, w))| (index, *w)))?;
+        let split = split(&weights)?;
         // Evidence is only what both versions could have got.
         let comparable = plan.is_some_and(|plan| {
             // With all the traffic on the canary there is nothing to compare, only limits.
@@ -257,10 +271,7 @@ impl Builder<'_> {
                 || mirrors.iter().any(|one| one.mirror.model.is_some()),
             targets,
             sticky: rule.sticky.clone(),
-            salt: match plan {
-                Some(plan) => Salt::of_rollout(plan.name.as_str(), plan.version.as_str()),
-                None => Salt::of_rule(&id.to_string()),
-            },
+            salt: salt(&id, plan),
             mirrors,
             timeouts: rule.timeouts,
             body_bytes_max: rule.body_bytes_max,
@@ -301,7 +312,7 @@ impl Builder<'_> {
 }
 
 /// The mirror of a mirror step.
-fn copies_for(canary: &BackendName, copies: &Copies) -> Mirror {
+pub fn copies_for(canary: &BackendName, copies: &Copies) -> Mirror {
     Mirror {
         backend: canary.clone(),
         share: copies.share,

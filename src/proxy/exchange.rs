@@ -36,7 +36,7 @@ use crate::telemetry::told::End;
 use crate::traffic::draw::{Salt, StickyKey};
 use crate::traffic::grpc;
 use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
-use crate::traffic::matching::{ModelView, cookies, query_value};
+use crate::traffic::matching::ModelView;
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
 use crate::traffic::route::Found;
@@ -415,14 +415,9 @@ impl Draws {
     }
 }
 
-/// The draw of the request's sticky key; an empty key is none.
+/// The draw of the request's sticky key.
 fn sticky_draw(salt: Salt, key: &StickyKey, head: &Parts) -> Option<u64> {
-    let draw = |key: &[u8]| (!key.is_empty()).then(|| salt.draw(key));
-    match key {
-        StickyKey::Header(name) => draw(head.headers.get(name)?.as_bytes()),
-        StickyKey::Cookie(name) => draw(cookies(&head.headers, name.as_bytes()).next()?),
-        StickyKey::Query(name) => draw(query_value(head.uri.query(), name)?.as_bytes()),
-    }
+    key.value(&head.headers, head.uri.query()).map(|key| salt.draw(&key))
 }
 
 fn no_endpoint(view: &View, rule: &snapshot::Rule, target: &snapshot::Target) -> Error {

@@ -3,8 +3,12 @@
 //! Never draws: random numbers come in as arguments. One shared number would tie
 //! decisions together: a 5 % mirror would copy the requests of one backend only.
 
-use http::HeaderName;
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::traffic::matching::{cookies, query_value};
 
 /// Where a rule finds the key that keeps a user on one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,25 @@ pub enum StickyKey {
     Cookie(String),
     /// A query parameter's value, percent-decoded; names are case-sensitive.
     Query(String),
+}
+
+impl StickyKey {
+    /// The key that a request brings; an empty one is none.
+    pub fn value<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        query: Option<&'a str>,
+    ) -> Option<Cow<'a, [u8]>> {
+        let value = match self {
+            Self::Header(name) => Cow::Borrowed(headers.get(name)?.as_bytes()),
+            Self::Cookie(name) => Cow::Borrowed(cookies(headers, name.as_bytes()).next()?),
+            Self::Query(name) => match query_value(query, name)? {
+                Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),
+                Cow::Owned(value) => Cow::Owned(value.into_bytes()),
+            },
+        };
+        (!value.is_empty()).then_some(value)
+    }
 }
 
 /// Makes the hash of one rollout independent of another's: without it the same

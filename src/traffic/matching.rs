@@ -3,6 +3,8 @@
 //! Never decides between two that fit: that is `route`'s. Never changes a request,
 //! but tells what its path is once dot segments are resolved.
 
+pub mod misfit;
+
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method};
@@ -286,27 +288,36 @@ impl Match {
     pub fn fits_beside_path(&self, request: &RequestView<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method == request.method)
             && self.client.as_ref().is_none_or(|client| client.fits(request.client))
-            && self.headers.iter().all(|(name, value)| {
-                value.fits(request.headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
-            })
-            && self
-                .cookies
-                .iter()
-                .all(|(name, value)| value.fits(cookies(request.headers, name.as_bytes())))
-            && self.query.iter().all(|(name, value)| {
-                let found = query_value(request.query, name);
-                value.fits(found.as_deref().map(str::as_bytes).into_iter())
-            })
-            && self.model.as_ref().is_none_or(|value| match request.model {
-                ModelView::Unread => true,
-                ModelView::Read(name) => value.fits(name.map(str::as_bytes).into_iter()),
-            })
+            && self.headers.iter().all(|one| header_fits(one, request))
+            && self.cookies.iter().all(|one| cookie_fits(one, request))
+            && self.query.iter().all(|one| parameter_fits(one, request))
+            && self.model.as_ref().is_none_or(|value| model_fits(value, request))
     }
 
     /// Whether path and all else fit.
     pub fn fits(&self, request: &RequestView<'_>) -> bool {
         self.path.as_ref().is_none_or(|path| path.fits(request.path))
             && self.fits_beside_path(request)
+    }
+}
+
+fn header_fits((name, value): &(HeaderName, ValueMatch), request: &RequestView<'_>) -> bool {
+    value.fits(request.headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
+}
+
+fn cookie_fits((name, value): &(String, ValueMatch), request: &RequestView<'_>) -> bool {
+    value.fits(cookies(request.headers, name.as_bytes()))
+}
+
+fn parameter_fits((name, value): &(String, ValueMatch), request: &RequestView<'_>) -> bool {
+    let found = query_value(request.query, name);
+    value.fits(found.as_deref().map(str::as_bytes).into_iter())
+}
+
+fn model_fits(value: &ValueMatch, request: &RequestView<'_>) -> bool {
+    match request.model {
+        ModelView::Unread => true,
+        ModelView::Read(name) => value.fits(name.map(str::as_bytes).into_iter()),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Never looks at every rule: cost grows with the request's path and with the rules
 //! that share its host and path, not with the file.
 
+pub mod precedence;
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;

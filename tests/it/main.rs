@@ -14,6 +14,7 @@ mod endpoint_tls;
 mod endpoints;
 mod events;
 mod evidence;
+mod explain;
 mod failover;
 mod failures;
 mod faults;
