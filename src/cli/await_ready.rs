@@ -43,7 +43,13 @@ pub struct AwaitArgs {
     #[arg(short, long, value_name = "FILE", env = "SERIN_CONFIG")]
     pub config: Option<PathBuf>,
     /// How long to wait: seconds, or with a unit
-    #[arg(long, value_name = "TIME", default_value = "60s", env = "SERIN_TIMEOUT", value_parser = span)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        env = "SERIN_TIMEOUT",
+        value_parser = span
+    )]
     pub timeout: Duration,
     /// The command to run then, with its arguments
     #[arg(last = true, value_name = "CMD")]

@@ -92,8 +92,7 @@ async fn the_rule_and_the_version_are_those_that_the_proxy_takes() {
     ] {
         let url = format!("https://EU.models.example.com:8443{target}");
         let told = world.json(&[args, &[&*url]].concat(), 0).await;
-        let request =
-            Request::get(target).host("eu.models.example.com").header(header.0, header.1);
+        let request = Request::get(target).host("eu.models.example.com").header(header.0, header.1);
         let served = world.proxy.send(&request).await.expect(200);
         assert_eq!(told["outcome"]["backend"], backend);
         assert_eq!(served.header("x-serin-backend").as_deref(), Some(backend));
