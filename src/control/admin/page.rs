@@ -12,12 +12,18 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; \
     form-action 'none'";
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// Paths, kinds and contents.
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 9] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
-    ("/page/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
-    ("/page/charts.js", "text/javascript; charset=utf-8", include_str!("page/charts.js")),
+    ("/page/page.js", SCRIPT, include_str!("page/page.js")),
+    ("/page/api.js", SCRIPT, include_str!("page/api.js")),
+    ("/page/charts.js", SCRIPT, include_str!("page/charts.js")),
+    ("/page/lists.js", SCRIPT, include_str!("page/lists.js")),
+    ("/page/rollout.js", SCRIPT, include_str!("page/rollout.js")),
+    ("/page/words.js", SCRIPT, include_str!("page/words.js")),
     ("/page/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
