@@ -48,7 +48,7 @@ book:
     target/tools/bin/mdbook build docs
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
-test-real: test-tls test-alerts test-tutorial
+test-real: test-tls test-alerts test-tutorial test-page
     cargo build --locked
     tests/real/run
 
@@ -72,6 +72,11 @@ memory seconds="3600" rps="300":
     cargo build --locked --release --workspace
     python3 tests/real/memory.py "{{ target }}/release/serin" "{{ target }}/release/loadtest" \
         {{ seconds }} {{ rps }} "{{ target }}/memory.csv"
+
+# The dashboard in a headless Chromium: a minute.
+test-page:
+    cargo build --locked
+    tests/real/page/run
 
 # Every example config and ConfigMap, as `serin run` would read it.
 configs:

@@ -25,9 +25,10 @@ function niceMax(value) {
 
 export class Chart {
   // series: [{ label, kind: "stable" | "canary" | "other", value(point), low?(point), high?(point) }]
-  // limit: { value(), label }; log: an e-value's scale; format: a number in words
-  constructor({ title, series, format, limit = null, log = false, max = null }) {
-    Object.assign(this, { title, series, format, limit, log, max, points: [], at: null });
+  // limit: { value(), label }; log: an e-value's scale; format: a number in words;
+  // max: the top of the scale; least: the lowest that it may be
+  constructor({ title, series, format, limit = null, log = false, max = null, least = 0 }) {
+    Object.assign(this, { title, series, format, limit, log, max, least, points: [], at: null });
     this.element = document.createElement("figure");
     this.element.className = "chart";
     const caption = document.createElement("figcaption");
@@ -111,7 +112,7 @@ export class Chart {
     }
     // The band may be as wide as the whole at first: then it is cut off, and the lines stay readable.
     const lines = this.points.flatMap((one) => this.series.map((series) => series.value(one)));
-    const most = Math.max(...lines.filter(Number.isFinite), limit ? limit * 2 : 0, 0);
+    const most = Math.max(...lines.filter(Number.isFinite), limit ? limit * 2 : 0, this.least);
     const widest = Math.max(...seen, 0);
     const max = this.max ?? niceMax(Math.min(Math.max(most, widest), Math.max(most, limit ? limit * 4 : most * 3)));
     return { place: (value) => Math.min(value, max) / max, ticks: [0, max] };

@@ -46,7 +46,7 @@ export class Card {
     this.why = make("p", "why");
     this.element.append(
       make("header", "card-head", make("div", "name", this.title, this.badge, this.since), this.buttons(view)),
-      this.headline, this.why, this.share(view), this.steps(view), this.charts(view), this.decisions());
+      this.headline, this.why, this.share(), ...this.steps(view), this.charts(view), this.decisions());
     this.update(view);
   }
 
@@ -71,7 +71,7 @@ export class Card {
     const bar = make("div", "bar", this.bar.stable, this.bar.canary);
     bar.setAttribute("aria-hidden", "true");
     const head = make("tr", "");
-    for (const text of ["Version", "Share", "Requests/s", "Errors", "p99"]) {
+    for (const text of ["Version", "Share", "Req/s", "Errors", "p99"]) {
       const cell = make("th", "", text);
       cell.scope = "col";
       head.append(cell);
@@ -83,14 +83,14 @@ export class Card {
 
   steps(view) {
     this.stepList = null;
-    if (view.steps.length === 0) return null;
+    if (view.steps.length === 0) return [];
     this.stepList = make("ol", "steps");
     this.stepList.setAttribute("aria-label", "Steps of the plan");
     for (const step of view.steps) {
       const what = step.mirror === null ? percent(step.weight) : `copies of ${percent(step.mirror)}`;
       this.stepList.append(make("li", "", make("b", "", what), make("span", "", step.until)));
     }
-    return this.stepList;
+    return [this.stepList];
   }
 
   charts(view) {
@@ -101,8 +101,8 @@ export class Card {
         title: "Share of requests", format: percent, max: 1,
         series: [{ kind: "canary", label: view.canary, value: (point) => point.weight }],
       }),
-      new Chart({ title: "Errors, last 10 s", format: percent, series: arms((arm) => arm?.errors) }),
-      new Chart({ title: "Latency p99, last 10 s", format: millis, series: arms((arm) => arm?.p99_ms ?? undefined) }),
+      new Chart({ title: "Errors, last 10 s", format: percent, least: 0.01, series: arms((arm) => arm?.errors) }),
+      new Chart({ title: "Latency p99, last 10 s", format: millis, least: 10, series: arms((arm) => arm?.p99_ms ?? undefined) }),
     ];
     const general = make("div", "charts", ...this.drawn.map((chart) => chart.element));
     this.objectives = view.objectives.map((one, index) => this.objective(view, one, index));

@@ -64,19 +64,21 @@ export const VERBS = {
   },
 };
 
+const NO_BREAK = "\u00a0";
+
 export function percent(ratio) {
   if (ratio === null || ratio === undefined || Number.isNaN(ratio)) return "–";
   const value = ratio * 100;
   const digits = value === 0 || value >= 99.95 ? 0 : value < 0.1 ? 3 : value < 1 ? 2 : 1;
-  return `${trim(value.toFixed(digits))} %`;
+  return `${trim(value.toFixed(digits))}${NO_BREAK}%`;
 }
 
 const trim = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
 
 export function millis(value) {
   if (value === null || value === undefined) return "–";
-  if (value >= 10000) return `${trim((value / 1000).toFixed(1))} s`;
-  return `${trim(value.toFixed(value < 10 ? 1 : 0))} ms`;
+  if (value >= 10000) return `${trim((value / 1000).toFixed(1))}${NO_BREAK}s`;
+  return `${trim(value.toFixed(value < 10 ? 1 : 0))}${NO_BREAK}ms`;
 }
 
 export function count(value) {
