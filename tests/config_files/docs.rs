@@ -79,7 +79,7 @@ fn without_code(line: &str) -> String {
 }
 
 /// The anchor of a heading, as forges and mdBook make it.
-fn anchor(heading: &str) -> String {
+pub fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = |c: char| c.is_alphanumeric() || "-_ ".contains(c);
     text.chars().filter(|c| kept(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()

@@ -19,7 +19,8 @@ PAGE = ROOT / "docs/tutorial/laptop.md"
 BUILDS = ("git clone", "cargo build", "export PATH=")
 SECONDS = 180
 # Words of these depend on chance and on how fast the machine is.
-BY_CHANCE = {"soaking", "suspicious", "enough", "traffic", "holding", "hold"}
+BY_CHANCE = {"soaking", "suspicious", "enough", "traffic", "holding", "hold", "step"}
+ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
 def blocks(text):
@@ -28,7 +29,7 @@ def blocks(text):
 
 
 def words(text):
-    return set(re.findall(r"[A-Za-z_]{3,}", text)) - BY_CHANCE
+    return set(re.findall(r"[A-Za-z_]{3,}", ID.sub("", text))) - BY_CHANCE
 
 
 def free_ports(count):
