@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use clap::Parser;
+use serin::cli::arguments::Arguments;
 use serin::config::load::{Options, Source};
 
 use crate::in_project;
@@ -177,6 +179,67 @@ fn every_whole_config_in_the_docs_loads() {
         }
     }
     assert!(count >= 8, "only {count} whole configs are found in the docs");
+}
+
+/// The words of every call of `serin` in a line of a script or of a pipeline.
+fn calls(line: &str) -> Vec<Vec<String>> {
+    let pieces = line.split(['|', '&', ';', '\'', '(', ')']).map(str::trim);
+    let bare = |piece: &str| {
+        let mut piece = piece.to_owned();
+        for word in ["- ", "run: ", "script: ", "until ", "$ "] {
+            piece = piece.strip_prefix(word).unwrap_or(&piece).to_owned();
+        }
+        piece
+    };
+    let calls = pieces.map(bare).filter(|piece| piece.starts_with("serin "));
+    calls
+        .map(|call| {
+            let words = call.split_whitespace();
+            // What follows is for the shell.
+            let ours = words.take_while(|word| !word.contains(['>', '<', '#', '`', '\\']));
+            ours.map(|word| word.trim_matches('"').to_owned()).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_command_in_the_docs_is_understood() {
+    let (mut count, mut faults) = (0, Vec::new());
+    for (path, page) in read() {
+        for (first, language, text) in page.blocks {
+            if !["sh", "yaml", "groovy"].contains(&language.as_str()) {
+                continue;
+            }
+            for (line, call) in (first + 1..).zip(text.lines().map(calls)) {
+                for words in call {
+                    count += 1;
+                    if let Err(error) = Arguments::try_parse_from(&words)
+                        && error.use_stderr()
+                    {
+                        faults.push(format!("{path}:{line}: {words:?}\n{error}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+    assert!(count > 30, "only {count} commands are found in the docs");
+}
+
+#[test]
+fn commands_are_found_where_they_stand() {
+    for (line, found) in [
+        ("serin check a.yaml && serin run -c a.yaml", "serin check a.yaml; serin run -c a.yaml"),
+        ("until serin healthcheck 2> /dev/null; do sleep 1; done", "serin healthcheck"),
+        ("kubectl kustomize . | serin check --no-files -", "serin check --no-files -"),
+        ("      - run: serin check -o github a.yaml", "serin check -o github a.yaml"),
+        ("    steps { sh 'serin check a.yaml' }", "serin check a.yaml"),
+        ("docker build -t serin .", ""),
+        ("cargo build --bin serin", ""),
+    ] {
+        let calls: Vec<_> = calls(line).iter().map(|words| words.join(" ")).collect();
+        assert_eq!(calls.join("; "), found, "{line}");
+    }
 }
 
 #[test]
