@@ -228,6 +228,7 @@ impl Judge {
             objectives,
             stable_missing: counts.stable_missing,
             by_probes: false,
+            probes: Vec::new(),
         }
     }
 

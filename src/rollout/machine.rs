@@ -4,6 +4,8 @@
 //! Never does it itself: the effect says what is to be done. An ended rollout stays ended
 //! until somebody resets it or brings a new version; no verdict brings it back.
 
+mod hold;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
 use crate::rollout::fleet::course::Position;
+pub use crate::rollout::machine::hold::{Hold, SavedHold};
 use crate::rollout::objective::Standing;
 use crate::rollout::plan::{Breach, Deadline, Plan};
 use crate::rollout::step::Until;
@@ -31,6 +34,9 @@ pub enum State {
         pause: Option<Pause>,
         /// What was found at the last look; `None` before the first.
         hold: Option<Hold>,
+        /// Names of objectives whose breach has paused it and a person let it go on all the
+        /// same: they do not pause it again while the breach goes on.
+        known: Vec<String>,
     },
     /// The rule serves the canary alone.
     Promoted {
@@ -63,53 +69,6 @@ pub enum Pause {
     Breach(Cause),
 }
 
-/// Why a rollout may not go on, and for how long that has been so.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hold {
-    /// As last found.
-    pub reason: HoldReason,
-    /// The first look of this process that found it, without a break.
-    pub since: Tick,
-    /// How long it had lasted before: a restart is no break.
-    pub before: Duration,
-    /// Whether it has been so since the rollout's first look.
-    pub is_first: bool,
-    /// Whether it has lasted for longer than the plan takes in silence.
-    pub is_overdue: bool,
-}
-
-/// A hold on its way over a restart, or over the end of a journal's file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedHold {
-    reason: HoldReason,
-    lasted_ms: u64,
-    is_first: bool,
-    is_overdue: bool,
-}
-
-impl Hold {
-    /// How long it has lasted without a break.
-    pub const fn lasted(&self, now: Tick) -> Duration {
-        self.before.saturating_add(now.since(self.since))
-    }
-
-    /// What to write down of it `now`.
-    pub fn save(&self, now: Tick) -> SavedHold {
-        let lasted_ms = u64::try_from(self.lasted(now).as_millis()).unwrap_or(u64::MAX);
-        let Self { reason, is_first, is_overdue, .. } = *self;
-        SavedHold { reason, lasted_ms, is_first, is_overdue }
-    }
-}
-
-impl SavedHold {
-    /// As if there had been no time between.
-    pub const fn restore(&self, now: Tick) -> Hold {
-        let Self { reason, lasted_ms, is_first, is_overdue } = *self;
-        let before = Duration::from_millis(lasted_ms);
-        Hold { reason, since: now, before, is_first, is_overdue }
-    }
-}
-
 /// Why a rollout was rolled back, with the numbers it was decided on, kept as they were.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cause {
@@ -119,6 +78,18 @@ pub struct Cause {
     pub text: String,
     /// Every objective at that moment, in the order of the plan, then what probes have proven.
     pub objectives: Vec<ObjectiveView>,
+}
+
+impl Pause {
+    /// What is known where a person, or the fleet, has ended this pause.
+    pub(in crate::rollout) fn let_go(&self, mut known: Vec<String>) -> Vec<String> {
+        if let Self::Breach(cause) = self
+            && !known.contains(&cause.objective)
+        {
+            known.push(cause.objective.clone());
+        }
+        known
+    }
 }
 
 /// What happens to a rollout.
@@ -217,7 +188,7 @@ impl State {
 
     /// A rollout that starts `now` in its first step, without any evidence.
     pub const fn start(now: Tick) -> Self {
-        Self::Progressing { since: now, step: 0, pause: None, hold: None }
+        Self::Progressing { since: now, step: 0, pause: None, hold: None, known: Vec::new() }
     }
 
     /// Its name in the API. `holding` is `progressing` with something against the canary:
@@ -277,6 +248,23 @@ impl State {
         }
     }
 
+    /// Objectives whose breach a person knows of, and let it go on all the same.
+    pub fn known(&self) -> &[String] {
+        match self {
+            Self::Progressing { known, .. } => known,
+            Self::Promoted { .. } | Self::RolledBack { .. } | Self::Aborted { .. } => &[],
+        }
+    }
+
+    /// As it is, but for [`Self::known`].
+    #[must_use]
+    pub fn knowing(mut self, names: Vec<String>) -> Self {
+        if let Self::Progressing { known, .. } = &mut self {
+            *known = names;
+        }
+        self
+    }
+
     /// The breach, or the reason that lasted too long, that ended or stopped it.
     pub const fn cause(&self) -> Option<&Cause> {
         match self {
@@ -322,7 +310,8 @@ impl Plan {
             return (State::Promoted { since: now }, Some(Effect::Promoted));
         }
         let pause = (until == Some(Until::Told)).then_some(Pause::Step);
-        (State::Progressing { since: now, step, pause, hold: None }, Some(Effect::Stepped))
+        let known = Vec::new();
+        (State::Progressing { since: now, step, pause, hold: None, known }, Some(Effect::Stepped))
     }
 
     /// The state at the start of `step`, where an edit of the plan has brought a rollout that
@@ -336,7 +325,7 @@ impl Plan {
             Some(Pause::Operator) => gate.or(pause),
             Some(Pause::Step) | None => gate,
         };
-        State::Progressing { since: now, step, pause, hold: None }
+        State::Progressing { since: now, step, pause, hold: None, known: Vec::new() }
     }
 
     /// The next state, and what is to be done about it.
@@ -366,8 +355,18 @@ impl Plan {
 
     /// A person's word to a running rollout.
     fn told(&self, state: State, now: Tick, word: Word) -> (State, Option<Effect>) {
-        let State::Progressing { since, step, pause, hold } = state else { return (state, None) };
-        let running = |pause| State::Progressing { since, step, pause, hold };
+        let State::Progressing { since, step, pause, hold, known } = state else {
+            return (state, None);
+        };
+        let seen = match (word, &pause) {
+            (Word::Promote | Word::Resume, Some(pause)) => pause.let_go(known.clone()),
+            _ => known.clone(),
+        };
+        let next = |(state, effect): (State, _)| (state.knowing(seen.clone()), effect);
+        let running = |pause| {
+            let known = seen.clone();
+            State::Progressing { since, step, pause, hold, known }
+        };
         match (word, pause) {
             (Word::Abort, _) => (State::Aborted { since: now }, Some(Effect::Aborted)),
             (Word::Reset, pause) => (running(pause), Some(Effect::Refused(Refusal::Running))),
@@ -375,7 +374,9 @@ impl Plan {
             (Word::Promote, pause) if self.steps.is_empty() => {
                 (running(pause), Some(Effect::Refused(Refusal::NoSteps)))
             }
-            (Word::Promote, _) | (Word::Resume, Some(Pause::Step)) => self.enter(step + 1, now),
+            (Word::Promote, _) | (Word::Resume, Some(Pause::Step)) => {
+                next(self.enter(step + 1, now))
+            }
             (Word::Pause, None) => (running(Some(Pause::Operator)), Some(Effect::Paused)),
             (Word::Pause, Some(pause)) => (running(Some(pause)), None),
             (Word::Resume, Some(_)) => (running(None), Some(Effect::Resumed)),
@@ -385,28 +386,33 @@ impl Plan {
 
     /// A look at a running rollout.
     fn judged(&self, state: State, now: Tick, findings: &Findings) -> (State, Option<Effect>) {
-        let State::Progressing { since, step, pause, hold: before } = state else {
+        let State::Progressing { since, step, pause, hold: before, mut known } = state else {
             return (state, None);
         };
+        // A breach that is over, and comes again, is another one.
+        known.retain(|name| findings.still_doubts(name));
         let reason = match findings.decision {
             // One of many does not know what the others see.
             Decision::Promote(_) if self.replicas.is_some() => HoldReason::Fleet,
             Decision::Promote(_) if pause.is_none() => return self.enter(step + 1, now),
             Decision::Promote(_) => HoldReason::Paused,
             Decision::Hold(reason) => reason,
+            // Where there is nothing to go back to, a failing canary is the better half.
+            Decision::Rollback(_) if findings.stable_missing => HoldReason::NoStable,
             Decision::Rollback(blamed) => match (self.on_breach, &pause) {
-                // Where there is nothing to go back to, a failing canary is the better half.
-                _ if findings.stable_missing => HoldReason::NoStable,
-                (Breach::Rollback, _) => return roll_back(now, &blamed, findings, ""),
-                (Breach::Pause, None | Some(Pause::Step | Pause::Operator)) => {
-                    let pause = Some(Pause::Breach(cause(&blamed, findings, "")));
-                    let hold = before;
-                    let paused = State::Progressing { since, step, pause, hold };
+                (Breach::Rollback, _) => {
+                    let cause = cause(&blamed, findings, "", findings.by_probes);
+                    return roll_back(now, cause);
+                }
+                (Breach::Pause, None | Some(Pause::Step | Pause::Operator))
+                    if let Some((blamed, by_probes)) = findings.breach_beyond(&known) =>
+                {
+                    let cause = cause(blamed, findings, "", by_probes);
+                    let (pause, hold) = (Some(Pause::Breach(cause)), before);
+                    let paused = State::Progressing { since, step, pause, hold, known };
                     return (paused, Some(Effect::Paused));
                 }
-                (Breach::Pause, Some(Pause::Breach(_))) | (Breach::Alert, _) => {
-                    HoldReason::Objective(blamed.objective)
-                }
+                (Breach::Pause | Breach::Alert, _) => HoldReason::Objective(blamed.objective),
             },
         };
         let lasts = before.filter(|before| before.reason == reason);
@@ -426,7 +432,7 @@ impl Plan {
             Deadline::RollbackAfter(_) | Deadline::Hold => false,
         };
         let hold = Hold { is_overdue, ..hold };
-        (State::Progressing { since, step, pause, hold: Some(hold) }, None)
+        (State::Progressing { since, step, pause, hold: Some(hold), known }, None)
     }
 
     /// How long it may be held so.
@@ -460,7 +466,7 @@ impl Plan {
         let reason = hold.reason;
         if let Some(shared) = findings.first(Standing::Shared) {
             let how = format!("{reason} for {}: ", duration_text(most));
-            return Some(roll_back(now, shared, findings, &how));
+            return Some(roll_back(now, cause(shared, findings, &how, findings.by_probes)));
         }
         let cause = Cause {
             objective: reason.to_string(),
@@ -472,20 +478,14 @@ impl Plan {
 }
 
 /// The latch: the state in which the canary's weight is 0.
-fn roll_back(
-    now: Tick,
-    blamed: &Finding,
-    findings: &Findings,
-    how: &str,
-) -> (State, Option<Effect>) {
-    let cause = cause(blamed, findings, how);
+fn roll_back(now: Tick, cause: Cause) -> (State, Option<Effect>) {
     (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
 }
 
-fn cause(blamed: &Finding, findings: &Findings, how: &str) -> Cause {
-    let whose = if findings.by_probes { "probes: " } else { "" };
+fn cause(blamed: &Finding, findings: &Findings, how: &str, by_probes: bool) -> Cause {
+    let whose = if by_probes { "probes: " } else { "" };
     let mut objectives: Vec<ObjectiveView> = findings.into();
-    if findings.by_probes {
+    if by_probes {
         // After those of users, by which it was not decided.
         let view = ObjectiveView::from(blamed);
         objectives.push(ObjectiveView { name: format!("{whose}{}", view.name), ..view });

@@ -43,6 +43,9 @@ pub struct Saved {
     /// Why it may not go on, and for how long that has been so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Box<SavedHold>>,
+    /// Objectives whose breach a person knows of, and let it go on all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
     /// What the evidence is held to; of older files only the objectives' names are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_to: Option<HeldTo>,
@@ -104,7 +107,7 @@ impl Release {
     /// Goes on with what was saved. If that was another form of the plan, as [`Self::replan`]
     /// would have it, and `false`.
     pub fn restore(plan: Plan, configured: f64, now: Tick, saved: &Saved) -> (Self, bool) {
-        let Saved { steps, step, pause, hold, held_to, probes, judge } = saved;
+        let Saved { steps, step, pause, hold, known, held_to, probes, judge } = saved;
         let moved = plan.resume_at(steps, *step);
         let state = match moved {
             None => State::Progressing {
@@ -112,8 +115,10 @@ impl Release {
                 step: *step,
                 pause: pause.clone(),
                 hold: hold.as_ref().map(|hold| hold.restore(now)),
+                known: known.clone(),
             },
-            Some(to) => plan.come_to(to, now, pause.clone()),
+            // The evidence goes on, and so does what is known of it.
+            Some(to) => plan.come_to(to, now, pause.clone()).knowing(known.clone()),
         };
         let place = (moved.unwrap_or(*step), share(&plan, &state, configured));
         let judge = Judge::restore(&plan, place, now, judge)
@@ -158,6 +163,7 @@ impl Release {
             step: self.state.step()?,
             pause: self.state.pause().cloned(),
             hold: self.state.hold().map(|hold| Box::new(hold.save(now))),
+            known: self.state.known().to_vec(),
             held_to: Some(HeldTo::of(&self.plan)),
             probes: self.probes.as_ref().map(|judge| Box::new(judge.save(now))),
             judge: Box::new(self.judge.save(now)),
@@ -231,13 +237,14 @@ impl Release {
     fn find(&mut self, now: Tick, counts: &SlotCounts) -> Findings {
         let mut findings = self.judge.close_slot(now, counts);
         if let Some(probes) = &mut self.probes {
-            let found = probes.close_slot(now, &of_probes(probes, counts)).decision;
+            let found = probes.close_slot(now, &of_probes(probes, counts));
             // They may take the canary out, and never send it on.
             if let (Decision::Rollback(_), Decision::Hold(_) | Decision::Promote(_)) =
-                (found, findings.decision)
+                (found.decision, findings.decision)
             {
-                (findings.decision, findings.by_probes) = (found, true);
+                (findings.decision, findings.by_probes) = (found.decision, true);
             }
+            findings.probes = found.objectives;
         }
         findings
     }
@@ -249,10 +256,12 @@ impl Release {
         if self.state.has_ended() {
             return None;
         }
-        let findings = self.judge.look(now, counts);
+        let mut findings = self.judge.look(now, counts);
         if findings.decision.verdict() != Verdict::Rollback {
             return None;
         }
+        // Those are judged when slots close.
+        findings.probes = self.findings.as_ref().map(|one| one.probes.clone()).unwrap_or_default();
         let (state, effect) = self.plan.advance(self.state.clone(), now, Event::Judged(&findings));
         if effect.is_none() && state.alarm() == self.state.alarm() {
             return None;
@@ -331,7 +340,8 @@ impl Release {
         }
         let moved = plan.resume_at(&before.steps, step);
         if let Some(to) = moved {
-            self.state = plan.come_to(to, now, pause);
+            let known = self.state.known().to_vec();
+            self.state = plan.come_to(to, now, pause).knowing(known);
             self.enter(now);
             self.judge.set_paused(self.state.pause().is_some());
         }

@@ -321,6 +321,8 @@ pub struct Findings {
     pub stable_missing: bool,
     /// It is probes that the decision comes from.
     pub by_probes: bool,
+    /// What probes have found, of each objective that they are judged by.
+    pub probes: Vec<Finding>,
     /// A breach that both versions share goes on: each was bad within the last minute.
     pub shared_lasts: bool,
 }
@@ -329,6 +331,21 @@ impl Findings {
     /// The first objective that stands so.
     pub fn first(&self, standing: Standing) -> Option<&Finding> {
         self.objectives.iter().find(|one| one.standing == standing)
+    }
+
+    /// The first breach to roll back for of an objective that is none of `known`, and whether
+    /// it is probes that have found it.
+    pub fn breach_beyond(&self, known: &[String]) -> Option<(&Finding, bool)> {
+        let of_users = self.objectives.iter().map(|one| (one, false));
+        let all = of_users.chain(self.probes.iter().map(|one| (one, true)));
+        let mut breaches = all.filter(|(one, _)| one.verdict() == Verdict::Rollback);
+        breaches.find(|(one, _)| !known.contains(&one.objective.name()))
+    }
+
+    /// Whether anything still speaks against the canary by the objective called `name`.
+    pub fn still_doubts(&self, name: &str) -> bool {
+        let mut all = self.objectives.iter().chain(&self.probes);
+        all.any(|one| one.standing != Standing::Kept && one.objective.name() == name)
     }
 }
 

@@ -62,7 +62,7 @@ mod tests {
     fn held(reason: HoldReason) -> State {
         let (since, before) = (Tick::ZERO, Duration::ZERO);
         let hold = Hold { reason, since, before, is_first: false, is_overdue: false };
-        State::Progressing { since, step: 0, pause: None, hold: Some(hold) }
+        State::Progressing { since, step: 0, pause: None, hold: Some(hold), known: Vec::new() }
     }
 
     #[test]

@@ -84,14 +84,21 @@ impl Position {
         state: State,
         now: Tick,
     ) -> (State, Option<Effect>) {
-        let State::Progressing { since, step, pause, hold } = state else { return (state, None) };
+        let State::Progressing { since, step, pause, hold, known } = state else {
+            return (state, None);
+        };
         if self.promoted {
             return (State::Promoted { since: now }, Some(Effect::Promoted));
         }
         let to = self.step_of(&plan.steps);
         let next = self.pause.clone();
+        // Whoever let it go on knew of the breach that had stopped it.
+        let known = match &pause {
+            Some(pause) if next.as_ref() != Some(pause) => pause.let_go(known),
+            _ => known,
+        };
         if to != step {
-            let state = State::Progressing { since: now, step: to, pause: next, hold: None };
+            let state = State::Progressing { since: now, step: to, pause: next, hold: None, known };
             return (state, Some(Effect::Stepped));
         }
         let effect = match (&pause, &next) {
@@ -99,7 +106,7 @@ impl Position {
             (_, Some(_)) => Some(Effect::Paused),
             (_, None) => Some(Effect::Resumed),
         };
-        (State::Progressing { since, step, pause: next, hold }, effect)
+        (State::Progressing { since, step, pause: next, hold, known }, effect)
     }
 
     /// Of two that were written at once, the more careful one stands.

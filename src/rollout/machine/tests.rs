@@ -45,7 +45,7 @@ fn stepping() -> Plan {
 }
 
 fn running(step: usize, pause: Option<Pause>) -> State {
-    State::Progressing { since: at(0), step, pause, hold: None }
+    State::Progressing { since: at(0), step, pause, hold: None, known: Vec::new() }
 }
 
 fn errors() -> Objective {
@@ -71,6 +71,7 @@ fn findings(standing: Standing, decide: impl Fn(Finding) -> Decision) -> Finding
         objectives: vec![finding],
         stable_missing: false,
         by_probes: false,
+        probes: Vec::new(),
         shared_lasts: true,
     }
 }
@@ -119,7 +120,13 @@ fn every_ended_state_answers_every_word() {
 #[test]
 fn every_running_state_answers_every_word() {
     use Word::{Abort, Pause as Stop, Promote, PromoteFully, Reset, Resume};
-    let fresh = |step, pause| State::Progressing { since: at(9), step, pause, hold: None };
+    let fresh = |step, pause| State::Progressing {
+        since: at(9),
+        step,
+        pause,
+        hold: None,
+        known: Vec::new(),
+    };
     let waits = || Some(Pause::Step);
     let stopped = || Some(Pause::Operator);
     let (plain, done) = (running(0, None), State::Promoted { since: at(9) });
@@ -203,6 +210,51 @@ fn a_breach_may_pause_or_only_be_told() {
     let (state, effect) = plan.advance(running(1, None), at(9), Event::Judged(&breached()));
     assert_eq!((state.as_str(), effect), ("holding", None));
     assert_eq!(state.hold().unwrap().reason, HoldReason::Objective(errors()));
+}
+
+#[test]
+fn a_person_who_lets_a_breach_go_on_is_not_asked_again_while_it_does() {
+    let plan = Plan { on_breach: Breach::Pause, ..stepping() };
+    let judged =
+        |state: &State, found: &Findings| plan.advance(state.clone(), at(9), Event::Judged(found));
+    for (word, step) in [(Word::Resume, 1), (Word::Promote, 2)] {
+        let (paused, _) = judged(&running(1, None), &breached());
+        let (told, _) = plan.advance(paused, at(9), Event::Told(word));
+        assert_eq!(told.known(), ["errors <= 1%"]);
+        let (state, effect) = judged(&told, &breached());
+        assert_eq!((state.step(), effect), (Some(step), None), "{word:?}");
+        assert!(!matches!(state.pause(), Some(Pause::Breach(_))), "{word:?}");
+        assert_eq!(state.hold().unwrap().reason, HoldReason::Objective(errors()));
+        // Short of proof for a moment is not over.
+        let doubted = findings(Standing::Suspicious, |_| Decision::Hold(HoldReason::Suspicious));
+        let (state, _) = judged(&state, &doubted);
+        assert_eq!(judged(&state, &breached()).1, None, "{word:?}");
+        // A breach that is over and comes again is another one.
+        let (state, _) = judged(&state, &held(HoldReason::NotProven));
+        assert_eq!(judged(&state, &breached()).1, Some(Effect::Paused), "{word:?}");
+    }
+}
+
+#[test]
+fn another_breach_than_the_one_that_is_known_pauses_anew() {
+    let plan = Plan { on_breach: Breach::Pause, ..stepping() };
+    let slow = Objective::latency("p99".parse().unwrap(), Duration::from_millis(200));
+    let known = running(1, None).knowing(vec![errors().name()]);
+    let first = breached();
+    let second = Finding { objective: slow, ..first.objectives[0] };
+    for (of_users, of_probes) in [(vec![second], Vec::new()), (Vec::new(), vec![second])] {
+        let by_probes = !of_probes.is_empty();
+        let objectives = [first.objectives.clone(), of_users].concat();
+        let both = Findings { objectives, probes: of_probes, ..first.clone() };
+        let (state, effect) = plan.advance(known.clone(), at(9), Event::Judged(&both));
+        assert_eq!(effect, Some(Effect::Paused));
+        let cause = state.cause().unwrap();
+        assert_eq!(cause.objective, slow.name());
+        assert_eq!(cause.text.starts_with("probes: "), by_probes, "{}", cause.text);
+        let (state, _) = plan.advance(state, at(9), Event::Told(Word::Resume));
+        assert_eq!(state.known(), [errors().name(), slow.name()]);
+        assert_eq!(plan.advance(state, at(9), Event::Judged(&both)).1, None);
+    }
 }
 
 #[test]
@@ -331,8 +383,12 @@ proptest! {
     fn whatever_happens_the_canary_gets_no_more_than_it_should(
         events in anything(),
         has_steps: bool,
+        pauses: bool,
     ) {
-        let plan = if has_steps { stepping() } else { watching() };
+        let on_breach = if pauses { Breach::Pause } else { Breach::Rollback };
+        let plan = Plan { on_breach, ..if has_steps { stepping() } else { watching() } };
+        // A person has seen the breach, and let it go on.
+        let mut is_known = false;
         let (mut state, mut now) = (plan.start(Tick::ZERO), Tick::ZERO);
         for (seconds, happens) in events {
             now = now.after(Duration::from_secs(seconds));
@@ -356,13 +412,26 @@ proptest! {
                 let steps = before.step().map(|before| step.saturating_sub(before));
                 prop_assert!(steps.is_none_or(|steps| steps <= 1), "a step was left out");
             }
+            let stopped = matches!(before.pause(), Some(Pause::Breach(_)));
             match happens {
+                Happens::Breached if !before.has_ended() && pauses => {
+                    let asks = effect == Some(Effect::Paused);
+                    prop_assert_eq!(asks, !stopped && !is_known, "asked once, and only once");
+                    prop_assert_eq!(had, has);
+                }
                 Happens::Breached if !before.has_ended() => {
                     prop_assert_eq!(has, Some(Ratio::ZERO));
                 }
                 Happens::Told(Word::Abort) if !matches!(before, State::Promoted { .. }) => {
                     prop_assert_eq!(has, Some(Ratio::ZERO), "abort always works");
                 }
+                _ => {}
+            }
+            match happens {
+                Happens::Told(Word::Resume) if stopped => is_known = true,
+                Happens::Told(Word::Promote) if stopped && has_steps => is_known = true,
+                Happens::Held | Happens::Proven => is_known = false,
+                Happens::Told(Word::Reset) if before.has_ended() => is_known = false,
                 _ => {}
             }
             if before.has_ended() && !matches!(happens, Happens::Told(Word::Reset)) {

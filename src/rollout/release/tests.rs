@@ -7,6 +7,7 @@ use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::judge::{Earlier, Pair, SLOT, SlotTally};
 use crate::rollout::objective::Objective;
 use crate::rollout::plan::Breach;
+use crate::rollout::record::Change;
 use crate::rollout::step::{Step, Until};
 use crate::rollout::verdict::{HoldReason, Tally};
 use crate::units::Ratio;
@@ -240,7 +241,12 @@ proptest! {
 
     /// Restarts and reloads in between change nothing that a person could see.
     #[test]
-    fn a_rollout_that_was_interrupted_comes_to_the_same_end(events in anything()) {
+    fn a_rollout_that_was_interrupted_comes_to_the_same_end(
+        events in anything(),
+        pauses: bool,
+    ) {
+        let on_breach = if pauses { Breach::Pause } else { Breach::Rollback };
+        let plan = || Plan { on_breach, ..plan() };
         let (mut whole, mut cut) =
             (Release::new(plan(), 0.0, Tick::ZERO), Release::new(plan(), 0.0, Tick::ZERO));
         let mut now = Tick::ZERO;
@@ -273,6 +279,7 @@ proptest! {
             }
             prop_assert_eq!(whole.state().as_str(), cut.state().as_str());
             prop_assert_eq!(whole.state().step(), cut.state().step());
+            prop_assert_eq!(whole.state().known(), cut.state().known());
             prop_assert!((whole.share() - cut.share()).abs() < 1e-12);
         }
     }
@@ -285,6 +292,24 @@ fn restarted(release: &Release, now: Tick) -> Release {
     let (restored, is_same) = Release::restore(release.plan().clone(), 0.0, Tick::ZERO, &saved);
     assert!(is_same);
     restored
+}
+
+#[test]
+fn a_breach_that_a_person_lets_go_on_stays_known() {
+    let minute = Duration::from_mins(1);
+    let pausing = Plan { on_breach: Breach::Pause, ..plan() };
+    let (mut release, mut now) = (Release::new(pausing, 0.0, Tick::ZERO), Tick::ZERO);
+    assert_eq!(run(&mut release, &mut now, 10, minute), Some(Effect::Paused));
+    assert_eq!(release.told(now, Word::Resume), Some(Effect::Resumed));
+    assert_eq!(run(&mut release, &mut now, 10, minute), None, "holding, and not paused again");
+    assert_eq!(release.state().as_str(), "holding");
+    assert_eq!(Change::of(&release).hold_reason.as_deref(), Some("errors <= 1%"));
+    let mut again = restarted(&release, now);
+    assert_eq!(run(&mut again, &mut Tick::ZERO.clone(), 10, minute), None, "nor after a restart");
+    // The evidence is that of the step before.
+    assert_eq!(release.told(now, Word::Promote), Some(Effect::Stepped));
+    assert_eq!(run(&mut release, &mut now, 10, minute), None, "nor in the next step");
+    assert_eq!(release.state().step(), Some(1));
 }
 
 #[test]
