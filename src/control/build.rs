@@ -275,7 +275,7 @@ impl Builder<'_> {
             mirrors,
             timeouts: rule.timeouts,
             body_bytes_max: rule.body_bytes_max,
-            retry: rule.retry.clone().map(|retry| (retry, Arc::default())),
+            retry: rule.retry.clone().map(|retry| (retry, self.registry.retries(&id))),
             // The canary comes first, stable second.
             failover: rollout
                 .filter(|standing| rule.failover && !standing.ended)
@@ -328,4 +328,40 @@ pub fn copies_for(canary: &BackendName, copies: &Copies) -> Mirror {
 /// The labels of the counters of `backend` in `rule`.
 pub fn leg_key(rule: &RuleId, backend: &BackendName) -> LegKey {
     LegKey { route: rule.route.clone(), rule: rule.rule.clone(), backend: backend.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::load::{Options, Source};
+
+    #[tokio::test]
+    async fn a_publish_gives_no_rule_a_new_budget_of_retries() {
+        let text = "\
+            listeners: [{ name: http, address: 127.0.0.1:8080 }]\n\
+            backends: [{ name: model, endpoints: [127.0.0.1:9001] }]\n\
+            routes: [{ name: r, rules: [\n\
+              { name: one, backends: [{ name: model }], retry: { on: [connect] } },\n\
+              { name: two, backends: [{ name: model }], retry: { on: [connect] } }] }]\n";
+        let config = Source::of("test.yaml", text).unwrap().load(Options::RUN).unwrap().config;
+        let (registry, alarm) = (Registry::new(1), Arc::default());
+        let certificates = watch::channel(Arc::<Certificates>::default()).1;
+        let (roster, _reports) = Roster::new(&config, 1, &alarm, Clock::start(), certificates);
+        let budgets = |config: &Config| {
+            let counting = Counting { alarm: &alarm, registry: &registry, roster: &roster };
+            let rules = snapshot(config, 1, counting, &Certificates::default(), &[]).rules;
+            rules.into_iter().filter_map(|rule| Some(rule.retry?.1)).collect::<Vec<_>>()
+        };
+        let (first, second) = (budgets(&config), budgets(&config));
+        assert!(Arc::ptr_eq(&first[0], &second[0]) && Arc::ptr_eq(&first[1], &second[1]));
+        assert!(!Arc::ptr_eq(&first[0], &first[1]), "each rule has its own");
+        // What the config has no more is forgotten.
+        let mut fewer = config.clone();
+        fewer.routes[0].rules.truncate(1);
+        assert_eq!(budgets(&fewer).len(), 1);
+        assert!(!Arc::ptr_eq(&first[1], &budgets(&config)[1]));
+    }
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::names::ListenerName;
-use crate::telemetry::counts::{Leg, LegKey};
+use crate::names::{ListenerName, RuleId};
+use crate::telemetry::counts::{Leg, LegKey, RetryBudget};
 use crate::telemetry::listeners::Door;
 use crate::telemetry::story::Outlets;
 use crate::telemetry::told::Told;
@@ -29,6 +29,8 @@ struct Known {
     legs: BTreeMap<LegKey, Arc<Leg>>,
     /// Copies under way, by the leg of the mirror.
     budgets: BTreeMap<LegKey, Arc<AtomicU32>>,
+    /// Retries under way, by the rule that they are of.
+    retries: BTreeMap<RuleId, Arc<RetryBudget>>,
     /// As many as the config has listeners, which no reload changes.
     doors: BTreeMap<ListenerName, Arc<Door>>,
 }
@@ -72,6 +74,12 @@ impl Registry {
         Arc::clone(self.lock().budgets.entry(key).or_default())
     }
 
+    /// What the rule `rule` has spent of its budget of retries. It goes on from where it was: a
+    /// snapshot that is published in the middle of an outage must not allow a second lot.
+    pub fn retries(&self, rule: &RuleId) -> Arc<RetryBudget> {
+        Arc::clone(self.lock().retries.entry(rule.clone()).or_default())
+    }
+
     /// The counters of the listener `name`.
     pub fn door(&self, name: &ListenerName) -> Arc<Door> {
         let mut known = self.lock();
@@ -89,6 +97,8 @@ impl Registry {
         let mut known = self.lock();
         known.legs.retain(|key, _| used.contains(key));
         known.budgets.retain(|key, _| used.contains(key));
+        let is_of = |rule: &RuleId, leg: &LegKey| leg.route == rule.route && leg.rule == rule.rule;
+        known.retries.retain(|rule, _| used.iter().any(|leg| is_of(rule, leg)));
     }
 
     /// All counters, sorted by labels.
