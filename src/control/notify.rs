@@ -4,8 +4,9 @@
 //! and given up with a log line. A message that was taken is not sent again; one whose answer
 //! got lost is, under the same `id`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,14 +20,14 @@ use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::rollout::record::{Record, What};
 use crate::tls::client::{Encryption, Offer, system_authorities};
 
-/// Messages under way. When full, the next one is dropped, and that is logged: the journal
-/// has it.
+/// Messages under way to one webhook, so that one that is dead takes no place of another's.
+/// When full, the next one to it is dropped, and that is logged: the journal has it.
 pub const MESSAGES_MAX: usize = 64;
 
 /// From the connection to the answer's head.
@@ -41,7 +42,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Sends messages to webhooks.
 #[derive(Clone, Debug)]
 pub struct Notifier {
-    places: Arc<Semaphore>,
+    /// Of each webhook that messages are under way to.
+    places: Arc<Mutex<BTreeMap<String, Arc<Semaphore>>>>,
+    places_max: usize,
     pause: Duration,
     results: Arc<Results>,
 }
@@ -56,11 +59,8 @@ struct Results {
 
 impl Default for Notifier {
     fn default() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(MESSAGES_MAX)),
-            pause: PAUSE,
-            results: Arc::default(),
-        }
+        let (places, results) = (Arc::default(), Arc::default());
+        Self { places, places_max: MESSAGES_MAX, pause: PAUSE, results }
     }
 }
 
@@ -76,7 +76,7 @@ impl Notifier {
     pub fn tell(&self, hooks: &[Uri], record: &Record) {
         let Some(message) = message(record) else { return };
         for hook in hooks {
-            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let Some(place) = self.place(hook) else {
                 tracing::error!(
                     event = "webhook_dropped", hook = shown(hook), rollout = %record.rollout,
                     "too many webhooks are waiting"
@@ -94,6 +94,21 @@ impl Notifier {
             });
         }
     }
+
+    /// `None` when too many messages are under way to `hook`.
+    fn place(&self, hook: &Uri) -> Option<OwnedSemaphorePermit> {
+        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that nothing is under way to is as good as new, and may be of the config before.
+        all.retain(|_, places| places.available_permits() < self.places_max);
+        let new = || Arc::new(Semaphore::new(self.places_max));
+        let places = all.entry(hook.to_string()).or_insert_with(new);
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+}
+
+/// Between tries: one fewer than tries, for nothing comes after the last.
+fn pauses(first: Duration) -> impl Iterator<Item = Duration> {
+    (1..TRIES_MAX).scan(first, |next, _| Some(std::mem::replace(next, *next * 2)))
 }
 
 /// The body of a message; `text` is what Slack and its kin show.
@@ -117,8 +132,9 @@ fn message(record: &Record) -> Option<Bytes> {
 }
 
 /// Whether it was taken.
-async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) -> bool {
-    for tried in 1..=TRIES_MAX {
+async fn deliver(hook: &Uri, message: Bytes, pause: Duration) -> bool {
+    let mut pauses = pauses(pause);
+    for tried in 1_u32.. {
         let sent = timeout(TRY_TIME_MAX, send(hook, JSON, message.clone(), None)).await;
         match sent.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(status) if status.is_success() => return true,
@@ -144,8 +160,8 @@ async fn deliver(hook: &Uri, message: Bytes, mut pause: Duration) -> bool {
                 "the webhook cannot be reached"
             ),
         }
+        let Some(pause) = pauses.next() else { break };
         sleep(pause).await;
-        pause *= 2;
     }
     tracing::error!(
         event = "webhook_given_up",
@@ -314,10 +330,38 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_much_is_dropped_and_nobody_waits() {
-        let notifier = Notifier { places: Arc::new(Semaphore::new(1)), ..Notifier::default() };
+        let notifier = Notifier { places_max: 1, ..Notifier::default() };
         let nowhere: Uri = "http://127.0.0.1:1/".parse().unwrap();
-        notifier.tell(&[nowhere.clone(), nowhere], &changed());
-        assert_eq!(notifier.places.available_permits(), 0);
+        notifier.tell(&[nowhere.clone(), nowhere.clone()], &changed());
+        assert!(notifier.place(&nowhere).is_none());
         assert_eq!(notifier.results()[2], ("dropped", 1));
+    }
+
+    #[tokio::test]
+    async fn a_dead_webhook_takes_no_place_of_another() {
+        let notifier = Notifier { places_max: 1, ..Notifier::default() };
+        let backend = serin_testkit::Backend::named("hook").answers(204).start();
+        let dead: Uri = "http://127.0.0.1:1/".parse().unwrap();
+        let alive: Uri = format!("http://{}/", backend.address).parse().unwrap();
+        notifier.tell(&[dead.clone(), alive], &changed());
+        assert_eq!(notifier.results()[2], ("dropped", 0));
+        let delivered = || notifier.results()[0].1 == 1;
+        while !delivered() {
+            tokio::task::yield_now().await;
+        }
+        // What nothing is under way to takes no memory either.
+        assert!(notifier.place(&dead).is_none());
+        let hooks = || notifier.places.lock().unwrap().len();
+        while hooks() > 1 {
+            tokio::task::yield_now().await;
+            let _ = notifier.place(&dead);
+        }
+    }
+
+    #[test]
+    fn nothing_is_waited_for_after_the_last_try() {
+        let all: Vec<_> = pauses(PAUSE).collect();
+        assert_eq!(all.len(), TRIES_MAX as usize - 1);
+        assert_eq!(all.iter().sum::<Duration>(), Duration::from_secs(127));
     }
 }
