@@ -43,6 +43,8 @@ impl ClientStream for TlsStream<TcpStream> {
 /// Serves one client until it leaves or the worker drains.
 pub async fn serve_connection<S: ClientStream>(mut stream: S, visit: Visit, peer: Peer) {
     let Some(first) = first_bytes(&mut stream, &visit).await else { return };
+    // Whatever the protocol, it says itself from here on when it is idle.
+    visit.busy();
     let worker = Rc::clone(visit.worker());
     let spoken = peer.spoken;
     let exchange = Exchange::new(Rc::clone(&worker), peer);

@@ -23,6 +23,7 @@ use crate::proxy::view::{EndpointKey, View};
 use crate::snapshot::Reader;
 use crate::telemetry::listeners::Door;
 use crate::telemetry::sample::OpenAttempts;
+use crate::units::Tick;
 
 /// Client connections that one worker holds. When full, it stops accepting until one
 /// ends; the kernel's queue holds those that come meanwhile.
@@ -68,16 +69,36 @@ pub struct Worker {
     date: RefCell<(u64, [u8; 29])>,
 }
 
+/// A client that was served less long ago is not sent away for another one: its next request may
+/// be on its way, and would be lost.
+const CLIENT_IDLE_MIN: Duration = Duration::from_secs(1);
+
 /// What is known of a client's connection.
 #[derive(Debug, Default)]
 struct Seat {
     waker: Option<Waker>,
     /// Where it was accepted.
     listener: usize,
-    /// Sweeps since it was last asked something; `None` while it is busy.
-    idle: Option<u32>,
+    /// `None` while it is busy.
+    idle: Option<Idle>,
     /// It is to go.
     expired: bool,
+}
+
+/// Nothing is asked of a client's connection.
+#[derive(Clone, Copy, Debug)]
+struct Idle {
+    since: Tick,
+    sweeps: u32,
+    /// It ends by a time limit of its own.
+    has_own_limit: bool,
+}
+
+/// Of clients that are idle since then, the one to send away `now` for another: the one that has
+/// been so for longest.
+fn idlest<K>(idle: impl Iterator<Item = (K, Tick)>, now: Tick) -> Option<K> {
+    let all = idle.filter(|(_, since)| now.since(*since) >= CLIENT_IDLE_MIN);
+    all.min_by_key(|(_, since)| *since).map(|(key, _)| key)
 }
 
 impl Worker {
@@ -150,11 +171,11 @@ impl Worker {
 
     fn close_idle_clients(&self) {
         for (_, seat) in self.connections.borrow_mut().iter_mut() {
-            if let Some(sweeps) = &mut seat.idle {
-                *sweeps += 1;
-                if *sweeps > CLIENT_IDLE_SWEEPS_MAX {
+            if let Some(idle) = &mut seat.idle {
+                idle.sweeps += 1;
+                if idle.sweeps > CLIENT_IDLE_SWEEPS_MAX && !idle.has_own_limit {
                     seat.expire();
-                } else if *sweeps == 1 {
+                } else if idle.sweeps == 1 {
                     // To let go of its buffers.
                     seat.wake();
                 }
@@ -162,14 +183,16 @@ impl Worker {
         }
     }
 
-    /// Makes room for a client at `listener`, or at any: one that has been idle for longest
-    /// goes. `false` when none is idle.
+    /// Makes room for a client at `listener`, or at any: one that has been idle for longest, and
+    /// for a second at least, goes. `false` when there is none.
     pub fn close_idlest_client(&self, listener: Option<usize>) -> bool {
         let mut seats = self.connections.borrow_mut();
         let here = |seat: &Seat| listener.is_none_or(|listener| seat.listener == listener);
-        let idle = seats.iter_mut().filter(|(_, seat)| !seat.expired && here(seat));
-        let idlest = idle.filter(|(_, seat)| seat.idle.is_some()).max_by_key(|(_, seat)| seat.idle);
-        idlest.map(|(_, seat)| seat.expire()).is_some()
+        let all = seats.iter().filter(|(_, seat)| !seat.expired && here(seat));
+        let idle = all.filter_map(|(key, seat)| Some((key, seat.idle?.since)));
+        let Some(key) = idlest(idle, self.clock.now()) else { return false };
+        seats[key].expire();
+        true
     }
 
     /// Calls `use_it` with the present date as HTTP writes it (RFC 9110, section 5.6.7).
@@ -257,15 +280,26 @@ impl Visit {
 
     /// Nothing is asked of the connection: ready when it is not to be waited for any longer.
     pub fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_idle_for(cx, false)
+    }
+
+    /// The same for a connection that ends by a time limit of its own: it is not to be waited for
+    /// when another client needs its place.
+    pub fn poll_unneeded(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_idle_for(cx, true)
+    }
+
+    fn poll_idle_for(&self, cx: &Context<'_>, has_own_limit: bool) -> Poll<()> {
         self.wake_on_drain(cx);
         let seat = &mut self.worker.connections.borrow_mut()[self.key];
-        seat.idle.get_or_insert(0);
+        let clock = self.worker.clock;
+        seat.idle.get_or_insert_with(|| Idle { since: clock.now(), sweeps: 0, has_own_limit });
         if seat.expired || self.worker.is_draining() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Whether nothing has been asked of it for a while.
     pub fn is_resting(&self) -> bool {
-        self.worker.connections.borrow()[self.key].idle.is_some_and(|sweeps| sweeps > 0)
+        self.worker.connections.borrow()[self.key].idle.is_some_and(|idle| idle.sweeps > 0)
     }
 
     /// Something is asked of it.
@@ -297,5 +331,26 @@ impl Drop for Visit {
         // To accepting and to draining alike.
         self.worker.connection_ended.notify_waiters();
         self.worker.connection_ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_that_is_idle_for_longest_goes_and_none_between_two_requests() {
+        let at = |ms| Tick::new(Duration::from_millis(ms));
+        let goes = |since: &[u64], now| {
+            idlest(since.iter().enumerate().map(|(key, since)| (key, at(*since))), at(now))
+        };
+        for (since, now, gone) in [
+            (&[][..], 5000, None),
+            (&[4001, 4999], 5000, None),
+            (&[4001, 4000, 5000], 5000, Some(1)),
+            (&[3000, 100, 2000], 5000, Some(1)),
+        ] {
+            assert_eq!(goes(since, now), gone, "{since:?}");
+        }
     }
 }

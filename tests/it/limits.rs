@@ -3,7 +3,7 @@
 
 use serin::clock::Clock;
 use serin_testkit::{
-    Answer, Backend, Proxy, ProxyBuilder, Request, Script, eventually, ms, within,
+    Answer, Backend, Proxy, ProxyBuilder, Request, Script, Streamed, eventually, ms, within,
 };
 
 /// One rule, one backend, and `limits` of that.
@@ -248,6 +248,47 @@ async fn a_client_that_asks_nothing_gives_its_place_to_one_that_does() {
         kept.push(client);
     }
     assert_eq!(model.requests(), 6);
+}
+
+#[tokio::test]
+async fn http2_clients_without_a_request_give_their_places_to_others_and_busy_ones_do_not() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = with_places_for_two(&model);
+    let url = format!("http://{}/", proxy.address());
+    let (mut idle, mut busy) = (proxy.http2().await, proxy.http2().await);
+    let (answered, ()) = tokio::join!(idle.exchange(get_of(&url)), async {
+        answer(&mut model.next_call().await).await;
+    });
+    assert_eq!(answered.status(), 200);
+    let request = get_of(&url);
+    let asking = tokio::spawn(async move { busy.exchange(request).await.status() });
+    let mut call = model.next_call().await;
+    // Both places are taken, by one that asks nothing and one that waits.
+    let third = ask(&proxy);
+    answer(&mut model.next_call().await).await;
+    within("the third", third).await.unwrap().expect(200);
+    assert!(idle.send(get_of(&url)).await.is_err(), "it was told to go");
+    answer(&mut call).await;
+    assert_eq!(within("the busy one", asking).await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn two_idle_http2_clients_leave_room_for_many_others() {
+    let model = Backend::named("model").start();
+    let proxy = with_places_for_two(&model);
+    let url = format!("http://{}/", proxy.address());
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let mut client = proxy.http2().await;
+        assert_eq!(client.exchange(get_of(&url)).await.status(), 200);
+        // It stays connected, until it is told to go.
+        kept.push(client);
+    }
+    assert_eq!(model.requests(), 4);
+}
+
+fn get_of(url: &str) -> http::Request<Streamed> {
+    http::Request::get(url).body(Streamed::of("")).unwrap()
 }
 
 #[tokio::test]

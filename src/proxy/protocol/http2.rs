@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
 use crate::proxy::exchange::Exchange;
+use crate::proxy::protocol::http2::stream::Counted;
 use crate::proxy::protocol::http2::watch::{Look, Watch, Watched};
 use crate::proxy::worker::{Visit, Worker};
 
@@ -62,6 +63,10 @@ const SILENT_LOOKS_MAX: u32 = 12;
 /// Looks without a word from a client that waits for nothing; then its connection ends.
 const IDLE_LOOKS_MAX: u32 = 60;
 
+/// Looks at a connection without a request that was told to end, and is not over: whoever does
+/// not hear it is gone.
+const DRAINED_LOOKS_MAX: u32 = 2;
+
 /// How long a client that is cut has to take the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -82,13 +87,15 @@ where
         worker: Rc::clone(worker),
         pings,
         silent: 0,
+        drained: 0,
         drains: false,
         cut: false,
     };
     let mut look = pin!(sleep(LOOK));
     poll_fn(|cx| {
         visit.wake_on_drain(cx);
-        serving.poll(cx, look.as_mut())
+        serving.watch.wake_when_idle(cx);
+        serving.poll(cx, visit, look.as_mut())
     })
     .await;
 }
@@ -123,6 +130,8 @@ struct Serving<S> {
     pings: Option<PingPong>,
     /// Looks at the clock since something came.
     silent: u32,
+    /// Looks at it since it was told to end, without a request.
+    drained: u32,
     /// The client was told that the connection is about to end.
     drains: bool,
     /// The client was told that it has ended.
@@ -131,7 +140,7 @@ struct Serving<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Ready when the connection has ended.
-    fn poll(&mut self, cx: &mut Context<'_>, mut look: Pin<&mut Sleep>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, visit: &Visit, mut look: Pin<&mut Sleep>) -> Poll<()> {
         if self.worker.is_draining() {
             self.drain();
         }
@@ -148,8 +157,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let exchange = self.exchange.clone();
-                    let watch = Rc::clone(&self.watch);
-                    tokio::task::spawn_local(stream::serve(request, respond, exchange, watch));
+                    // Not when its task first runs: until then it would seem idle.
+                    let counted = Counted::begin(&self.watch);
+                    tokio::task::spawn_local(stream::serve(request, respond, exchange, counted));
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => match self.watch.verdict() {
@@ -157,6 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                         self.cut(reason);
                         look.set(sleep(FAREWELL));
                     }
+                    // What is told to end has something to say.
+                    None if self.is_unneeded(cx, visit) => self.drain(),
                     Some(_) | None => break,
                 },
             }
@@ -166,6 +178,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Whether nothing is asked of it, and another client needs its place.
+    fn is_unneeded(&self, cx: &Context<'_>, visit: &Visit) -> bool {
+        if self.watch.requests() > 0 {
+            visit.busy();
+            return false;
+        }
+        visit.poll_unneeded(cx).is_ready() && !self.drains
     }
 
     /// Takes no new requests; ends when those under way have.
@@ -187,7 +208,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
         self.silent = if self.watch.take_heard() { 0 } else { self.silent + 1 };
         if self.watch.requests() == 0 {
-            if self.silent > IDLE_LOOKS_MAX {
+            if self.drains {
+                self.drained += 1;
+                if self.drained > DRAINED_LOOKS_MAX {
+                    return Verdict::End;
+                }
+            } else if self.silent > IDLE_LOOKS_MAX {
                 self.drain();
             }
         } else if self.silent >= SILENT_LOOKS_MAX {

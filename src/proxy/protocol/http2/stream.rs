@@ -31,9 +31,17 @@ use crate::traffic::outcome::is_grpc;
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
 /// Counts a request as long as it lasts.
-struct Counted {
+pub struct Counted {
     watch: Rc<Watch>,
     whole: bool,
+}
+
+impl Counted {
+    /// From here on.
+    pub fn begin(watch: &Rc<Watch>) -> Self {
+        watch.begin();
+        Self { watch: Rc::clone(watch), whole: false }
+    }
 }
 
 impl Drop for Counted {
@@ -48,10 +56,8 @@ pub async fn serve(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     exchange: Exchange,
-    watch: Rc<Watch>,
+    mut counted: Counted,
 ) {
-    watch.begin();
-    let mut counted = Counted { watch, whole: false };
     let worker = Rc::clone(exchange.worker());
     let Some(answered) = answer(request, &mut respond, exchange).await else { return };
     let response = match answered {

@@ -3,11 +3,11 @@
 //! Never looks into a frame, and refuses nothing itself: it counts, and whoever serves the
 //! connection asks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::Reason;
@@ -57,6 +57,8 @@ pub struct Watch {
     blocked_since: Cell<Option<Tick>>,
     heard: Cell<bool>,
     requests: Cell<u32>,
+    /// The task of the connection, which is to learn that nothing is asked any more.
+    task: RefCell<Option<Waker>>,
 }
 
 /// What a look at the clock tells of a connection.
@@ -82,6 +84,7 @@ impl Watch {
             blocked_since: Cell::new(None),
             heard: Cell::new(false),
             requests: Cell::new(0),
+            task: RefCell::default(),
         }
     }
 
@@ -101,6 +104,14 @@ impl Watch {
         self.requests.get()
     }
 
+    /// Has the task of `cx` woken when the last request has ended.
+    pub fn wake_when_idle(&self, cx: &Context<'_>) {
+        match &mut *self.task.borrow_mut() {
+            Some(task) => task.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
     /// A request begins.
     pub fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
@@ -111,6 +122,11 @@ impl Watch {
         self.requests.set(self.requests.get() - 1);
         if whole {
             self.earn(CREDIT_PER_ANSWER);
+        }
+        if self.requests.get() == 0
+            && let Some(task) = &*self.task.borrow()
+        {
+            task.wake_by_ref();
         }
     }
 
