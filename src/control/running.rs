@@ -349,7 +349,9 @@ impl Running {
 
     fn copies(&self) -> Tally {
         let count = |result| self.leg.workers().map(|one| one.mirrored(result).get()).sum::<u64>();
-        let (good, bad) = (count(MirrorResult::Ok), count(MirrorResult::Error));
+        let (answered, bad) = (count(MirrorResult::Ok), count(MirrorResult::Error));
+        let neutral = self.leg.workers().map(|one| one.neutral_copies.get()).sum::<u64>();
+        let good = answered.saturating_sub(neutral);
         Tally { bad, total: good + bad }
     }
 

@@ -22,6 +22,7 @@ use crate::telemetry::gate::Pass;
 use crate::telemetry::sample::WorkerLeg;
 use crate::telemetry::story::CopyTale;
 use crate::traffic::mirror::Mirror;
+use crate::traffic::outcome::{Outcome, grpc_status};
 use crate::traffic::retry::Timeouts;
 
 /// A copy that has not ended by then is given up: it holds a place of the budget.
@@ -123,42 +124,64 @@ impl Order {
         if let Some(tale) = &mut tale {
             tale.begin();
         }
-        let mut code = None;
         let total = timeouts.request.map_or(COPY_TIME_MAX, |request| request.min(COPY_TIME_MAX));
         let now = deadlines.now();
         let wait = Rc::new(deadlines.open(now, Some(total)));
         let source = Source::of_kept(body);
         let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts, interims: None };
-        let result = match endpoint.send(&head, &outbound, now).await {
+        let (mut code, mut told) = (None, None);
+        let ended = match endpoint.send(&head, &outbound, now).await {
             Ok(response) => {
-                code = Some(response.status().as_u16());
-                let ok = !response.status().is_server_error();
+                code = Some(response.status());
+                told = grpc_status(response.headers());
                 wait.set(Timeout::Request, total);
-                match wait.within(read_out(response.into_body())).await {
-                    Ok(Ok(())) if ok => MirrorResult::Ok,
-                    Ok(_) | Err(_) => MirrorResult::Error,
-                }
+                let read = wait.within(read_out(response.into_body())).await;
+                read.unwrap_or_else(|late| Err(Error::Timeout(late)))
             }
-            Err(_) => MirrorResult::Error,
+            Err(error) => Err(error),
         };
         drop(place);
+        let outcome = match (&ended, code) {
+            (Ok(trailer), Some(code)) => Outcome::of(code, trailer.or(told)),
+            (Ok(_), None) => Outcome::Neutral,
+            (Err(error), _) => error.outcome(),
+        };
+        let result = result(outcome, ended.is_ok());
+        if (outcome, result) == (Outcome::Neutral, MirrorResult::Ok) {
+            // Before it counts as answered, or it would be good for a moment.
+            leg.counters().neutral_copies.add(1);
+        }
         leg.counters().mirrored(result).add(1);
         if let Some(tale) = tale {
-            tale.end(result.as_str(), code);
+            tale.end(result.as_str(), code.map(|code| code.as_u16()));
         }
     }
 }
 
-async fn read_out(body: AnswerBody) -> Result<(), Error> {
+/// As in metrics: what the shadow answered is `ok` if it is not its fault, and what this machine
+/// could not send, or not read, has not come to it.
+const fn result(outcome: Outcome, is_answered: bool) -> MirrorResult {
+    match outcome {
+        Outcome::Good => MirrorResult::Ok,
+        Outcome::Bad => MirrorResult::Error,
+        Outcome::Neutral if is_answered => MirrorResult::Ok,
+        Outcome::Neutral => MirrorResult::Dropped,
+    }
+}
+
+/// The status of gRPC at its end, where there is one.
+async fn read_out(body: AnswerBody) -> Result<Option<u32>, Error> {
     let mut body = pin!(body);
-    let mut bytes = 0;
+    let (mut bytes, mut told) = (0, None);
     while let Some(frame) = body.frame().await {
-        bytes += frame?.data_ref().map_or(0, Bytes::len);
+        let frame = frame?;
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        told = frame.trailers_ref().and_then(grpc_status).or(told);
         if bytes > ANSWER_BYTES_MAX {
             break;
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 #[cfg(test)]

@@ -133,6 +133,8 @@ pub struct LegCounters {
     pub in_flight: Counter,
     /// Copies to this backend, by result; used by legs of mirrors only.
     mirrored: [Counter; MirrorResult::ALL.len()],
+    /// Copies whose answer is no failure and says nothing of the shadow; `ok` in metrics.
+    pub neutral_copies: Counter,
     /// Further attempts at this backend after a failed one.
     pub retries: Counter,
     /// Failed attempts at this backend that were not tried again, by reason.
@@ -218,11 +220,12 @@ impl RetryRefused {
 /// What became of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MirrorResult {
-    /// The shadow answered, and not with a 5xx.
+    /// The shadow answered, and by what it says it did not fail.
     Ok,
-    /// It failed, was too slow, or answered with a 5xx.
+    /// It failed, was too slow, or answered with a 5xx or a status of gRPC that is its fault.
     Error,
-    /// Too many copies were under way.
+    /// It did not come to the shadow: too many copies were under way, or this machine could not
+    /// send it.
     Dropped,
     /// The body was larger than the mirror takes.
     TooLarge,

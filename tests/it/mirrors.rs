@@ -212,6 +212,36 @@ async fn a_shadow_goes_on_when_the_model_fails() {
 }
 
 #[tokio::test]
+async fn a_copy_counts_by_whose_fault_it_is() {
+    let status = |code: &str| Script::answers(200).header("grpc-status", code);
+    for (script, result) in [
+        (status("0"), "ok"),
+        // Not found is the client's fault, unavailable is the model's.
+        (status("5"), "ok"),
+        (status("14"), "error"),
+        (Script::chunks(["x"]).trailer("grpc-status", "14"), "error"),
+        (Script::answers(404), "ok"),
+        (Script::answers(503), "error"),
+    ] {
+        let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").does(script).start());
+        let proxy = mirrored(&v7, &v8).start();
+        proxy.client().post(PATH, "body").await.expect(200);
+        counted(&proxy, result, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_serin_cannot_send_is_not_held_against_the_shadow() {
+    let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").start());
+    // Linux has no way there for a connection: ENETUNREACH.
+    let nowhere = "255.255.255.255:9";
+    let proxy = mirrored(&v7, &v8).replace(&v8.address.to_string(), nowhere).start();
+    proxy.client().post(PATH, "body").await.expect(200);
+    counted(&proxy, "dropped", 1).await;
+    assert_eq!(count(&proxy.metrics().await, "error"), 0);
+}
+
+#[tokio::test]
 async fn half_a_request_is_not_copied() {
     let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").start());
     let proxy = mirrored(&v7, &v8).start();

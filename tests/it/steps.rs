@@ -165,6 +165,26 @@ async fn a_failing_shadow_holds_its_step_and_hurts_nobody() {
 }
 
 #[tokio::test]
+async fn copies_that_say_nothing_of_the_canary_lead_it_nowhere() {
+    let (v1, v2) = versions();
+    v2.now(Script::answers(404));
+    let steps = "- { mirror: 100%, methods: [POST], for: 1s }
+        - { weight: 10%, for: 10m }";
+    let proxy = stepping(&v1, &v2, steps).start();
+    let load = load(&proxy, 200.0);
+    // More than enough, for longer than the step lasts.
+    eventually("many were copied", async || {
+        let labels = [("backend", "sentiment-v2"), ("result", "ok")];
+        let copies = proxy.metrics().await.value("serin_mirror_requests_total", &labels);
+        (copies >= 500.0).then_some(())
+    })
+    .await;
+    load.stop();
+    let view = proxy.rollout(ROLLOUT).view().await;
+    assert_eq!((&view["step"], &view["hold_reason"]), (&0.into(), &"not enough traffic".into()));
+}
+
+#[tokio::test]
 async fn a_webhook_is_told_of_each_change_once() {
     let (v1, v2) = versions();
     let hook = Backend::named("hook").start();
