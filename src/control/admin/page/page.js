@@ -150,6 +150,7 @@ function onBreak(error) {
 
 function start() {
   $("sign-in").hidden = true;
+  document.body.classList.remove("signed-out");
   $("content").hidden = false;
   $("sign-out").hidden = token.get() === null;
   live("wait", "connecting");
@@ -178,6 +179,7 @@ function signIn(error) {
   $("sign-in").hidden = false;
   $("sign-in-error").textContent = error;
   live("wait", "signed out");
+  document.body.classList.add("signed-out");
   $("token").value = "";
   $("token").focus();
 }

@@ -1,11 +1,14 @@
 // The card of one rollout. Text that comes from Serin is only ever set as text.
 
 import { Chart } from "./charts.js";
-import { ENDED, STATES, VERBS, ago, clock, count, evidence, evidenceText, headline, millis, objectiveText,
+import { ENDED, STATES, VERBS, ago, clock, count, evidence, evidenceText, fleetText, headline, millis, objectiveText,
   percent, recordText, why } from "./words.js";
 
 // Points of a chart: ten minutes.
 const POINTS_MAX = 600;
+
+// Requests that are named with a decision.
+const FAILING_SHOWN = 5;
 
 export function make(tag, className = "", ...children) {
   const element = document.createElement(tag);
@@ -44,9 +47,10 @@ export class Card {
     this.since = make("span", "hint");
     this.headline = make("p", "headline");
     this.why = make("p", "why");
+    this.fleet = make("p", "hint");
     this.element.append(
       make("header", "card-head", make("div", "name", this.title, this.badge, this.since), this.buttons(view)),
-      this.headline, this.why, this.share(), ...this.steps(view), this.charts(view), this.decisions());
+      this.headline, this.why, this.fleet, this.share(), ...this.steps(view), this.charts(view), this.decisions());
     this.update(view);
   }
 
@@ -173,6 +177,8 @@ export class Card {
     this.since.title = view.since;
     this.headline.textContent = headline(view);
     this.why.textContent = why(view);
+    this.fleet.textContent = fleetText(view);
+    this.fleet.hidden = !view.fleet;
     for (const button of this.verbs) button.hidden = !VERBS[button.dataset.verb].fits(view);
     const canary = byRole(view, "canary");
     const stable = byRole(view, "stable");
@@ -225,6 +231,12 @@ export function entry(record, named) {
   const text = make("div", "", make("b", "", what));
   if (named) text.append(make("span", "role", record.rollout));
   if (reason) text.append(make("p", "", reason));
+  const failing = (record.failing ?? []).slice(0, FAILING_SHOWN);
+  if (failing.length) {
+    text.append(make("p", "", "The first requests that counted against it:"));
+    text.append(make("ul", "failing", ...failing.map((one) => make("li", "", make("code", "", one.id),
+      ` ${one.status ?? one.reason ?? "no answer"} after ${millis(one.latency_ms)}, for ${one.objective}`))));
+  }
   const item = make("li", "", time, text);
   item.dataset.state = record.state ?? record.kind;
   return item;

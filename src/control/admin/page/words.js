@@ -127,6 +127,16 @@ export function why(view) {
   return "Nothing is wrong so far.";
 }
 
+// How it stands in a fleet of replicas.
+export function fleetText({ fleet }) {
+  if (!fleet) return "";
+  if (!fleet.connected) return "This replica cannot reach the Kubernetes API: it judges on its own, and does not know of the others.";
+  if (!fleet.pooled) return fleet.holder ? `${fleet.holder} judges for the whole fleet. Counts and charts here are of this replica.` : "Nobody judges for the fleet yet.";
+  const missing = fleet.pooled.missing.length;
+  const lost = missing ? ` ${missing} do not answer: ${fleet.pooled.missing.join(", ")}.` : "";
+  return `This replica judges for the fleet of ${fleet.pooled.replicas}.${lost} Counts and charts here are its own.`;
+}
+
 export function objectiveText(one) {
   const { bad, total, ratio, low, high } = one.canary;
   if (total === 0) return "No request of the canary has counted yet.";
