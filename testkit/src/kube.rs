@@ -42,6 +42,7 @@ struct State {
     /// Older versions are not remembered.
     compacted: u64,
     is_away: bool,
+    drops_writes: bool,
     delay: Duration,
     /// Rises when watches are cut.
     cuts: u64,
@@ -141,6 +142,11 @@ impl KubeApi {
         });
     }
 
+    /// Hangs up on who writes, and lets everybody read and watch; or takes writes again.
+    pub fn drop_writes(&self, drops: bool) {
+        self.with(|state| state.drops_writes = drops);
+    }
+
     /// Is cut off from those who call with this token.
     pub fn ban(&self, token: &str) {
         self.with(|state| {
@@ -173,7 +179,7 @@ impl KubeApi {
         });
     }
 
-    /// How often it was asked so: a method, `LIST`, or `WATCH`.
+    /// How often it was asked so: a method, `LIST`, `WATCH`, or `DROPPED` of who wrote in vain.
     pub fn asked(&self, how: &str) -> u64 {
         self.with(|state| state.asked.get(how).copied().unwrap_or_default())
     }
@@ -350,6 +356,10 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
     if call.query.contains_key("watch") {
         return watch(stream, &call, shared).await;
+    }
+    if call.method != "GET" && lock().drops_writes {
+        lock().count("DROPPED");
+        return Ok(());
     }
     let (status, body) = lock().answer(&call);
     shared.changed.notify_waiters();

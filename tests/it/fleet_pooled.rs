@@ -359,3 +359,21 @@ async fn words_at_any_replica_are_those_of_all() {
     assert!(latch.contains("\"promoted\":true"), "{latch}");
     assert!(replicas.iter().all(|one| one.id() > 0));
 }
+
+#[tokio::test]
+async fn a_fleet_that_could_not_write_has_a_holder_again_once_it_can() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let file = config(&api, [&v1, &v2], TOKENS[0], SHORT);
+    let replicas = [Replica::start(file).await];
+    found(&api, &replicas);
+    holder(&replicas).await;
+    // Watches stay, so nothing is heard that would say when it is over.
+    api.drop_writes(true);
+    eventually("a renewal fails", async || (api.asked("DROPPED") > 0).then_some(())).await;
+    api.drop_writes(false);
+    let written = |api: &KubeApi| api.object(LEASE).unwrap()["metadata"]["resourceVersion"].clone();
+    let before = written(&api);
+    eventually("it is renewed", async || (written(&api) != before).then_some(())).await;
+    holder(&replicas).await;
+}

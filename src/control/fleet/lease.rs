@@ -25,6 +25,10 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(4);
 /// After a call that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long it was not to be seen when it is looked at, beside being followed: a watch that lasts
+/// tells nothing where nobody writes.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// All candidates wait up to so much longer, each its own time.
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
@@ -70,10 +74,14 @@ impl Candidate {
                 Act::Wait(span) => span,
                 Act::Take => Duration::ZERO,
             };
-            // What cannot be seen cannot be taken.
-            let wait = if self.can_see { wait } else { LEASE_LASTS };
             tokio::select! {
                 followed = self.follower.next() => self.followed(followed),
+                () = sleep(LOOK_AFTER), if !self.can_see => {
+                    if let Err(fault) = self.look().await {
+                        self.failed(&fault);
+                    }
+                }
+                // What cannot be seen cannot be taken.
                 () = sleep(wait), if self.can_see => {
                     let text = Arc::clone(&evidence.borrow());
                     if let Err(fault) = self.take(&text).await {
@@ -95,14 +103,28 @@ impl Candidate {
 
     fn followed(&mut self, followed: Result<(), Fault>) {
         match followed {
-            Ok(()) => {
-                self.can_see = true;
-                self.object = self.follower.objects().get(&self.name).cloned();
-                let seen = self.object.as_ref().map(seen_of);
-                self.election.see(seen, self.clock.now());
-            }
+            Ok(()) => self.saw(self.follower.objects().get(&self.name).cloned()),
             Err(fault) => self.failed(&fault),
         }
+    }
+
+    /// Reads it.
+    async fn look(&mut self) -> Result<(), Fault> {
+        let path = format!("{}/{}", self.folder, self.name);
+        let found = timeout(CALL_TIME_MAX, self.api.get(&path)).await;
+        match found.unwrap_or_else(|_| Err(Fault::Away("no answer".to_owned()))) {
+            Ok(object) => self.saw(Some(object)),
+            Err(fault) if fault.is_missing() => self.saw(None),
+            Err(fault) => return Err(fault),
+        }
+        Ok(())
+    }
+
+    fn saw(&mut self, object: Option<Value>) {
+        self.can_see = true;
+        let seen = object.as_ref().map(seen_of);
+        self.object = object;
+        self.election.see(seen, self.clock.now());
     }
 
     /// Somebody who wrote first is no failure.

@@ -4,10 +4,11 @@
 //! each failure in a row is waited for longer.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::control::kube::client::{Api, Events, Fault};
 
@@ -43,6 +44,8 @@ pub struct Follower {
     version: Option<String>,
     events: Option<Events>,
     failures: u32,
+    /// When it is tried again; who waits for it may look away meanwhile.
+    due: Option<Pin<Box<Sleep>>>,
     /// Since the last failure no watch has begun.
     is_lost: bool,
     lists: u64,
@@ -60,6 +63,7 @@ impl Follower {
             version: None,
             events: None,
             failures: 0,
+            due: None,
             is_lost: false,
             lists: 0,
         }
@@ -76,6 +80,7 @@ impl Follower {
             version: None,
             events: None,
             failures: self.failures + 1,
+            due: None,
             is_lost: false,
             lists: self.lists,
         }
@@ -97,16 +102,21 @@ impl Follower {
     pub async fn next(&mut self) -> Result<(), Fault> {
         loop {
             if self.events.is_none() && self.failures > 0 {
-                sleep(pause(self.failures)).await;
+                let failures = self.failures;
+                let due = self.due.get_or_insert_with(|| Box::pin(sleep(pause(failures))));
+                due.as_mut().await;
             }
             if self.version.is_none() {
                 let listed = self.list().await;
+                self.due = None;
                 self.failures += u32::from(listed.is_err());
                 // The watch that follows is no news then.
                 self.is_lost = listed.is_err();
                 return listed;
             }
-            if let Some(changed) = self.watch().await.transpose() {
+            let watched = self.watch().await;
+            self.due = None;
+            if let Some(changed) = watched.transpose() {
                 if changed.is_err() {
                     self.failures += 1;
                     self.is_lost = true;
