@@ -47,6 +47,9 @@ pub struct Entry {
     /// The last word of a person that was followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<SaidView>,
+    /// The era of the fleet's latch in which it came there, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub era: Option<u64>,
     /// Where it stands.
     pub state: Remembered,
 }
@@ -225,6 +228,7 @@ mod tests {
             version: version.to_owned(),
             since: "2026-11-21T10:00:00Z".to_owned(),
             said: None,
+            era: None,
             state: Remembered::Aborted,
         }
     }

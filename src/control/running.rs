@@ -43,6 +43,8 @@ use crate::units::{Ratio, Tick};
 pub struct Running {
     /// When it got where it stands, RFC 3339.
     pub since: String,
+    /// The era of the fleet's latch that it is in; `None` until that was heard.
+    pub era: Option<u64>,
     release: Release,
     /// The last one is that of the present weights; older ones until nobody counts there.
     epochs: Vec<Epoch>,
@@ -178,6 +180,7 @@ impl Running {
         let telling = Telling::of(release.state());
         let mut running = Self {
             since: if is_old { since.to_owned() } else { wall.to_owned() },
+            era: remembered.and_then(|entry| entry.era),
             release,
             epochs: Vec::new(),
             epochs_made: 0,
@@ -471,6 +474,7 @@ impl Running {
             version: self.plan().version.to_string(),
             since: self.since.clone(),
             said: self.said.clone(),
+            era: self.era,
             state,
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod attendance;
 pub mod course;
+pub mod due;
 pub mod election;
 pub mod pool;
 
@@ -32,7 +33,7 @@ pub enum End {
 }
 
 /// What is agreed of one version.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latched {
     /// Rises with each reset.
     pub era: u64,
@@ -60,7 +61,12 @@ impl End {
         }
     }
 
-    /// What becomes of a running rollout that another replica has ended so.
+    /// Whether a rollout in `state` is not out yet, or for less.
+    pub fn is_worse_than(&self, state: &State) -> bool {
+        self.severity() > severity(state)
+    }
+
+    /// What becomes of a rollout that another replica has ended so.
     pub fn adopted(&self, now: Tick) -> (State, Option<Effect>) {
         match self {
             Self::Aborted => (State::Aborted { since: now }, Some(Effect::Aborted)),
@@ -69,6 +75,15 @@ impl End {
                 (State::RolledBack { since: now, cause }, Some(Effect::RolledBack))
             }
         }
+    }
+}
+
+/// How bad the end of a rollout in `state` is, as [`End::severity`] has it.
+fn severity(state: &State) -> u8 {
+    match state {
+        State::Progressing { .. } | State::Promoted { .. } => 0,
+        State::Aborted { .. } => 1,
+        State::RolledBack { .. } => 2,
     }
 }
 
@@ -119,9 +134,10 @@ impl Latch {
         self.take(key(rollout, version), latched);
     }
 
-    /// A version gets another chance: nothing that was said before counts.
-    pub fn reset(&mut self, (rollout, version): (&str, &str), (by, since): (&str, &str)) {
-        let era = self.era((rollout, version)) + 1;
+    /// A version gets another chance: nothing that was said before counts, up to the era `known`
+    /// at least.
+    pub fn reset(&mut self, of: (&str, &str), known: u64, (by, since): (&str, &str)) {
+        let (era, (rollout, version)) = (self.era(of).max(known) + 1, of);
         let [by, since] = [by, since].map(ToOwned::to_owned);
         self.take(key(rollout, version), Latched { era, end: None, by, since, course: None });
     }
@@ -180,6 +196,16 @@ impl Latch {
     }
 }
 
+impl FromIterator<(String, Latched)> for Latch {
+    fn from_iter<I: IntoIterator<Item = (String, Latched)>>(entries: I) -> Self {
+        let mut latch = Self::default();
+        for (key, latched) in entries {
+            latch.take(key, latched);
+        }
+        latch
+    }
+}
+
 fn key(rollout: &str, version: &str) -> String {
     format!("{rollout}@{version}")
 }
@@ -208,7 +234,7 @@ mod tests {
         latch.raise(V, End::Aborted, ("c", "3"));
         assert_eq!(end(&latch), Some(rolled_back("errors")));
         let old = latch.clone();
-        latch.reset(V, ("a", "4"));
+        latch.reset(V, 0, ("a", "4"));
         assert_eq!(end(&latch), None);
         // A replica that has not heard of the reset changes nothing.
         assert!(!latch.merge(&old));
@@ -283,7 +309,7 @@ mod tests {
             // An end does not forget it, a reset does.
             left.raise(V, End::Aborted, ("c", "4"));
             assert_eq!(course(&left).turn, 2);
-            left.reset(V, ("c", "5"));
+            left.reset(V, 0, ("c", "5"));
             assert_eq!((left.era(V), left.turn(V)), (1, 0));
             left.merge(right);
             assert_eq!(left.turn(V), 0);

@@ -1,8 +1,8 @@
 //! What a rollout does about a verdict or a person's word: old state, time, event to new
 //! state, effect.
 //!
-//! Never does it itself: the effect says what is to be done. An ended rollout stays ended
-//! until somebody resets it or brings a new version; no verdict brings it back.
+//! Never does it itself: the effect says what is to be done. A version that is out stays out
+//! until somebody resets it or brings another; no verdict brings it back.
 
 mod hold;
 
@@ -338,7 +338,7 @@ impl Plan {
             (running @ State::Progressing { .. }, Event::Told(word)) => {
                 self.told(running, now, word)
             }
-            (State::Progressing { .. }, Event::Adopted(end)) => end.adopted(now),
+            (state, Event::Adopted(end)) if end.is_worse_than(&state) => end.adopted(now),
             (running @ State::Progressing { .. }, Event::Moved(to)) => {
                 to.adopted(self, running, now)
             }

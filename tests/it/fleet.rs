@@ -1,6 +1,7 @@
 //! Replicas that decide as one: what one takes out is out everywhere, whatever becomes of the
 //! API meanwhile.
 
+use serde_json::Value;
 use serin_testkit::{Backend, KubeApi, Proxy, ProxyBuilder, Seen, eventually, secs};
 
 const PATH: &str = "/v2/models/sentiment/infer";
@@ -121,6 +122,65 @@ async fn a_version_that_a_reload_brings_is_out_if_the_fleet_says_so() {
     other.rewrite("version: \"3\"", "version: \"2\"");
     assert_eq!(other.reload().await.status, 200);
     other.rollout(ROLLOUT).expect("aborted").await;
+}
+
+fn text_of(object: &Value) -> String {
+    object["data"]["latch.json"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_promoted_version_is_taken_out_and_reset_at_all_replicas() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let replicas = [(); 2].map(|()| replica(&api, &v1, &v2).start());
+    let all = async |state: &str| {
+        for proxy in &replicas {
+            proxy.rollout(ROLLOUT).expect(state).await;
+        }
+    };
+    let promote = async || {
+        eventually("it is connected", async || {
+            let answer = replicas[0].rollout(ROLLOUT).ask("promote?full=true").await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        all("promoted").await;
+    };
+    promote().await;
+    // A replica that was cut off has proven something, and tells now.
+    let mut object = api.object(LATCH).unwrap();
+    let text = text_of(&object).replace("\"end\":null", "\"end\":\"aborted\"");
+    assert!(text.contains("\"promoted\":true") && text.contains("aborted"), "{text}");
+    object["data"]["latch.json"] = text.into();
+    api.put(LATCH, object);
+    all("aborted").await;
+    for (index, proxy) in replicas.iter().enumerate() {
+        assert_eq!(proxy.rollout(ROLLOUT).view().await["weight"], 0.0);
+        assert_eq!(replicas[1].rollout(ROLLOUT).ask("reset").await.status, 200);
+        all("progressing").await;
+        promote().await;
+        assert_eq!(replicas[index].rollout(ROLLOUT).ask("reset").await.status, 200);
+        all("progressing").await;
+        assert_eq!(proxy.rollout(ROLLOUT).ask("abort").await.status, 200);
+        all("aborted").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_replica_finds_before_it_has_heard_of_a_reset_stays_out() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let first = replica(&api, &v1, &v2).start();
+    assert_eq!(first.rollout(ROLLOUT).ask("abort").await.status, 200);
+    assert_eq!(first.rollout(ROLLOUT).ask("reset").await.status, 200);
+    let era = async || text_of(&api.object(LATCH)?).contains("\"era\":1").then_some(());
+    eventually("the reset is in the latch", era).await;
+    api.set_away(true);
+    let other = replica(&api, &v1, &v2).start();
+    break_through(&other).await;
+    api.set_away(false);
+    first.rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
+    other.rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
 }
 
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/models/events";

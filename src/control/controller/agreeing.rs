@@ -7,6 +7,7 @@ use crate::control::NotDone;
 use crate::control::controller::{Controller, rfc3339};
 use crate::control::fleet::{Fleet, Inbox, State as Outside, Told};
 use crate::rollout::fleet::course::Position;
+use crate::rollout::fleet::due::Due;
 use crate::rollout::fleet::{End, Latch};
 use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::record::What;
@@ -34,11 +35,9 @@ impl Controller {
     /// Compares every rollout with what is agreed: of those that a config brings, others may
     /// have decided already, and what this replica remembers, the others may not.
     pub(super) fn agree_anew(&mut self) {
-        let Some(outside) = self.fleet.as_ref().map(Fleet::state) else { return };
-        for index in 0..self.rollouts.len() {
-            self.tell_fleet(index);
+        if let Some(outside) = self.fleet.as_ref().map(Fleet::state) {
+            self.agree(&outside);
         }
-        self.agree(&outside);
     }
 
     /// Tells the fleet that a version is out, if it is.
@@ -80,11 +79,16 @@ impl Controller {
     }
 
     /// Tells the fleet that a version gets another chance.
-    pub(super) fn tell_fleet_of_reset(&self, index: usize) {
+    pub(super) fn tell_fleet_of_reset(&mut self, index: usize) {
         let Some(fleet) = &self.fleet else { return };
-        let plan = self.rollouts[index].plan();
-        let of = (plan.name.as_str(), plan.version.as_str());
-        fleet.change(|latch| latch.reset(of, (&fleet.source.replica, &rfc3339(self.clock))));
+        let rollout = &mut self.rollouts[index];
+        let of = (rollout.plan().name.as_str(), rollout.plan().version.as_str());
+        let known = rollout.era.unwrap_or_default();
+        let told = (fleet.source.replica.as_str(), rfc3339(self.clock));
+        fleet.change(|latch| latch.reset(of, known, (told.0, &told.1)));
+        // Where nothing was heard yet, the fleet may be in a later one.
+        let era = fleet.known().era(of);
+        rollout.era = rollout.era.map(|_| era);
     }
 
     /// Why a person's word cannot be followed here: who is cut off does not know what the others
@@ -103,52 +107,53 @@ impl Controller {
     /// Follows what the fleet has agreed on, in the rollouts of the present config.
     fn agree(&mut self, outside: &Outside) {
         let Some(fleet) = &self.fleet else { return };
-        let before = fleet.known();
         fleet.change(|latch| {
             latch.merge(&outside.latch);
         });
         let known = fleet.known();
         let now = self.now();
+        let mut is_other_era = false;
         for index in 0..self.rollouts.len() {
-            self.agree_on(index, now, (&before, &known), outside.is_known);
+            let before = self.rollouts[index].era;
+            self.agree_on(index, now, &known, outside);
+            is_other_era |= before != self.rollouts[index].era;
+        }
+        if is_other_era {
+            self.remember_all();
+            self.save();
         }
         self.tell();
         self.tell_if_known();
     }
 
-    fn agree_on(
-        &mut self,
-        index: usize,
-        now: Tick,
-        (before, known): (&Latch, &Latch),
-        is_known: bool,
-    ) {
+    fn agree_on(&mut self, index: usize, now: Tick, known: &Latch, outside: &Outside) {
         let plan = self.rollouts[index].plan();
         let (name, version) = (plan.name.to_string(), plan.version.to_string());
         let start = Position::start(plan);
-        let is_pooled = self.fleet.as_ref().is_some_and(|fleet| fleet.is_pooled);
-        let Some(latched) = known.find(&name, &version) else {
-            // Nobody has gone on: neither has this one, whatever it remembers.
-            if is_known && is_pooled {
-                self.follow(index, now, &start, "the fleet");
-            }
+        if !outside.is_known && outside.latch.find(&name, &version).is_none() {
+            // What is known here is what this replica has said itself.
             return;
-        };
-        let era_before = before.era((&name, &version));
-        let by = format!("replica {}", latched.by);
-        if era_before < latched.era && self.rollouts[index].is_out() {
-            tracing::warn!(
-                event = "latch_reset", rollout = %name, %version, %by,
-                "the fleet gives the version another chance"
-            );
-            self.ledger.forget(&name.as_str().into(), &version.as_str().into());
-            let effect = self.rollouts[index].told(now, Word::Reset);
-            self.was_told(index, now, Word::Reset, Some(by.clone()));
-            self.events.is_followed(&name);
-            self.act(index, now, effect, None);
         }
-        if let Some(end) = &latched.end {
-            if !self.rollouts[index].state().has_ended() {
+        let latched = known.find(&name, &version).cloned().unwrap_or_default();
+        let rollout = &mut self.rollouts[index];
+        let due = latched.due(rollout.state(), rollout.era);
+        rollout.era = Some(latched.era);
+        let by = format!("replica {}", latched.by);
+        match due {
+            Due::Follow => {}
+            Due::Raise => self.tell_fleet(index),
+            Due::Reset => {
+                tracing::warn!(
+                    event = "latch_reset", rollout = %name, %version, %by,
+                    "the fleet gives the version another chance"
+                );
+                self.ledger.forget(&name.as_str().into(), &version.as_str().into());
+                let effect = self.rollouts[index].told(now, Word::Reset);
+                self.was_told(index, now, Word::Reset, Some(by));
+                self.events.is_followed(&name);
+                self.act(index, now, effect, None);
+            }
+            Due::TakeOut(end) => {
                 tracing::warn!(
                     event = "latch_adopted", rollout = %name, %version, %by,
                     "another replica has taken the version out"
@@ -156,9 +161,15 @@ impl Controller {
                 self.events.is_followed(&name);
                 self.take_out(index, now, end, by);
             }
-        } else if let Some(course) = &latched.course {
+        }
+        if latched.end.is_some() {
+            return;
+        }
+        let is_pooled = self.fleet.as_ref().is_some_and(|fleet| fleet.is_pooled);
+        if let Some(course) = &latched.course {
             self.follow(index, now, &course.at, &format!("replica {}", course.by));
-        } else if is_known && is_pooled {
+        } else if outside.is_known && is_pooled {
+            // Nobody has gone on: neither has this one, whatever it remembers.
             self.follow(index, now, &start, "the fleet");
         }
     }

@@ -100,7 +100,7 @@ impl Controller {
     }
 
     /// Into the ledger, but for what is about to be forgotten.
-    fn remember_all(&mut self) {
+    pub(super) fn remember_all(&mut self) {
         let forgotten = |name: &RolloutName| {
             let resets = |one: &Waiting| matches!(one.then, Then::Reset { .. });
             self.saving.waiting.iter().any(|one| one.rollout == *name && resets(one))
