@@ -183,6 +183,29 @@ async fn what_a_replica_finds_before_it_has_heard_of_a_reset_stays_out() {
     other.rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
 }
 
+#[tokio::test]
+async fn a_latch_that_is_lost_is_written_again_by_who_knows() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    let one = replica(&api, &v1, &v2).start();
+    assert_eq!(one.rollout(ROLLOUT).ask("abort").await.status, 200);
+    let is_there = async || {
+        let object = api.object(LATCH)?;
+        text_of(&object).contains("\"end\":\"aborted\"").then_some(object)
+    };
+    let object = eventually("it is in the latch", is_there).await;
+    api.delete(LATCH);
+    eventually("it is in a new one", is_there).await;
+    for text in ["{}", "{\"sentim"] {
+        let mut object = object.clone();
+        object["data"]["latch.json"] = text.into();
+        api.put(LATCH, object);
+        eventually("it is in the latch again", is_there).await;
+    }
+    let other = replica(&api, &v1, &v2).start();
+    other.rollout(ROLLOUT).expect("aborted").await;
+}
+
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/models/events";
 
 #[tokio::test]
