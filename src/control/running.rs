@@ -257,7 +257,8 @@ impl Running {
             // Both are kept by the place of an objective in the plan.
             self.forget_epochs();
             wall.clone_into(&mut self.since);
-        } else if replanned != Replanned::Same {
+        } else if replanned != Replanned::Same && self.state().has_ended() {
+            // Its objectives may be others now, and nothing is judged.
             self.epochs.clear();
         }
         self.release.set_configured(self.configured);

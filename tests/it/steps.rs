@@ -148,6 +148,31 @@ async fn a_reload_of_the_steps_keeps_what_was_earned() {
 }
 
 #[tokio::test]
+async fn a_reload_in_place_or_to_another_step_drops_no_attempt_under_way() {
+    for (what, with) in [
+        ("min_requests: 20", "min_requests: 21"),
+        ("weight: 100%, bake: 10m", "weight: 100%, bake: 20m"),
+    ] {
+        let (v1, v2) = versions();
+        v2.now(Script::by_hand());
+        let mut proxy = stepping(&v1, &v2, "- { weight: 100%, bake: 10m }").start();
+        let mut client = proxy.client();
+        let asking =
+            tokio::spawn(async move { client.post("/v2/models/sentiment/infer", "x").await });
+        let mut call = v2.next_call().await;
+        proxy.rewrite(what, with);
+        proxy.reload().await.expect(200);
+        call.say("HTTP/1.1 500 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+        asking.await.unwrap().expect(500);
+        eventually(&format!("it counts after {with}"), async || {
+            let view = proxy.rollout(ROLLOUT).view().await;
+            (view["objectives"][0]["canary"]["bad"] == 1).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_failing_shadow_holds_its_step_and_hurts_nobody() {
     let (v1, v2) = versions();
     v2.now(Script::answers(500));
