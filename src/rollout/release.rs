@@ -234,6 +234,23 @@ impl Release {
         None
     }
 
+    /// Judges slots of the whole fleet that came at once, every one of them: to go on the last
+    /// one has to allow, and what is worse in any of them stands.
+    pub fn close_fleet_slots(
+        &mut self,
+        now: Tick,
+        slots: &[SlotCounts],
+        is_missing: bool,
+    ) -> Option<State> {
+        let gravity = |wish: &Option<State>| match wish {
+            Some(State::RolledBack { .. } | State::Aborted { .. }) => 2,
+            Some(state) if state.cause().is_some() => 1,
+            Some(State::Progressing { .. } | State::Promoted { .. }) | None => 0,
+        };
+        let wishes = slots.iter().map(|counts| self.close_fleet_slot(now, counts, is_missing));
+        wishes.reduce(|one, next| if gravity(&next) < gravity(&one) { one } else { next })?
+    }
+
     fn find(&mut self, now: Tick, counts: &SlotCounts) -> Findings {
         let mut findings = self.judge.close_slot(now, counts);
         if let Some(probes) = &mut self.probes {

@@ -278,11 +278,8 @@ impl Controller {
             let late = now.since(pooled.since) > FOLLOW_TIME;
             let turn = if late { pooled.turn } else { 0 };
             pooled.missing = absent || present.iter().any(|one| pooled.pool.is_beside(one, turn));
-            let mut wish = None;
-            for counts in pooled.pool.close(pooled.turn, pooled.release.share(), now) {
-                let missing = pooled.missing;
-                wish = wish.or_else(|| pooled.release.close_fleet_slot(now, &counts, missing));
-            }
+            let slots = pooled.pool.close(pooled.turn, pooled.release.share(), now);
+            let wish = pooled.release.close_fleet_slots(now, &slots, pooled.missing);
             if let Some(wish) = wish {
                 self.wish(index, now, &wish);
             }

@@ -63,6 +63,28 @@ fn run(release: &mut Release, now: &mut Tick, bad: u64, limit: Duration) -> Opti
 }
 
 #[test]
+fn of_slots_that_come_at_once_every_one_is_judged_and_the_worst_stands() {
+    let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
+    let good = [slot(&release, 0)];
+    let mut wish = None;
+    while wish.is_none() {
+        now = now.after(SLOT);
+        assert!(now.since_start() < Duration::from_hours(1));
+        wish = release.close_fleet_slots(now, &good, false);
+    }
+    assert_eq!(wish.and_then(|state| state.step()), Some(1));
+    let mut all = vec![slot(&release, 10); 200];
+    all.extend(good.clone());
+    for _ in 0..2 {
+        // The first allows to go on, or the last one does.
+        all.reverse();
+        let wish = release.clone().close_fleet_slots(now, &all, false);
+        assert_eq!(wish.map(|state| state.as_str()), Some("rolled_back"));
+    }
+    assert_eq!(release.close_fleet_slots(now, &[], false), None);
+}
+
+#[test]
 fn a_good_canary_is_promoted_through_every_step() {
     let (mut release, mut now) = (Release::new(plan(), 0.0, Tick::ZERO), Tick::ZERO);
     let day = Duration::from_hours(24);
