@@ -377,3 +377,36 @@ async fn a_fleet_that_could_not_write_has_a_holder_again_once_it_can() {
     eventually("it is renewed", async || (written(&api) != before).then_some(())).await;
     holder(&replicas).await;
 }
+
+#[tokio::test]
+async fn replicas_of_other_zones_are_asked_as_well() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = Vec::new();
+    for token in &TOKENS[..2] {
+        let mut file = config(&api, [&v1, &v2], token, SHORT);
+        let text = file.text().replace("kubernetes: {", "kubernetes: { zone: a,");
+        file.write(text.as_bytes());
+        replicas.push(Replica::start(file).await);
+    }
+    let hinted = |mut slice: Value, zone: &str| {
+        slice["endpoints"][0]["hints"] = serde_json::json!({ "forZones": [{ "name": zone }] });
+        slice
+    };
+    found(&api, &replicas);
+    let folder = "/apis/discovery.k8s.io/v1/namespaces/models/endpointslices";
+    for (slice, zone) in api.objects(folder).into_iter().zip(["a", "b"]) {
+        let path = format!("{folder}/{}", slice["metadata"]["name"].as_str().unwrap());
+        api.put(&path, hinted(slice, zone));
+    }
+    let holder = holder(&replicas).await;
+    replicas[holder]
+        .expect("both are asked", |view| view["fleet"]["pooled"]["replicas"] == 2)
+        .await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(60.0)).collect();
+    for replica in &replicas {
+        replica.at_step(1).await;
+    }
+    assert_eq!(replicas[holder].view().await["fleet"]["pooled"]["replicas"], 2);
+    drop(loads);
+}

@@ -66,7 +66,9 @@ pub async fn run(
         if state.wait_for(holds).await.is_err() {
             return;
         }
-        let mut pods = Pods::new(service.clone(), kubernetes.clone());
+        // Those of other zones are replicas as well.
+        let everywhere = Kubernetes { zone: None, ..kubernetes.clone() };
+        let mut pods = Pods::new(service.clone(), everywhere);
         let mut asked = BTreeMap::new();
         let places = Arc::new(Semaphore::new(ASKED_MAX));
         let (set_pause, pause_set) = watch::channel(SLOT);
