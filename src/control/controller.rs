@@ -360,8 +360,16 @@ impl Controller {
         }
     }
 
-    /// Weights first, then the ledger, then words.
+    /// Does what was decided here, and tells the fleet of it.
     fn act(&mut self, index: usize, now: Tick, effect: Option<Effect>, reply: Option<Reply>) {
+        self.act_alone(index, now, effect, reply);
+        if let Some(effect) = effect {
+            self.tell_fleet_of_course(index, effect);
+        }
+    }
+
+    /// Weights first, then the ledger, then words.
+    fn act_alone(&mut self, index: usize, now: Tick, effect: Option<Effect>, reply: Option<Reply>) {
         let Some(effect) = effect else { return };
         let counting =
             Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
@@ -383,7 +391,6 @@ impl Controller {
             self.rollouts[index].cut_streams();
             self.tell_fleet(index);
         }
-        self.tell_fleet_of_course(index, effect);
         self.ledger.remember(self.rollouts[index].entry(now));
         // Before the journal: what that tells, the ledger knows.
         let number = self.save();

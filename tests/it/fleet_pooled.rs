@@ -410,3 +410,27 @@ async fn replicas_of_other_zones_are_asked_as_well() {
     assert_eq!(replicas[holder].view().await["fleet"]["pooled"]["replicas"], 2);
     drop(loads);
 }
+
+#[tokio::test]
+async fn who_follows_with_steps_of_its_own_sends_nobody_elsewhere() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = Vec::new();
+    for (token, [first, second]) in TOKENS.iter().zip([[20, 45], [10, 40]]) {
+        let steps =
+            format!("- {{ weight: {first}%, for: 1h }}\n- {{ weight: {second}%, for: 1h }}");
+        replicas.push(Replica::start(config(&api, [&v1, &v2], token, &steps)).await);
+    }
+    found(&api, &replicas);
+    eventually("one goes on", async || {
+        (replicas[0].ask("promote").await.status == 200).then_some(())
+    })
+    .await;
+    let view = replicas[1].expect("it follows", |view| view["step"] == 1).await;
+    assert_eq!(view["weight"], 0.4);
+    // What it tells comes after all that it could have told before.
+    assert_eq!(replicas[1].ask("abort").await.status, 200);
+    replicas[0].expect("aborted", |view| view["state"] == "aborted").await;
+    let latch = api.object(LATCH).unwrap()["data"]["latch.json"].as_str().unwrap().to_owned();
+    assert!(latch.contains("\"turn\":1,") && latch.contains("\"share\":0.45"), "{latch}");
+}

@@ -151,7 +151,7 @@ impl Controller {
                 let effect = self.rollouts[index].told(now, Word::Reset);
                 self.was_told(index, now, Word::Reset, Some(by));
                 self.events.is_followed(&name);
-                self.act(index, now, effect, None);
+                self.act_alone(index, now, effect, None);
             }
             Due::TakeOut(end) => {
                 tracing::warn!(
@@ -198,6 +198,7 @@ impl Controller {
         let what = What::Moved { to: to.clone(), by: by.to_owned() };
         let record = self.record(index, now, what);
         self.journal.write_later(record);
-        self.act(index, now, Some(effect), None);
+        // Of another form of the plan it may have come elsewhere here: that is no news to others.
+        self.act_alone(index, now, Some(effect), None);
     }
 }
