@@ -61,6 +61,15 @@ impl End {
         }
     }
 
+    /// That of a rollout in `state`; `None` where it is not out.
+    pub fn of(state: &State) -> Option<Self> {
+        match state {
+            State::RolledBack { cause, .. } => Some(Self::RolledBack(cause.clone())),
+            State::Aborted { .. } => Some(Self::Aborted),
+            State::Progressing { .. } | State::Promoted { .. } => None,
+        }
+    }
+
     /// Whether a rollout in `state` is not out yet, or for less.
     pub fn is_worse_than(&self, state: &State) -> bool {
         self.severity() > severity(state)

@@ -77,7 +77,7 @@ impl Replica {
         let [rollout, version] = ["sentiment-v2", "2"].map(ToOwned::to_owned);
         let plan = "0123456789abcdef".to_owned();
         let slots = std::mem::take(&mut self.slots);
-        let counts = Counts { rollout, version, era: 0, plan, turn: 0, slots };
+        let counts = Counts { rollout, version, era: 0, plan, turn: 0, end: None, slots };
         Report { source: self.source.clone(), slot: self.closed, rollouts: vec![counts] }
     }
 }

@@ -6,10 +6,12 @@
 use crate::control::NotDone;
 use crate::control::controller::{Controller, rfc3339};
 use crate::control::fleet::{Fleet, Inbox, State as Outside, Told};
+use crate::control::running::Running;
 use crate::rollout::fleet::course::Position;
 use crate::rollout::fleet::due::Due;
+use crate::rollout::fleet::pool::Counts;
 use crate::rollout::fleet::{End, Latch};
-use crate::rollout::machine::{Effect, State, Word};
+use crate::rollout::machine::{Effect, Word};
 use crate::rollout::record::What;
 use crate::units::Tick;
 
@@ -44,11 +46,7 @@ impl Controller {
     pub(super) fn tell_fleet(&self, index: usize) {
         let Some(fleet) = &self.fleet else { return };
         let rollout = &self.rollouts[index];
-        let end = match rollout.state() {
-            State::RolledBack { cause, .. } => End::RolledBack(cause.clone()),
-            State::Aborted { .. } => End::Aborted,
-            State::Progressing { .. } | State::Promoted { .. } => return,
-        };
+        let Some(end) = End::of(rollout.state()) else { return };
         let of = (rollout.plan().name.as_str(), rollout.plan().version.as_str());
         // What was adopted from there is no news there.
         if fleet.known().has(of, &end) {
@@ -171,6 +169,26 @@ impl Controller {
         } else if outside.is_known && is_pooled {
             // Nobody has gone on: neither has this one, whatever it remembers.
             self.follow(index, now, &start, "the fleet");
+        }
+    }
+
+    /// A replica has told whoever asks that a version is out, for it may not have been able to
+    /// write that down.
+    pub(super) fn hear_of_end(&mut self, counts: &Counts, replica: &str, now: Tick) {
+        let (Some(fleet), Some(end)) = (&self.fleet, &counts.end) else { return };
+        let of = (counts.rollout.as_str(), counts.version.as_str());
+        let is_it = |one: &Running| (one.plan().name.as_str(), one.plan().version.as_str()) == of;
+        let Some(index) = self.rollouts.iter().position(is_it) else { return };
+        let is_news = end.is_worse_than(self.rollouts[index].state());
+        // Of another era it says nothing.
+        if is_news && fleet.known().era(of) == counts.era {
+            let by = format!("replica {replica}");
+            tracing::warn!(
+                event = "latch_adopted", rollout = of.0, version = of.1, %by,
+                "another replica has taken the version out"
+            );
+            self.events.is_followed(of.0);
+            self.take_out(index, now, end, by);
         }
     }
 

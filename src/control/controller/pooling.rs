@@ -18,7 +18,7 @@ use crate::control::running::Running;
 use crate::rollout::fleet::End;
 use crate::rollout::fleet::attendance::Attendance;
 use crate::rollout::fleet::course::Position;
-use crate::rollout::fleet::pool::{Pool, Positions, Slot};
+use crate::rollout::fleet::pool::{Pool, Positions, Report, Slot, Source};
 use crate::rollout::judge::SlotCounts;
 use crate::rollout::machine::State;
 use crate::rollout::objective::Signal;
@@ -192,23 +192,27 @@ impl Controller {
     pub(super) fn publish_slot(&self, counts: &[(usize, Tick, SlotCounts)]) {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_pooled) else { return };
         let known = fleet.known();
-        let running = || self.rollouts.iter().filter(|one| !one.state().has_ended());
+        // Of what is out the others are told, with what it has counted until then.
+        let is_told = |one: &&Running| !matches!(one.state(), State::Promoted { .. });
+        let told = || self.rollouts.iter().filter(is_told);
         let number = self.published.next_slot(|head| {
-            running().any(|one| {
+            told().any(|one| {
                 let plan = one.plan();
                 (head.rollout.as_str(), head.version.as_str())
                     == (plan.name.as_str(), plan.version.as_str())
             })
         });
         for (index, rollout) in self.rollouts.iter().enumerate() {
-            if rollout.state().has_ended() {
+            if !is_told(&rollout) {
                 continue;
             }
             let plan = rollout.plan();
             let of = (plan.name.as_str(), plan.version.as_str());
             let (era, turn) = (known.era(of), known.turn(of));
             let [rollout_name, version] = [of.0, of.1].map(ToOwned::to_owned);
-            let head = Head { rollout: rollout_name, version, era, plan: plan_hash(plan), turn };
+            let (rollout_name, plan, end) =
+                (rollout_name, plan_hash(plan), End::of(rollout.state()));
+            let head = Head { rollout: rollout_name, version, era, plan, turn, end };
             let found = counts.iter().find(|(one, ..)| *one == index);
             let slot = found.map(|(_, now, counts)| Slot {
                 slot: number,
@@ -236,7 +240,13 @@ impl Controller {
                         pooled.pool.take(&report.source, counts, now);
                     }
                 }
-                self.attendance.answered(address, report.source, now);
+                let Report { source, rollouts, .. } = *report;
+                if self.pooling.is_some() {
+                    for counts in &rollouts {
+                        self.hear_of_end(counts, &source.replica, now);
+                    }
+                }
+                self.attendance.answered(address, source, now);
             }
         }
     }
@@ -277,7 +287,9 @@ impl Controller {
             let pooled = pooling.pooled(rollout, era_and_turn, now);
             let late = now.since(pooled.since) > FOLLOW_TIME;
             let turn = if late { pooled.turn } else { 0 };
-            pooled.missing = absent || present.iter().any(|one| pooled.pool.is_beside(one, turn));
+            let lasts = (now, who.lasts());
+            let is_beside = |one: &Source| pooled.pool.is_beside(one, turn, lasts);
+            pooled.missing = absent || present.iter().any(is_beside);
             let slots = pooled.pool.close(pooled.turn, pooled.release.share(), now);
             let wish = pooled.release.close_fleet_slots(now, &slots, pooled.missing);
             if let Some(wish) = wish {

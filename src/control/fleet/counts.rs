@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use crate::rollout::fleet::End;
 use crate::rollout::fleet::pool::{Counts, Report, SLOTS_MAX, Slot, Source};
 
 /// What this replica counted of late. Shared between the controller, which writes, and the
@@ -26,7 +27,7 @@ struct Told {
 }
 
 /// Of what slots are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// The rollout's name.
     pub rollout: String,
@@ -38,6 +39,8 @@ pub struct Head {
     pub plan: String,
     /// How far it has come in the fleet's course.
     pub turn: u64,
+    /// How it came out, if it is.
+    pub end: Option<End>,
 }
 
 impl Published {
@@ -97,6 +100,7 @@ impl Published {
                 era: head.era,
                 plan: head.plan.clone(),
                 turn: head.turn,
+                end: head.end.clone(),
                 slots: slots.iter().filter(|one| one.slot > after).cloned().collect(),
             });
             Report { source: kept.source.clone(), slot: kept.slot, rollouts: rollouts.collect() }
@@ -113,7 +117,7 @@ mod tests {
 
     fn head(era: u64) -> Head {
         let [rollout, version, plan] = ["chat", "2", "p"].map(ToOwned::to_owned);
-        Head { rollout, version, era, plan, turn: 0 }
+        Head { rollout, version, era, plan, turn: 0, end: None }
     }
 
     #[test]

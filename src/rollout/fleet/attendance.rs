@@ -45,9 +45,14 @@ impl Attendance {
         }
     }
 
+    /// How long an answer counts.
+    pub fn lasts(&self) -> Duration {
+        ANSWER_LASTS + self.pause
+    }
+
     /// Those that are there.
     pub fn present(&self, now: Tick) -> impl Iterator<Item = &Source> {
-        let lasts = ANSWER_LASTS + self.pause;
+        let lasts = self.lasts();
         let answers = self.expected.values().filter_map(|one| one.answered.as_ref());
         answers.filter(move |(_, at)| now.since(*at) <= lasts).map(|(source, _)| source)
     }
@@ -60,7 +65,7 @@ impl Attendance {
     /// Addresses that do not answer, as text. One that is new is not missing yet for as long as
     /// an answer lasts; but without any at all nobody knows who is there.
     pub fn missing(&self, now: Tick) -> Vec<String> {
-        let lasts = ANSWER_LASTS + self.pause;
+        let lasts = self.lasts();
         let is_missing = |one: &Heard| {
             let at = one.answered.as_ref().map_or(one.since, |(_, at)| *at);
             now.since(at) > lasts

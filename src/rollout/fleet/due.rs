@@ -134,12 +134,9 @@ mod tests {
         }
 
         fn raise(&mut self) {
-            let end = match &self.state {
-                State::RolledBack { cause, .. } => End::RolledBack(cause.clone()),
-                State::Aborted { .. } => End::Aborted,
-                State::Progressing { .. } | State::Promoted { .. } => return,
-            };
-            self.own.raise(V, end, ("a", "1"));
+            if let Some(end) = End::of(&self.state) {
+                self.own.raise(V, end, ("a", "1"));
+            }
         }
 
         /// As the controller does it, with the object that all see.

@@ -4,9 +4,11 @@
 //! known by its replica, the replica's start, and its number. Late ones join the open slot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::fleet::End;
 use crate::rollout::judge::{Pair, SILENT_MIN, SlotCounts, SlotTally};
 use crate::rollout::record::Packed;
 use crate::rollout::verdict::Tally;
@@ -24,7 +26,7 @@ const SOURCES_MAX: usize = 4_000;
 const CONTROL_SHARE_MIN: f64 = 0.5;
 
 /// Good answers elsewhere are good for so long.
-const GOOD_LASTS: std::time::Duration = std::time::Duration::from_secs(2);
+const GOOD_LASTS: Duration = Duration::from_secs(2);
 
 /// One start of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,7 +45,7 @@ pub struct Report {
     pub source: Source,
     /// The last slot that it closed.
     pub slot: u64,
-    /// Those that run.
+    /// Those that run or are out.
     pub rollouts: Vec<Counts>,
 }
 
@@ -60,6 +62,9 @@ pub struct Counts {
     pub plan: String,
     /// How far the replica has come in the fleet's course.
     pub turn: u64,
+    /// How it has taken the version out, if it has: it may not be able to tell otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
     /// The last ones, oldest first.
     pub slots: Vec<Slot>,
 }
@@ -90,6 +95,7 @@ struct Taken {
     /// How far it has come, and whether it has the same plan.
     turn: u64,
     fits: bool,
+    is_out: bool,
     good_seen: Option<Tick>,
     /// Slots in a row without a good answer while others got some; the first is set aside.
     silent: u32,
@@ -122,6 +128,7 @@ impl Taken {
             heard,
             turn: 0,
             fits: true,
+            is_out: false,
             good_seen: None,
             silent: 0,
             aside: None,
@@ -184,6 +191,7 @@ impl Pool {
         taken.heard = now;
         taken.turn = taken.turn.max(counts.turn);
         taken.fits = counts.plan == *plan;
+        taken.is_out = counts.end.is_some();
         if taken.fits {
             for Slot { slot, turn, share, counts } in &counts.slots {
                 if !taken.is_known(*slot) && taken.waiting.len() < SLOTS_MAX {
@@ -240,12 +248,15 @@ impl Pool {
         slots.into_iter().map(Option::unwrap_or_default).collect()
     }
 
-    /// Whether a replica's counts do not tell what it sees now: it has another plan, has not
-    /// followed the fleet to `turn`, or gets no good answer from anybody while others do.
-    pub fn is_beside(&self, source: &Source, turn: u64) -> bool {
-        self.sources
-            .get(source)
-            .is_none_or(|taken| !taken.fits || taken.turn < turn || taken.silent >= SILENT_MIN)
+    /// Whether a replica's counts do not tell what it sees `now`: it was not heard of for longer
+    /// than `lasts`, has another plan, has taken the version out, has not followed the fleet to
+    /// `turn`, or gets no good answer from anybody while others do.
+    pub fn is_beside(&self, source: &Source, turn: u64, (now, lasts): (Tick, Duration)) -> bool {
+        self.sources.get(source).is_none_or(|taken| {
+            let is_old = now.since(taken.heard) > lasts;
+            let is_out = taken.is_out || !taken.fits || taken.turn < turn;
+            is_old || is_out || taken.silent >= SILENT_MIN
+        })
     }
 
     /// For [`Self::new`] of the next holder, of at most `most` starts of replicas; `None` of more.

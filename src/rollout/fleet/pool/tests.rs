@@ -41,9 +41,12 @@ fn slot(number: u64, turn: u64, share: f64, counts: [u64; 4]) -> Slot {
     Slot { slot: number, turn, share, counts }
 }
 
+/// Now, and how long an answer counts.
+const NOW: (Tick, Duration) = (Tick::ZERO, Duration::from_secs(3));
+
 fn report(turn: u64, slots: &[Slot]) -> Counts {
     let [rollout, version, plan] = ["chat", "2", "p"].map(ToOwned::to_owned);
-    Counts { rollout, version, era: 0, plan, turn, slots: slots.to_vec() }
+    Counts { rollout, version, era: 0, plan, turn, end: None, slots: slots.to_vec() }
 }
 
 fn pool() -> Pool {
@@ -112,8 +115,23 @@ fn what_was_assigned_in_an_earlier_turn_proves_nothing_of_this_step() {
     assert_eq!(closed[0].dealt, Pair { canary: 10, stable: 90 });
     let objectives = vec![Tally { bad: 1, total: 10 }];
     assert_eq!(closed[0].earlier, Earlier { attempts: 10, objectives });
-    assert!(pool.is_beside(&source("b", "1"), 1) && !pool.is_beside(&source("a", "1"), 1));
+    assert!(
+        pool.is_beside(&source("b", "1"), 1, NOW) && !pool.is_beside(&source("a", "1"), 1, NOW)
+    );
     assert_eq!(sum(&pool.close(2, 0.3, at(0))), [1, 10, 2, 90]);
+}
+
+#[test]
+fn who_has_taken_it_out_or_says_nothing_any_more_is_beside() {
+    let (mut pool, who, lasts) = (pool(), source("a", "1"), NOW.1);
+    pool.take(&who, &report(0, &[]), at(0));
+    assert!(!pool.is_beside(&who, 0, (at(3000), lasts)));
+    assert!(pool.is_beside(&who, 0, (at(3001), lasts)), "it answers, but of other versions");
+    pool.take(&who, &report(0, &[]), at(4000));
+    assert!(!pool.is_beside(&who, 0, (at(4000), lasts)));
+    let out = Counts { end: Some(End::Aborted), ..report(0, &[]) };
+    pool.take(&who, &out, at(4000));
+    assert!(pool.is_beside(&who, 0, (at(4000), lasts)));
 }
 
 #[test]
@@ -125,7 +143,7 @@ fn counts_of_another_era_or_plan_are_not_taken() {
     let other = Counts { plan: "q".to_owned(), ..report(0, &slots) };
     pool.take(&source("b", "1"), &other, at(0));
     assert_eq!(sum(&pool.close(0, SHARE, at(0))), [0; 4]);
-    assert!(pool.is_beside(&source("a", "1"), 0) && pool.is_beside(&source("b", "1"), 0));
+    assert!(pool.is_beside(&source("a", "1"), 0, NOW) && pool.is_beside(&source("b", "1"), 0, NOW));
 }
 
 /// All of one replica's attempts fail, whichever version they go to; the others' do not.
@@ -173,8 +191,8 @@ fn a_replica_that_nobody_answers_takes_no_version_out_for_all() {
         });
         let alone: Vec<_> = alone.map(slot_counts).collect();
         assert_eq!(judged(&own, share, &alone), Verdict::Hold, "{share}, alone");
-        assert_eq!(pool.is_beside(&source("c", "1"), 0), share > 0.5);
-        assert!(!pool.is_beside(&source("a", "1"), 0));
+        assert_eq!(pool.is_beside(&source("c", "1"), 0, NOW), share > 0.5);
+        assert!(!pool.is_beside(&source("a", "1"), 0, NOW));
     }
 }
 
