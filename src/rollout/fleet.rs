@@ -19,7 +19,8 @@ use crate::rollout::fleet::course::{Course, Position};
 use crate::rollout::machine::{Cause, Effect, State};
 use crate::units::Tick;
 
-/// Versions that are kept. When full, the one that was heard of least lately is forgotten.
+/// Versions that are kept. When full, one that is not out is forgotten first, then the one that
+/// changed before all others. A replica whose config still has it tells of it again.
 pub const LATCHED_MAX: usize = 100;
 
 /// How a version came out.
@@ -43,6 +44,9 @@ pub struct Latched {
     pub by: String,
     /// When, RFC 3339.
     pub since: String,
+    /// Rises with each change of any version.
+    #[serde(default)]
+    pub number: u64,
     /// How far it has come in this era; `None` is not beyond the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub course: Option<Course>,
@@ -111,6 +115,8 @@ impl Latched {
 
     /// Takes in what another replica knows of the same version.
     fn join(&mut self, mut other: Self) {
+        let number = self.number.max(other.number);
+        self.number = number;
         if other.era < self.era {
             return;
         }
@@ -120,12 +126,7 @@ impl Latched {
         if other.compare(self).is_gt() {
             *self = other;
         }
-        self.course = course;
-    }
-
-    /// The last that was heard of it.
-    fn touched(&self) -> &str {
-        self.course.as_ref().map_or(&self.since, |course| (&course.since).max(&self.since))
+        (self.course, self.number) = (course, number);
     }
 }
 
@@ -139,7 +140,8 @@ impl Latch {
     pub fn raise(&mut self, (rollout, version): (&str, &str), end: End, (by, since): (&str, &str)) {
         let era = self.era((rollout, version));
         let [by, since] = [by, since].map(ToOwned::to_owned);
-        let latched = Latched { era, end: Some(end), by, since, course: None };
+        let number = self.next();
+        let latched = Latched { era, end: Some(end), by, since, number, course: None };
         self.take(key(rollout, version), latched);
     }
 
@@ -148,7 +150,9 @@ impl Latch {
     pub fn reset(&mut self, of: (&str, &str), known: u64, (by, since): (&str, &str)) {
         let (era, (rollout, version)) = (self.era(of).max(known) + 1, of);
         let [by, since] = [by, since].map(ToOwned::to_owned);
-        self.take(key(rollout, version), Latched { era, end: None, by, since, course: None });
+        let number = self.next();
+        let latched = Latched { era, end: None, by, since, number, course: None };
+        self.take(key(rollout, version), latched);
     }
 
     /// A version has come to another place of its plan, in the present era.
@@ -161,7 +165,8 @@ impl Latch {
         let (era, turn) = (self.era((rollout, version)), self.turn((rollout, version)) + 1);
         let [by, since] = [by, since].map(ToOwned::to_owned);
         let course = Course { turn, at, by: by.clone(), since: since.clone() };
-        let latched = Latched { era, end: None, by, since, course: Some(course) };
+        let number = self.next();
+        let latched = Latched { era, end: None, by, since, number, course: Some(course) };
         self.take(key(rollout, version), latched);
     }
 
@@ -191,14 +196,19 @@ impl Latch {
         *self != before
     }
 
+    /// Of the next change. Counted, for the clocks of two machines say nothing of each other.
+    fn next(&self) -> u64 {
+        self.0.values().map(|one| one.number).max().map_or(1, |last| last.saturating_add(1))
+    }
+
     fn take(&mut self, key: String, latched: Latched) {
         match self.0.get_mut(&key) {
             Some(one) => one.join(latched),
             None => drop(self.0.insert(key, latched)),
         }
         while self.0.len() > LATCHED_MAX {
-            let of = |(key, one): (&String, &Latched)| (one.touched().to_owned(), key.clone());
-            if let Some((_, first)) = self.0.iter().map(of).min() {
+            let of = |(key, one): (&String, &Latched)| (one.end.is_some(), one.number, key.clone());
+            if let Some((_, _, first)) = self.0.iter().map(of).min() {
                 self.0.remove(&first);
             }
         }
@@ -268,11 +278,19 @@ mod tests {
     fn it_does_not_grow_without_bound() {
         let mut latch = Latch::default();
         for version in 0..LATCHED_MAX + 5 {
-            let since = format!("{version:04}");
+            // Whatever the clocks say.
+            let since = format!("{:04}", LATCHED_MAX + 5 - version);
             latch.raise(("chat", &version.to_string()), End::Aborted, ("a", &since));
         }
         assert_eq!(latch.0.len(), LATCHED_MAX);
         assert!(latch.find("chat", "4").is_none() && latch.find("chat", "5").is_some());
+        // What is not out goes first, whatever was heard of it.
+        for version in 0..LATCHED_MAX {
+            latch.advance(("new", &version.to_string()), Position::default(), ("a", "9"));
+        }
+        assert!(latch.find("chat", "5").is_some() && latch.find("chat", "6").is_some());
+        latch.raise(("new", "out"), End::Aborted, ("a", "0"));
+        assert!(latch.find("new", "out").is_some() && latch.find("chat", "5").is_none());
     }
 
     fn latches() -> impl Strategy<Value = Latch> {
@@ -296,10 +314,11 @@ mod tests {
             since: since.to_string(),
         });
         let course = proptest::option::of(course);
-        let one =
-            (0..3_u64, end, 0..3_u8, 0..3_u8, course).prop_map(|(era, end, by, since, course)| {
-                Latched { era, end, by: by.to_string(), since: since.to_string(), course }
-            });
+        let one = (0..3_u64, end, 0..3_u8, 0..3_u8, 0..9_u64, course);
+        let one = one.prop_map(|(era, end, by, since, number, course)| {
+            let [by, since] = [by, since].map(|one| one.to_string());
+            Latched { era, end, by, since, number, course }
+        });
         proptest::collection::btree_map("[ab]@1", one, 0..3).prop_map(Latch)
     }
 

@@ -257,6 +257,7 @@ fn careful(value: &Value) -> Latched {
         end: (!value["end"].is_null()).then_some(End::Aborted),
         by: text("by"),
         since: text("since"),
+        number: value["number"].as_u64().unwrap_or_default(),
         course: None,
     }
 }
