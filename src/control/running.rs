@@ -3,6 +3,7 @@
 //! Never publishes or writes a file: it says what changed, the controller acts.
 
 mod failing;
+mod heard;
 mod noted;
 mod pace;
 mod probed;
@@ -31,12 +32,11 @@ use crate::rollout::machine::{Effect, State, Word};
 use crate::rollout::objective::Signal;
 use crate::rollout::plan::Plan;
 use crate::rollout::release::{Release, Replanned};
-use crate::rollout::step::Copies;
 use crate::rollout::verdict::Tally;
 use crate::telemetry::counts::{Alarm, Arm, ArmCounts, Evidence, Leg, Measures, MirrorResult};
 use crate::telemetry::registry::Registry;
 use crate::traffic::warm_up::WarmUp;
-use crate::units::{Ratio, Tick};
+use crate::units::Tick;
 
 /// One rollout of the present config.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub struct Running {
     pub since: String,
     /// The era of the fleet's latch that it is in; `None` until that was heard.
     pub era: Option<u64>,
+    /// What the fleet has agreed on is not known: the canary gets nothing until it is.
+    is_held_back: bool,
     release: Release,
     /// The last one is that of the present weights; older ones until nobody counts there.
     epochs: Vec<Epoch>,
@@ -181,6 +183,7 @@ impl Running {
         let mut running = Self {
             since: if is_old { since.to_owned() } else { wall.to_owned() },
             era: remembered.and_then(|entry| entry.era),
+            is_held_back: config.fleet.is_some() && !heard::knows(remembered),
             release,
             epochs: Vec::new(),
             epochs_made: 0,
@@ -335,20 +338,6 @@ impl Running {
             cut: self.cuts_streams.then(|| Arc::clone(&self.cut)),
             evidence,
         })
-    }
-
-    /// `None` is by the rule's own weights.
-    fn share(&self) -> Option<Ratio> {
-        if self.ready.canary || self.state().has_ended() {
-            self.plan().canary_share(self.state())
-        } else {
-            Some(Ratio::ZERO)
-        }
-    }
-
-    fn copied(&self) -> Option<&Copies> {
-        let step = self.plan().steps.get(self.state().step()?)?;
-        step.mirror.as_ref().filter(|_| self.ready.canary)
     }
 
     fn copies(&self) -> Tally {

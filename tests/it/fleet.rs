@@ -175,8 +175,17 @@ async fn what_a_replica_finds_before_it_has_heard_of_a_reset_stays_out() {
     assert_eq!(first.rollout(ROLLOUT).ask("reset").await.status, 200);
     let era = async || text_of(&api.object(LATCH)?).contains("\"era\":1").then_some(());
     eventually("the reset is in the latch", era).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    let state = format!("state: {{ file: {} }}", file.display());
+    let mut other = replica(&api, &v1, &v2).with(&state).start();
+    let remembers = async || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.contains("\"era\": 1").then_some(())
+    };
+    eventually("it remembers the era", remembers).await;
     api.set_away(true);
-    let other = replica(&api, &v1, &v2).start();
+    other.restart();
     break_through(&other).await;
     api.set_away(false);
     first.rollout(ROLLOUT).expect_rolled_back("errors <= 1%").await;
@@ -204,6 +213,22 @@ async fn a_latch_that_is_lost_is_written_again_by_who_knows() {
     }
     let other = replica(&api, &v1, &v2).start();
     other.rollout(ROLLOUT).expect("aborted").await;
+}
+
+#[tokio::test]
+async fn a_canary_gets_nothing_until_it_is_known_whether_it_is_out() {
+    let api = KubeApi::start();
+    let (v1, v2) = versions();
+    api.set_away(true);
+    let proxy = replica(&api, &v1, &v2).start();
+    let mut client = proxy.client();
+    for _ in 0..100 {
+        client.post(PATH, "{}").await.expect(200);
+    }
+    let view = proxy.rollout(ROLLOUT).view().await;
+    assert_eq!((v2.requests(), &view["weight"]), (0, &0.0.into()), "{view}");
+    api.set_away(false);
+    break_through(&proxy).await;
 }
 
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/models/events";

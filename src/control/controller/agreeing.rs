@@ -6,11 +6,11 @@
 use crate::control::NotDone;
 use crate::control::controller::{Controller, rfc3339};
 use crate::control::fleet::{Fleet, Inbox, State as Outside, Told};
-use crate::control::running::Running;
+use crate::control::running::{Counting, Running};
 use crate::rollout::fleet::course::Position;
 use crate::rollout::fleet::due::Due;
 use crate::rollout::fleet::pool::Counts;
-use crate::rollout::fleet::{End, Latch};
+use crate::rollout::fleet::{End, Latch, Latched};
 use crate::rollout::machine::{Effect, Word};
 use crate::rollout::record::What;
 use crate::units::Tick;
@@ -127,7 +127,6 @@ impl Controller {
     fn agree_on(&mut self, index: usize, now: Tick, known: &Latch, outside: &Outside) {
         let plan = self.rollouts[index].plan();
         let (name, version) = (plan.name.to_string(), plan.version.to_string());
-        let start = Position::start(plan);
         if !outside.is_known && outside.latch.find(&name, &version).is_none() {
             // What is known here is what this replica has said itself.
             return;
@@ -163,10 +162,21 @@ impl Controller {
         if latched.end.is_some() {
             return;
         }
+        self.follow_course(index, now, &latched, outside.is_known);
+        let counting =
+            Counting { alarm: &self.alarm, registry: &self.registry, roster: &self.roster };
+        if self.rollouts[index].is_heard(counting) {
+            self.publish();
+        }
+    }
+
+    /// Goes where the fleet has come; to the start, where nobody has gone on.
+    fn follow_course(&mut self, index: usize, now: Tick, latched: &Latched, is_known: bool) {
+        let start = Position::start(self.rollouts[index].plan());
         let is_pooled = self.fleet.as_ref().is_some_and(|fleet| fleet.is_pooled);
         if let Some(course) = &latched.course {
             self.follow(index, now, &course.at, &format!("replica {}", course.by));
-        } else if outside.is_known && is_pooled {
+        } else if is_known && is_pooled {
             // Nobody has gone on: neither has this one, whatever it remembers.
             self.follow(index, now, &start, "the fleet");
         }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::control::controller::Controller;
 use crate::control::fleet::Fleet;
 use crate::control::roster::Report;
-use crate::control::running::Counting;
+use crate::control::running::{Counting, Running};
 use crate::units::Tick;
 
 /// What the controller knows of reports that are to come.
@@ -44,10 +44,12 @@ impl Reports {
 }
 
 impl Controller {
-    /// Whether it is known who serves. Before that nothing is judged: that a canary has not
-    /// been asked is no reason to hold it, and none to tell of.
+    /// Whether it is known who serves, and what the fleet has agreed on. Before that nothing is
+    /// judged: that a canary has not been asked is no reason to hold it, and none to tell of.
     pub(super) fn has_settled(&mut self, now: Tick) -> bool {
-        self.reports.settled |= self.roster.is_known() || now.since_start() >= SETTLED_AFTER;
+        let is_known =
+            || self.roster.is_known() && !self.rollouts.iter().any(Running::is_held_back);
+        self.reports.settled |= is_known() || now.since_start() >= SETTLED_AFTER;
         self.reports.settled
     }
 

@@ -14,7 +14,7 @@ impl Running {
     pub(super) fn slot_counts(&self, reading: &Reading) -> SlotCounts {
         let mut counts = SlotCounts {
             objectives: vec![SlotTally::default(); self.plan().objectives.len()],
-            canary_missing: !self.ready.canary,
+            canary_missing: !self.has_canary(),
             stable_missing: !self.ready.stable,
             copies: Tally {
                 bad: reading.copies.bad.saturating_sub(self.copies_taken.bad),

@@ -1,0 +1,50 @@
+//! What a canary may get: what its plan says, once there is one, and once it is known what the
+//! fleet has agreed on.
+//!
+//! Never gives traffic to a version that may have been taken out by others.
+
+use crate::control::ledger::{Entry, Remembered};
+use crate::control::running::{Counting, Running};
+use crate::rollout::step::Copies;
+use crate::units::Ratio;
+
+/// Whether the ledger alone says how a version stands: it has heard of the fleet, or it has ended.
+pub(super) fn knows(remembered: Option<&Entry>) -> bool {
+    let runs = |entry: &Entry| matches!(entry.state, Remembered::Progressing(_));
+    remembered.is_some_and(|entry| entry.era.is_some() || !runs(entry))
+}
+
+impl Running {
+    /// Whether the canary gets nothing because the fleet was not heard of.
+    pub fn is_held_back(&self) -> bool {
+        self.is_held_back
+    }
+
+    /// Whether the canary may get something.
+    pub(super) fn has_canary(&self) -> bool {
+        self.ready.canary && !self.is_held_back
+    }
+
+    /// `None` is by the rule's own weights.
+    pub(super) fn share(&self) -> Option<Ratio> {
+        if self.has_canary() || self.state().has_ended() {
+            self.plan().canary_share(self.state())
+        } else {
+            Some(Ratio::ZERO)
+        }
+    }
+
+    pub(super) fn copied(&self) -> Option<&Copies> {
+        let step = self.plan().steps.get(self.state().step()?)?;
+        step.mirror.as_ref().filter(|_| self.has_canary())
+    }
+
+    /// What the fleet has agreed on is known. Whether the canary was held back until now.
+    pub fn is_heard(&mut self, counting: Counting<'_>) -> bool {
+        let was_held_back = std::mem::take(&mut self.is_held_back);
+        if was_held_back {
+            self.new_step(counting);
+        }
+        was_held_back
+    }
+}
