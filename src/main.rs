@@ -7,7 +7,8 @@ use clap::{CommandFactory, Parser};
 
 use serin::cli::arguments::{Arguments, Command};
 use serin::cli::{
-    await_ready, check, demo, explain, healthcheck, manual, replay, run, schema, status, verbs, why,
+    await_ready, check, demo, explain, healthcheck, manual, replay, run, schema, status, top,
+    verbs, why,
 };
 use serin::config::load;
 use serin::tls;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Explain(args) => explain::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Promote(args) => verbs::promote(&args),
         Command::Pause(args) => verbs::pause(&args),

@@ -5,7 +5,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::cli::{
-    await_ready, check, demo, explain, healthcheck, manual, replay, run, status, verbs, why,
+    await_ready, check, demo, explain, healthcheck, manual, replay, run, status, top, verbs, why,
 };
 
 /// A traffic proxy that puts a new version of a model in front of users safely: it splits
@@ -33,6 +33,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Show the rollouts of a running proxy
     Status(status::StatusArgs),
+    /// Watch the rollouts of a running proxy on a terminal, and steer them
+    Top(top::TopArgs),
     /// Explain what became of a rollout, with the numbers
     Why(why::WhyArgs),
     /// Go on to the next step of a rollout, without waiting for evidence

@@ -170,6 +170,11 @@ impl Client {
         })
     }
 
+    /// Where it is.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Asks for `path`.
     pub fn get(&self, path: &str) -> Result<Bytes, ClientError> {
         self.call(&Method::GET, path)

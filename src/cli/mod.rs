@@ -15,5 +15,6 @@ pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod status;
+pub mod top;
 pub mod verbs;
 pub mod why;

@@ -4,11 +4,30 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
 
 use crate::cli::client::{self, AdminArgs, ClientError};
 use crate::control::api::RolloutView;
+
+/// How the answer to a verb is printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PrintArgs {
+    /// How to print the state that it leads to
+    #[arg(short, long, value_enum, default_value_t, env = "SERIN_OUTPUT")]
+    pub output: Output,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A sentence.
+    #[value(alias = "table")]
+    #[default]
+    Text,
+    /// For scripts: the rollout, as the admin port tells of it.
+    Json,
+}
 
 /// What `serin abort` is told.
 #[derive(Args, Clone, Debug)]
@@ -18,6 +37,9 @@ pub struct AbortArgs {
     /// The rollout whose canary is to get no traffic from now on
     #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
     pub rollout: String,
+    /// How to print.
+    #[command(flatten)]
+    pub print: PrintArgs,
     /// Which proxy.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -31,6 +53,9 @@ pub struct ResetArgs {
     /// The ended rollout that is to start afresh, without any evidence
     #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
     pub rollout: String,
+    /// How to print.
+    #[command(flatten)]
+    pub print: PrintArgs,
     /// Which proxy.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -47,6 +72,9 @@ pub struct PromoteArgs {
     /// Skip all further steps: the canary gets everything and is watched no longer
     #[arg(long, env = "SERIN_FULL")]
     pub full: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub print: PrintArgs,
     /// Which proxy.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -61,6 +89,9 @@ pub struct PauseArgs {
     /// The rollout that is to stay in its step
     #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
     pub rollout: String,
+    /// How to print.
+    #[command(flatten)]
+    pub print: PrintArgs,
     /// Which proxy.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -74,6 +105,9 @@ pub struct ResumeArgs {
     /// The paused rollout that is to go on
     #[arg(value_name = "ROLLOUT", value_parser = NonEmptyStringValueParser::new())]
     pub rollout: String,
+    /// How to print.
+    #[command(flatten)]
+    pub print: PrintArgs,
     /// Which proxy.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -81,30 +115,36 @@ pub struct ResumeArgs {
 
 /// Goes on to the next step, or to the end.
 pub fn promote(args: &PromoteArgs) -> anyhow::Result<ExitCode> {
-    operate(&args.admin, &args.rollout, if args.full { "promote?full=true" } else { "promote" })
+    let verb = if args.full { "promote?full=true" } else { "promote" };
+    operate(&args.admin, args.print, &args.rollout, verb)
 }
 
 /// Stops where it is.
 pub fn pause(args: &PauseArgs) -> anyhow::Result<ExitCode> {
-    operate(&args.admin, &args.rollout, "pause")
+    operate(&args.admin, args.print, &args.rollout, "pause")
 }
 
 /// Goes on after a pause.
 pub fn resume(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
-    operate(&args.admin, &args.rollout, "resume")
+    operate(&args.admin, args.print, &args.rollout, "resume")
 }
 
 /// Takes a canary out.
 pub fn abort(args: &AbortArgs) -> anyhow::Result<ExitCode> {
-    operate(&args.admin, &args.rollout, "abort")
+    operate(&args.admin, args.print, &args.rollout, "abort")
 }
 
 /// Gives a canary another chance.
 pub fn reset(args: &ResetArgs) -> anyhow::Result<ExitCode> {
-    operate(&args.admin, &args.rollout, "reset")
+    operate(&args.admin, args.print, &args.rollout, "reset")
 }
 
-fn operate(admin: &AdminArgs, rollout: &str, verb: &str) -> anyhow::Result<ExitCode> {
+fn operate(
+    admin: &AdminArgs,
+    print: PrintArgs,
+    rollout: &str,
+    verb: &str,
+) -> anyhow::Result<ExitCode> {
     client::with(admin, |client| {
         let answer = client.post(&format!("{}/{verb}", client::rollout_path(rollout)));
         let answer = answer.map_err(|error| match error {
@@ -115,7 +155,15 @@ fn operate(admin: &AdminArgs, rollout: &str, verb: &str) -> anyhow::Result<ExitC
             error => error,
         })?;
         let view: RolloutView = serde_json::from_slice(&answer).map_err(|_| client.stranger())?;
-        client::print(&sentence(&view))?;
+        client::print(&match print.output {
+            Output::Text => sentence(&view),
+            // As it came: a newer proxy may say more than is known here.
+            Output::Json => {
+                let json: serde_json::Value =
+                    serde_json::from_slice(&answer).map_err(|_| client.stranger())?;
+                format!("{json:#}\n")
+            }
+        })?;
         Ok(ExitCode::SUCCESS)
     })
 }

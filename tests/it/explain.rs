@@ -138,7 +138,12 @@ async fn a_running_proxy_tells_how_its_rollouts_stand() {
     let state = &told["outcome"]["rollout"]["state"];
     assert!(["progressing", "holding"].contains(&state.as_str().unwrap()), "{told}");
     assert_eq!(told["outcome"]["split"][0]["share"], 0.3);
-    Program::output(SERIN, &["abort", "v2", "--admin", &admin]).await.expect(0);
+    let done = Program::output(SERIN, &["abort", "v2", "-o", "json", "--admin", &admin]).await;
+    let done: Value = serde_json::from_str(&done.expect(0).stdout).unwrap();
+    assert_eq!((&done["name"], &done["state"]), (&"v2".into(), &"aborted".into()));
+    // Without a terminal there is no `top`, but a way out.
+    let top = Program::output(SERIN, &["top", "--admin", &admin]).await.expect(1);
+    assert!(top.stdout.is_empty() && top.stderr.contains("serin status"), "{}", top.stderr);
     let told = ask(0).await;
     assert_eq!(told["outcome"]["rollout"]["state"], "aborted");
     assert_eq!(told["outcome"]["split"][0]["share"], 0.0);

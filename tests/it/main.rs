@@ -6,6 +6,7 @@
 mod access_log;
 mod blue_green;
 mod certificates;
+mod cli_docs;
 mod command_line;
 mod corpora;
 mod crash;
