@@ -229,10 +229,11 @@ impl Parts {
         };
         let name = self.settings.object();
         let link = Link::new(api.clone(), &namespace, &name, self.clock);
-        let linked = link.run(self.raised, self.proposals, self.tell.clone());
+        let (losses, lost) = watch::channel(0);
+        let linked = link.run(self.raised, self.proposals, lost, self.tell.clone());
         let Some(service) = self.settings.replicas else { return linked.await };
         let state = self.tell.subscribe();
-        let candidate = Candidate::new(api, &namespace, &name, self.me, self.clock);
+        let candidate = Candidate::new(api, (&namespace, &name), self.me, self.clock, losses);
         let elected = candidate.run(self.tell, self.evidence, self.leave);
         let pulled = pulls::run((service, self.kubernetes), self.clock, state, self.pulled);
         tokio::select! {

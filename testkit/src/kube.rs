@@ -43,6 +43,7 @@ struct State {
     compacted: u64,
     is_away: bool,
     drops_writes: bool,
+    is_silent: bool,
     delay: Duration,
     /// Rises when watches are cut.
     cuts: u64,
@@ -145,6 +146,12 @@ impl KubeApi {
     /// Hangs up on who writes, and lets everybody read and watch; or takes writes again.
     pub fn drop_writes(&self, drops: bool) {
         self.with(|state| state.drops_writes = drops);
+    }
+
+    /// Takes calls and answers none of them from now on, and says nothing on watches, which stay;
+    /// or goes on with all of them.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.with(|state| state.is_silent = is_silent);
     }
 
     /// Is cut off from those who call with this token.
@@ -350,6 +357,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
+    while_silent(shared).await;
     let is_away = |state: &State| state.is_away || state.banned.contains(&call.token);
     if is_away(&lock()) {
         return Ok(());
@@ -372,6 +380,18 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.write_all((head + &body).as_bytes()).await
 }
 
+async fn while_silent(shared: &Shared) {
+    loop {
+        let changed = shared.changed.notified();
+        let mut changed = std::pin::pin!(changed);
+        changed.as_mut().enable();
+        if !shared.state.lock().unwrap_or_else(PoisonError::into_inner).is_silent {
+            break;
+        }
+        changed.await;
+    }
+}
+
 async fn watch(mut stream: TcpStream, call: &Call, shared: &Shared) -> std::io::Result<()> {
     let lock = || shared.state.lock().unwrap_or_else(PoisonError::into_inner);
     let (cuts, mut bookmarks) = {
@@ -385,6 +405,7 @@ async fn watch(mut stream: TcpStream, call: &Call, shared: &Shared) -> std::io::
                 transfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
     loop {
+        while_silent(shared).await;
         let changed = shared.changed.notified();
         let mut changed = std::pin::pin!(changed);
         changed.as_mut().enable();

@@ -437,3 +437,26 @@ async fn who_follows_with_steps_of_its_own_sends_nobody_elsewhere() {
     let latch = api.object(LATCH).unwrap()["data"]["latch.json"].as_str().unwrap().to_owned();
     assert!(latch.contains("\"turn\":1,") && latch.contains("\"share\":0.45"), "{latch}");
 }
+
+#[tokio::test]
+async fn who_hears_nothing_any_more_knows_that_it_is_cut_off() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let replicas = [Replica::start(config(&api, [&v1, &v2], TOKENS[0], SHORT)).await];
+    found(&api, &replicas);
+    holder(&replicas).await;
+    let connected = async |wanted: bool| {
+        eventually("the replica knows whether it is connected", async || {
+            let is = replicas[0].gauge("serin_fleet_connected").await > 0.5;
+            (is == wanted).then_some(())
+        })
+        .await;
+    };
+    connected(true).await;
+    // Connections stay, as behind a network that drops everything.
+    api.set_silent(true);
+    connected(false).await;
+    api.set_silent(false);
+    connected(true).await;
+    holder(&replicas).await;
+}

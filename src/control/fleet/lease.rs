@@ -48,18 +48,26 @@ pub struct Candidate {
     /// As it was last seen or written.
     object: Option<Value>,
     can_see: bool,
+    /// Rises each time that it cannot be seen any more.
+    losses: watch::Sender<u64>,
 }
 
 impl Candidate {
     /// Of the lease `name` in `namespace`, as `me`.
-    pub fn new(api: Api, namespace: &str, name: &str, me: String, clock: Clock) -> Self {
+    pub fn new(
+        api: Api,
+        (namespace, name): (&str, &str),
+        me: String,
+        clock: Clock,
+        losses: watch::Sender<u64>,
+    ) -> Self {
         let folder = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
         let query = format!("fieldSelector=metadata.name%3D{name}");
         let follower = Follower::new(api.clone(), folder.clone(), &query);
         let patience = PATIENCE_MAX.mul_f64(fastrand::f64());
         let election = Election::new(me.clone(), patience);
         let (name, object, can_see) = (name.to_owned(), None, false);
-        Self { api, folder, name, me, clock, election, follower, object, can_see }
+        Self { api, folder, name, me, clock, election, follower, object, can_see, losses }
     }
 
     /// Takes part until it is dropped, or `leave` says so; then gives the lease up.
@@ -134,7 +142,11 @@ impl Candidate {
                 event = "lease_failed", error = %fault,
                 "the fleet's lease cannot be read or written"
             );
-            self.can_see = matches!(fault, Fault::Refused { .. }) && self.can_see;
+            if self.can_see && matches!(fault, Fault::Away(_)) {
+                self.can_see = false;
+                self.follower.reconnect();
+                self.losses.send_modify(|losses| *losses += 1);
+            }
         }
     }
 

@@ -44,11 +44,12 @@ impl Link {
     }
 
     /// Tells `state` what the others say, and the others what is `raised` here; tries once to
-    /// write down what is `proposed`.
+    /// write down what is `proposed`. With each of `losses` it is cut off until it can watch again.
     pub async fn run(
         mut self,
         mut raised: watch::Receiver<Latch>,
         mut proposed: watch::Receiver<Option<Proposal>>,
+        mut losses: watch::Receiver<u64>,
         state: watch::Sender<State>,
     ) {
         // What was ever read, and what the object holds: it may be put back to what it was.
@@ -71,14 +72,7 @@ impl Link {
                         held = object.map(|one| Held::of(one).latch).unwrap_or_default();
                         known.merge(&held);
                     }
-                    Err(error) => {
-                        if !std::mem::replace(&mut is_away, true) {
-                            tracing::warn!(
-                                event = "latch_unreadable", %error,
-                                "the fleet's latch cannot be read: this replica is alone"
-                            );
-                        }
-                    }
+                    Err(error) => is_alone(&mut is_away, &error),
                 },
                 changed = raised.changed() => {
                     if changed.is_err() {
@@ -86,6 +80,12 @@ impl Link {
                     }
                     pause = Duration::ZERO;
                     continue;
+                }
+                // The Lease is written all the time: where that fails, a watch that says nothing
+                // is not to be trusted.
+                Ok(()) = losses.changed() => {
+                    self.follower.reconnect();
+                    is_alone(&mut is_away, &"the fleet's Lease is out of reach");
                 }
                 changed = proposed.changed() => {
                     if changed.is_err() {
@@ -191,6 +191,16 @@ impl Link {
             self.api.create(&self.folder, &object).await?;
         }
         Ok(())
+    }
+}
+
+/// The latch cannot be read; said once.
+fn is_alone(is_away: &mut bool, error: &dyn std::fmt::Display) {
+    if !std::mem::replace(is_away, true) {
+        tracing::warn!(
+            event = "latch_unreadable", %error,
+            "the fleet's latch cannot be read: this replica is alone"
+        );
     }
 }
 

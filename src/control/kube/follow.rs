@@ -126,6 +126,12 @@ impl Follower {
         }
     }
 
+    /// Begins another watch: the present one may be dead without saying so.
+    pub fn reconnect(&mut self) {
+        self.failures += u32::from(self.events.take().is_some());
+        self.is_lost = true;
+    }
+
     async fn list(&mut self) -> Result<(), Fault> {
         // Version 0 would be answered from a cache, which may be older than what is known.
         let list = self.api.get(&format!("{}?limit=0{}", self.path, self.query)).await?;
