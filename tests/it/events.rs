@@ -63,6 +63,8 @@ fn versions() -> (Backend, Backend) {
 async fn a_reader_hears_how_it_is_and_then_what_happens() {
     let (v1, v2) = versions();
     let mut proxy = Proxy::with_config("canary.yaml").backends([&v1, &v2]).start();
+    // Before it has judged for the first time there are no numbers yet.
+    proxy.rollout(ROLLOUT).expect_held("not enough traffic").await;
     let mut events = Events::open(&proxy, "").await;
     let mut first = Vec::new();
     for _ in 0..4 {

@@ -159,7 +159,8 @@ fn where_there_is_no_place_left_one_that_asks_nothing_goes() {
         let began = worker.clock.now();
         let (text, ()) = tokio::join!(rest(&mut stream), worker.fewer_connections_than(1));
         assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
-        assert_eq!(secs(began, worker.clock.now()), 0);
+        // One that is between two requests may have the next one under way.
+        assert_eq!(secs(began, worker.clock.now()), 1);
     });
 }
 
