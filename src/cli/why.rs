@@ -110,7 +110,8 @@ fn failing(text: &mut String, requests: &[FailingRequest]) {
         let status = request.status.map_or("no answer yet".to_owned(), |code| code.to_string());
         let reason = request.reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
         let (id, taken) = (&request.id, request.latency_ms);
-        let _ = writeln!(text, "      {id}  {status}{reason} after {taken} ms");
+        let trace = request.trace_id.as_ref().map_or(String::new(), |id| format!(", trace {id}"));
+        let _ = writeln!(text, "      {id}  {status}{reason} after {taken} ms{trace}");
     }
 }
 
@@ -158,6 +159,27 @@ mod tests {
     use super::*;
     use crate::rollout::machine::Word;
     use crate::rollout::record::Change;
+
+    #[test]
+    fn the_first_against_it_can_be_found_elsewhere() {
+        let request = FailingRequest {
+            objective: "errors <= 1%".to_owned(),
+            id: "one".to_owned(),
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+            status: Some(502),
+            reason: Some("reset".to_owned()),
+            latency_ms: 1.5,
+        };
+        let other = FailingRequest { trace_id: None, status: None, ..request.clone() };
+        let mut text = String::new();
+        failing(&mut text, &[request, other]);
+        assert_eq!(
+            text,
+            "    the first against errors <= 1%:\n      \
+             one  502 (reset) after 1.5 ms, trace 0af7651916cd43dd8448eb211c80319c\n      \
+             one  no answer yet (reset) after 1.5 ms\n"
+        );
+    }
 
     #[test]
     fn a_change_is_a_sentence() {
