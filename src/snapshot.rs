@@ -163,6 +163,13 @@ pub struct Rollout {
     pub probing: Option<Probing>,
 }
 
+impl Rollout {
+    /// Where the canary stands among the targets of its rule.
+    pub const CANARY: usize = 0;
+    /// Where stable stands among them.
+    pub const STABLE: usize = 1;
+}
+
 /// Requests of Serin's own to both versions of a rollout.
 #[derive(Clone, Debug)]
 pub struct Probing {

@@ -279,7 +279,7 @@ impl Builder<'_> {
             // The canary comes first, stable second.
             failover: rollout
                 .filter(|standing| rule.failover && !standing.ended)
-                .map(|_| Failover { canary: 0, stable: 1 }),
+                .map(|_| Failover { canary: Rollout::CANARY, stable: Rollout::STABLE }),
             rollout: rollout.map(|standing| Rollout {
                 name: standing.plan.name.clone(),
                 evidence: Arc::clone(&standing.evidence),

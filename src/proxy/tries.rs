@@ -13,15 +13,11 @@ use crate::proxy::body::Source;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::{AnswerBody, Outbound};
 use crate::proxy::view::{RuleRef, TargetView};
-use crate::snapshot;
+use crate::snapshot::{self, Rollout};
 use crate::telemetry::counts::{RetryPermit, RetryRefused};
 use crate::telemetry::told::Why;
 use crate::traffic::outcome::{Outcome, grpc_status};
 use crate::traffic::retry::Failure;
-
-/// Of the targets of a rule with a rollout.
-const CANARY: usize = 0;
-const STABLE: usize = 1;
 
 /// What was tried for one request, and where it goes now.
 #[derive(Debug)]
@@ -84,7 +80,7 @@ impl<'v> Tries<'v> {
 
     /// Whether the attempt goes to the canary of a rollout, which comes first among the targets.
     pub fn is_at_canary(&self) -> bool {
-        self.rule.rule.rollout.is_some() && self.target == CANARY
+        self.rule.rule.rollout.is_some() && self.target == Rollout::CANARY
     }
 
     /// What a retry holds until it ends.
@@ -105,7 +101,7 @@ impl<'v> Tries<'v> {
     ) -> bool {
         if matches!(answered, Err(Error::TakenOut)) && self.is_at_canary() {
             // Nothing was sent yet: it goes where the weights of now would have it.
-            (self.target, self.failed_over, self.last) = (STABLE, true, None);
+            (self.target, self.failed_over, self.last) = (Rollout::STABLE, true, None);
             outbound.wait.clear();
             return true;
         }
