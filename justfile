@@ -110,6 +110,10 @@ test-k8s-real:
     cargo build --locked --workspace
     tests/k8s/real
 
+# How long three replicas take to take a version out, and to go on without their holder: minutes.
+fleet-figures:
+    cargo test --locked --test it fleet_figures -- --ignored --nocapture --test-threads 1
+
 # Makes the copies of alerts and dashboards that kustomize and Helm cannot do without.
 k8s-sync:
     PATH=$(tests/k8s/tools):$PATH python tests/k8s/sync.py

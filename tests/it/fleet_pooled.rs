@@ -1,146 +1,10 @@
 //! Three `serin` processes that judge as one: on the counts of all, by whoever holds the lease.
 
-use std::net::SocketAddr;
-
 use serde_json::Value;
-use serin_loadtest::load::{Load, LoadHandle, RequestTemplate};
-use serin_testkit::{
-    Answer, Backend, Client, ConfigFile, KubeApi, Metrics, Program, Proxy, Request, Script, arg,
-    eventually, ms, seed,
-};
+use serin_loadtest::load::LoadHandle;
+use serin_testkit::{Backend, KubeApi, Script, eventually, ms};
 
-const SERIN: &str = env!("CARGO_BIN_EXE_serin");
-const ROLLOUT: &str = "sentiment-v2";
-const LATCH: &str = "/api/v1/namespaces/models/configmaps/serin-gateway";
-const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/models/leases/serin-gateway";
-
-/// Two steps of a second or so, then one that lasts.
-const SHORT: &str = "- { weight: 20%, for: { at_least: 0s, at_most: 2s } }
-    - { weight: 40%, for: { at_least: 0s, at_most: 2s } }
-    - { weight: 50%, for: 10m }";
-
-struct Replica {
-    program: Option<Program>,
-    file: ConfigFile,
-    proxy: SocketAddr,
-    admin: SocketAddr,
-    metrics: SocketAddr,
-}
-
-impl Replica {
-    async fn start(file: ConfigFile) -> Self {
-        let program = Program::start(SERIN, &["run", "-c", arg(file.path())]);
-        let proxy = program.address("listening").await;
-        let admin = program.address(" admin").await;
-        let metrics = program.address(" metrics").await;
-        Self { program: Some(program), file, proxy, admin, metrics }
-    }
-
-    fn id(&self) -> u32 {
-        self.program.as_ref().unwrap().id()
-    }
-
-    async fn kill(&mut self) {
-        let program = self.program.take().unwrap();
-        program.signal("KILL");
-        program.ended().await;
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        let request = Request::get(path).host("localhost");
-        Client::of(self.admin).send(&request).await.expect(200)
-    }
-
-    async fn view(&self) -> Value {
-        self.get(&format!("/api/rollouts/{ROLLOUT}")).await.json()
-    }
-
-    async fn ask(&self, verb: &str) -> Answer {
-        let request = Request::post(&format!("/api/rollouts/{ROLLOUT}/{verb}"), "");
-        let request = request.host("localhost").header("content-type", "application/json");
-        Client::of(self.admin).send(&request).await
-    }
-
-    async fn gauge(&self, name: &str) -> f64 {
-        Metrics(self.get("/metrics").await.text()).value(name, &[])
-    }
-
-    async fn holds(&self) -> bool {
-        self.gauge("serin_fleet_lease_held").await > 0.5
-    }
-
-    /// Waits until its rollout is like that.
-    async fn expect(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("{what} at {}", self.admin), async || {
-            let view = self.view().await;
-            is(&view).then_some(view)
-        })
-        .await
-    }
-
-    async fn at_step(&self, step: u64) {
-        self.expect(&format!("step {step}"), |view| view["step"] == step).await;
-    }
-
-    async fn rolled_back(&self) -> Value {
-        self.expect("it is rolled back", |view| view["state"] == "rolled_back").await
-    }
-
-    fn load(&self, rps: f64) -> LoadHandle {
-        let request = RequestTemplate::sentiment("sentiment").unwrap();
-        Load { seed: seed(), ..Load::new(self.proxy, rps, request) }.start().unwrap()
-    }
-}
-
-/// The config of one replica, between its own ends.
-fn config(api: &KubeApi, [v1, v2]: [&Backend; 2], token: &str, steps: &str) -> ConfigFile {
-    let lines: Vec<_> = steps.lines().map(|line| format!("      {}", line.trim())).collect();
-    let steps = format!(
-        "\n    version: \"2\"\n    min_requests: 20\n    steps:\n{}\n\
-         fleet: {{ name: gateway, namespace: models, max_replicas: 3, \
-         replicas: \"models/serin-replicas:http\" }}\nmetrics: {{ address: 127.0.0.1:9902 }}",
-        lines.join("\n")
-    );
-    let mut file = Proxy::with_config("canary.yaml").backends([v1, v2]).with(&steps).config_file();
-    let path = file.folder().join("token");
-    std::fs::write(&path, token).unwrap();
-    let server = format!("http://{}", api.address);
-    let kubernetes =
-        format!("kubernetes: {{ server: \"{server}\", token_file: {} }}\n", path.display());
-    file.write((file.text() + &kubernetes).as_bytes());
-    file
-}
-
-const TOKENS: [&str; 3] = ["one", "two", "three"];
-
-async fn fleet(api: &KubeApi, v1: &Backend, v2: &Backend, steps: &str) -> Vec<Replica> {
-    let mut replicas = Vec::new();
-    for token in TOKENS {
-        replicas.push(Replica::start(config(api, [v1, v2], token, steps)).await);
-    }
-    found(api, &replicas);
-    replicas
-}
-
-/// The service of the replicas has these.
-fn found(api: &KubeApi, replicas: &[Replica]) {
-    let running = replicas.iter().filter(|one| one.program.is_some());
-    let addresses: Vec<_> = running.map(|one| one.metrics).collect();
-    api.service("serin-replicas", &addresses, &[]);
-}
-
-/// The place of the one that judges for all, once it hears everybody.
-async fn holder(replicas: &[Replica]) -> usize {
-    eventually("one of them judges for all", async || {
-        for (index, replica) in replicas.iter().enumerate() {
-            if replica.program.is_some() && replica.holds().await {
-                return Some(index);
-            }
-        }
-        None
-    })
-    .await
-}
+use crate::replicas::{LATCH, LEASE, Replica, SHORT, TOKENS, config, fleet, found, holder};
 
 #[tokio::test]
 async fn a_fleet_goes_on_as_one_and_comes_back_as_one() {
@@ -171,8 +35,18 @@ async fn a_fleet_goes_on_as_one_and_comes_back_as_one() {
         replica.kill().await;
     }
     v2.now(Script::answers(200));
-    let again = Replica::start(replicas.remove(0).file).await;
-    again.rolled_back().await;
+    let before = v2.requests();
+    let mut again = Vec::new();
+    for replica in replicas {
+        again.push(Replica::start(replica.file).await);
+    }
+    for replica in &again {
+        assert_eq!(replica.rolled_back().await["weight"], 0.0);
+        for _ in 0..50 {
+            replica.request().await.expect(200);
+        }
+    }
+    assert_eq!(v2.requests(), before, "what was out before stays out");
 }
 
 #[tokio::test]

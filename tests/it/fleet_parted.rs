@@ -1,0 +1,118 @@
+//! What three replicas need beside one proxy, and what becomes of one that nobody hears.
+
+use serde_json::Value;
+use serin_loadtest::load::LoadHandle;
+use serin_testkit::{Backend, ConfigFile, KubeApi, Passage, Script, eventually};
+
+use crate::replicas::{Replica, SHORT, TOKENS, alone, config, found, holder_of};
+
+/// Without what a busy machine makes slow.
+fn errors_alone(mut file: ConfigFile) -> ConfigFile {
+    let latency = "      - latency: { p99: 200ms }\n";
+    assert!(file.text().contains(latency), "{}", file.text());
+    let text = file.text().replace(latency, "");
+    file.write(text.as_bytes());
+    file
+}
+
+#[tokio::test]
+async fn three_replicas_find_out_by_as_many_requests_as_one_proxy() {
+    let api = KubeApi::start();
+    let version = |name: &str| Backend::named(name).start();
+    let steps = "- { weight: 20%, for: 10m }";
+    let [v1, own_v1] = ["v1"; 2].map(version);
+    // Every twentieth of all that it is asked, whoever asks.
+    let bad = || Script::answers(200).every(20, Script::answers(500));
+    let [v2, own_v2] = ["v2"; 2].map(|name| Backend::named(name).does(bad()).start());
+    let mut replicas = Vec::new();
+    for token in TOKENS {
+        let file = errors_alone(config(&api, [&v1, &v2], token, steps));
+        replicas.push(Replica::start(file).await);
+    }
+    found(&api, &replicas);
+    let file = errors_alone(config(&api, [&own_v1, &own_v2], "", steps));
+    let single = Replica::start(alone(file)).await;
+    holder_of(&replicas, 3).await;
+    let mut loads: Vec<_> = replicas.iter().map(|one| one.load(30.0)).collect();
+    loads.push(single.load(90.0));
+    single.rolled_back().await;
+    for replica in &replicas {
+        let view = replica.rolled_back().await;
+        assert_eq!(view["weight"], 0.0, "{view}");
+    }
+    loads.iter().for_each(LoadHandle::stop);
+    // All that the canary got until nobody gave it any more.
+    let (fleet, one) = (v2.requests(), own_v2.requests());
+    println!("canary requests: {fleet} of a fleet, {one} of one proxy");
+    assert!(fleet as f64 <= 1.2 * one as f64, "{fleet} of a fleet, {one} of one proxy");
+}
+
+#[tokio::test]
+async fn a_holder_that_nobody_hears_any_more_sends_nobody_on_and_protects_its_users() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    // Each has ends and ways of its own, for nobody knows which one will hold the lease.
+    let ends = TOKENS.map(|_| (Backend::named("v1").start(), Backend::named("v2").start()));
+    let ways = TOKENS.map(|_| Passage::to(api.address));
+    let (mut replicas, mut doors) = (Vec::new(), Vec::new());
+    for ((token, (own_v1, own_v2)), way) in TOKENS.iter().zip(&ends).zip(&ways) {
+        let mut file = config(&api, [own_v1, own_v2], token, SHORT);
+        let text = file.text().replace(&api.address.to_string(), &way.address.to_string());
+        file.write(text.as_bytes());
+        let mut replica = Replica::start(file).await;
+        let door = Passage::to(replica.metrics);
+        replica.metrics = door.address;
+        doors.push(door);
+        replicas.push(replica);
+    }
+    found(&api, &replicas);
+    let cut_off = holder_of(&replicas, 3).await;
+    for passage in [&ways[cut_off], &doors[cut_off]] {
+        passage.set_cut(true);
+    }
+    let alone = &replicas[cut_off];
+    eventually("it knows that it is alone", async || {
+        (alone.gauge("serin_fleet_connected").await < 0.5).then_some(())
+    })
+    .await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(100.0)).collect();
+    // Another one judges for all, and has heard of all but one.
+    let others: Vec<_> = (0..3).filter(|index| *index != cut_off).collect();
+    eventually("another one holds the lease", async || {
+        for other in &others {
+            if replicas[*other].holds().await {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    // Far more than each needs to go on: twenty at the canary, for two seconds at most.
+    let (_, own_v2) = &ends[cut_off];
+    let before = own_v2.requests();
+    eventually("it has seen enough", async || (own_v2.requests() > before + 150).then_some(()))
+        .await;
+    let held = |view: &Value| view["hold_reason"] == "replicas missing";
+    let mut holds = 0;
+    for replica in &replicas {
+        let view = replica.view().await;
+        assert_eq!((&view["step"], &view["state"]), (&0.into(), &"progressing".into()), "{view}");
+        holds += u32::from(held(&view));
+    }
+    assert_eq!(holds, 1, "the new holder says why");
+    // Its users are protected by what it sees itself, at three times the threshold.
+    own_v2.now(Script::answers(500));
+    let view = replicas[cut_off].rolled_back().await;
+    let reason = view["reason"].as_str().unwrap_or_default();
+    assert!(view["weight"] == 0.0 && reason.contains("rollback at 600"), "{view}");
+    for other in &others {
+        assert_eq!(replicas[*other].view().await["state"], "progressing", "nobody could tell it");
+    }
+    for passage in [&ways[cut_off], &doors[cut_off]] {
+        passage.set_cut(false);
+    }
+    for replica in &replicas {
+        replica.rolled_back().await;
+    }
+    drop((loads, v1, v2));
+}
