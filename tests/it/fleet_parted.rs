@@ -16,17 +16,19 @@ fn errors_alone(mut file: ConfigFile) -> ConfigFile {
 }
 
 #[tokio::test]
-async fn three_replicas_find_out_by_as_many_requests_as_one_proxy() {
+async fn three_sidecars_find_out_by_as_many_requests_as_one_proxy() {
     let api = KubeApi::start();
     let version = |name: &str| Backend::named(name).start();
     let steps = "- { weight: 20%, for: 10m }";
-    let [v1, own_v1] = ["v1"; 2].map(version);
+    // Sidecars: the stable version of each is its own.
+    let stables = ["v1"; 3].map(version);
+    let own_v1 = version("v1");
     // Every twentieth of all that it is asked, whoever asks.
     let bad = || Script::answers(200).every(20, Script::answers(500));
     let [v2, own_v2] = ["v2"; 2].map(|name| Backend::named(name).does(bad()).start());
     let mut replicas = Vec::new();
-    for token in TOKENS {
-        let file = errors_alone(config(&api, [&v1, &v2], token, steps));
+    for (token, v1) in TOKENS.iter().zip(&stables) {
+        let file = errors_alone(config(&api, [v1, &v2], token, steps));
         replicas.push(Replica::start(file).await);
     }
     found(&api, &replicas);

@@ -12,7 +12,6 @@ manifest has to be found.
 """
 
 import copy
-import pathlib
 import re
 import subprocess
 import sys
@@ -20,14 +19,16 @@ import sys
 import kubernetes_validate
 import yaml
 
-PROJECT = pathlib.Path(__file__).resolve().parents[2]
-K8S = PROJECT / "k8s"
+from fleets import FLEET_FAULTS, fleet_faults
+from manifests import K8S, PROJECT, configs, containers, is_serin, kustomize, load, name_of, pods
+
 # What is rendered, and the first version of Kubernetes that it is for.
 RENDERED = {
     "base": 25,
     "overlays/gateway": 27,  # matchLabelKeys
     "overlays/sidecar": 29,  # native sidecars
     "overlays/sidecar-older": 25,
+    "overlays/sidecar-fleet": 29,
     "example": 25,
     "../tests/k8s/cluster": 27,
 }
@@ -36,14 +37,6 @@ CHART, CHART_SINCE = K8S / "helm/serin", 27
 # No schemas of these in kubernetes-validate; `crds.mjs` looks at them.
 OPERATOR = "monitoring.coreos.com/v1"
 NAMESPACED_ONLY = ("ClusterRole", "ClusterRoleBinding")
-
-
-def load(text):
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-def name_of(document):
-    return f"{document['kind']}/{document['metadata']['name']}"
 
 
 def schema_faults(document, since):
@@ -60,22 +53,6 @@ def schema_faults(document, since):
         except kubernetes_validate.SchemaNotFoundError:
             yield f"1.{minor}: there is no {document['kind']} of {document['apiVersion']}"
             return
-
-
-def pods(documents):
-    """Each pod template with the name of what makes it."""
-    for document in documents:
-        template = document.get("spec", {}).get("template")
-        if template and document["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            yield name_of(document), template
-
-
-def containers(spec):
-    return spec.get("initContainers", []) + spec.get("containers", [])
-
-
-def is_serin(container):
-    return re.match(r"(.*/)?serin(:|@)", container["image"].rsplit("/", 1)[-1]) is not None
 
 
 def hardening_faults(owner, spec):
@@ -141,10 +118,27 @@ def token_faults(owner, spec, bound):
     """Only who has rights gets a token to use them with."""
     has = spec.get("automountServiceAccountToken")
     account = spec.get("serviceAccountName", "default")
+    projected = [
+        volume["name"]
+        for volume in spec.get("volumes", [])
+        for source in volume.get("projected", {}).get("sources", [])
+        if "serviceAccountToken" in source
+    ]
+    mounting = [
+        one
+        for one in containers(spec)
+        for mount in one.get("volumeMounts", [])
+        if mount["name"] in projected
+    ]
+    for one in mounting:
+        if not is_serin(one):
+            yield f"{owner} {one['name']}: gets a token that it has no use for"
     if account in bound:
-        if has is not True:
+        if has is not True and not any(map(is_serin, mounting)):
             yield f"{owner}: {account} has rights but no token"
-    elif has is not False:
+        if has is not False and not all(map(is_serin, containers(spec))):
+            yield f"{owner}: others than Serin get its token"
+    elif has is not False or projected:
         yield f"{owner}: gets a token that it has no use for"
 
 
@@ -204,13 +198,6 @@ def seconds(text):
     """Of a duration as the config has it."""
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     return sum(float(n) * units[u] for n, u in re.findall(r"([\d.]+)(ms|s|m|h)", text))
-
-
-def configs(documents):
-    """Serin's config in each ConfigMap that holds one."""
-    for document in documents:
-        if document["kind"] == "ConfigMap" and "serin.yaml" in document.get("data", {}):
-            yield document
 
 
 def drain_faults(documents):
@@ -284,6 +271,7 @@ def promise_faults(documents):
     yield from selector_faults(documents)
     yield from drain_faults(documents)
     yield from rights_faults(documents)
+    yield from fleet_faults(documents)
 
 
 def config_faults(serin, documents):
@@ -306,15 +294,6 @@ def version_faults(documents):
                 f":{version}"
             ):
                 yield f"{owner}: {container['image']}, where this is {version}"
-
-
-def kustomize(folder):
-    done = subprocess.run(
-        ["kubectl", "kustomize", K8S / folder], capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"k8s/{folder}: {done.stderr}")
-    return load(done.stdout)
 
 
 def helm(*arguments):
@@ -412,6 +391,11 @@ def check_itself():
     }
     for words, change in faults.items():
         found = list(promise_faults(plant(good, change)))
+        assert any(words in fault for fault in found), f"not found: {words}; but {found}"
+    fleet = kustomize("overlays/sidecar-fleet")
+    assert not list(promise_faults(fleet)), list(promise_faults(fleet))
+    for words, change in FLEET_FAULTS.items():
+        found = list(promise_faults(plant(fleet, change)))
         assert any(words in fault for fault in found), f"not found: {words}; but {found}"
     # A field of a later version, and a slip of the pen.
     sidecar = next(
