@@ -2,6 +2,11 @@
 //! too.
 #![allow(dead_code, reason = "each target has one of them")]
 
+#[path = "checks/model.rs"]
+pub mod model;
+#[path = "checks/proxy_protocol.rs"]
+pub mod proxy_protocol;
+
 use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};

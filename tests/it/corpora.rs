@@ -53,3 +53,13 @@ fn response_heads_are_framed_in_one_way_or_not_at_all() {
 fn chunked_bodies_go_on_as_they_came_or_not_at_all() {
     replay("chunked", checks::chunked);
 }
+
+#[test]
+fn a_proxy_header_is_the_same_however_it_arrives() {
+    replay("proxy_protocol", checks::proxy_protocol::check);
+}
+
+#[test]
+fn the_model_is_the_one_that_a_parser_finds() {
+    replay("model", checks::model::check);
+}
