@@ -18,8 +18,8 @@ use std::time::Duration;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, RawQuery, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -47,6 +47,7 @@ use crate::control::{Command, NotDone, ReloadResult, Status};
 use crate::names::RolloutName;
 use crate::rollout::machine::Word;
 use crate::telemetry::metrics;
+use crate::telemetry::metrics::text::Format;
 use crate::telemetry::registry::Registry;
 
 /// Connections at once, per port. When full, a new one waits in the kernel's queue until
@@ -315,9 +316,11 @@ async fn readyz(State(state): Shared) -> Result<&'static str, Denied> {
     }
 }
 
-async fn show_metrics(State(state): Shared) -> impl IntoResponse {
-    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, metrics::render(&state.registry, &state.now().gauges))
+async fn show_metrics(State(state): Shared, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::accepted(accept);
+    let kind = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
+    (kind, metrics::render(&state.registry, &state.now().gauges, format))
 }
 
 async fn rollouts(State(state): Shared) -> axum::Json<RolloutsView> {

@@ -5,6 +5,7 @@
 //! fit into the queues, which is counted. A worker never wakes this thread: it looks by itself.
 
 pub mod collector;
+mod exemplars;
 pub mod lines;
 mod members;
 pub mod otlp;
@@ -139,6 +140,9 @@ impl Exporter {
                     Told::Refused(_) => false,
                 };
                 if is_traced && tracing.is_some() {
+                    if let Told::Request(request) = &told {
+                        exemplars::keep(request, wall);
+                    }
                     self.collector.take(&told, wall);
                 }
             }

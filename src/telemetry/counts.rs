@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::names::{BackendName, RouteName, RuleName};
 use crate::rollout::judge::SLOT;
 use crate::rollout::plan::OBJECTIVES_MAX;
+use crate::telemetry::exemplars::Exemplars;
 use crate::telemetry::latencies::{Latencies, LatencyCounts};
 use crate::telemetry::notes::{Answered, Failure, Failures};
 use crate::telemetry::reasons::{FailureReason, Limited};
@@ -72,6 +73,12 @@ pub const BUCKETS: [f64; 18] = [
     300.0, 600.0,
 ];
 
+/// The index of the bucket that counts `span`.
+pub fn bucket(span: Duration) -> usize {
+    let seconds = span.as_secs_f64();
+    BUCKETS.partition_point(|bound| *bound < seconds)
+}
+
 /// A histogram over [`BUCKETS`] and one more for what is longer.
 #[derive(Debug, Default)]
 pub struct Histogram {
@@ -82,8 +89,7 @@ pub struct Histogram {
 impl Histogram {
     /// Counts `span`.
     pub fn record(&self, span: Duration) {
-        let seconds = span.as_secs_f64();
-        self.buckets[BUCKETS.partition_point(|bound| *bound < seconds)].add(1);
+        self.buckets[bucket(span)].add(1);
         self.sum_nanos.add(span.as_nanos() as u64);
     }
 
@@ -110,6 +116,8 @@ pub struct LegKey {
 pub struct Leg {
     /// Its labels.
     pub key: LegKey,
+    /// Traces that stand for what it counts.
+    pub exemplars: Exemplars,
     workers: Box<[LegCounters]>,
 }
 
@@ -150,7 +158,8 @@ pub struct LegCounters {
 impl Leg {
     /// With zero counts for `workers` workers.
     pub fn new(key: LegKey, workers: usize) -> Self {
-        Self { key, workers: (0..workers).map(|_| LegCounters::default()).collect() }
+        let workers = (0..workers).map(|_| LegCounters::default()).collect();
+        Self { key, exemplars: Exemplars::default(), workers }
     }
 
     /// The counters that `worker` alone may write.

@@ -2,9 +2,10 @@
 
 mod rollouts;
 mod shell;
+pub mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,7 +13,9 @@ use crate::names::BackendName;
 use crate::telemetry::counts::{
     BUCKETS, Codes, Counter, Histogram, Leg, LegCounters, MirrorResult, RetryRefused,
 };
+use crate::telemetry::exemplars::{Exemplar, Kept, OfBuckets};
 use crate::telemetry::listeners::{Handshake, Turned};
+use crate::telemetry::metrics::text::{COUNTER, Format, GAUGE, HISTOGRAM, Label, Number, Text};
 use crate::telemetry::reasons::{FailureReason, Limited};
 use crate::telemetry::registry::Registry;
 use crate::traffic::outcome::Outcome;
@@ -128,10 +131,10 @@ pub struct ProbeCounts {
     pub counts: [(Outcome, u64); 3],
 }
 
-/// The whole exposition: every worker's counters added up, and `gauges`.
-pub fn render(registry: &Registry, gauges: &Gauges) -> String {
+/// The whole exposition in `format`: every worker's counters added up, and `gauges`.
+pub fn render(registry: &Registry, gauges: &Gauges, format: Format) -> String {
     let (legs, mirrors) = (registry.legs(), registry.mirrors());
-    let mut text = Text::default();
+    let mut text = Text::new(format);
     requests(&mut text, &legs);
     shell::bytes(&mut text, &legs);
     failures(&mut text, &legs);
@@ -152,7 +155,7 @@ pub fn render(registry: &Registry, gauges: &Gauges) -> String {
     shell::keeping(&mut text, gauges);
     process(&mut text, gauges);
     shell::process(&mut text);
-    text.0
+    text.end()
 }
 
 type Legs = [Arc<Leg>];
@@ -170,10 +173,13 @@ fn requests(text: &mut Text, legs: &Legs) {
     let help = "Attempts at endpoints, failovers and retries included, by status and outcome.";
     text.family("serin_attempts_total", COUNTER, help);
     for leg in legs {
+        let bad = text.has_exemplars().then(|| leg.exemplars.read()?.bad).flatten();
         for outcome in OUTCOMES {
             for (code, count) in codes(leg, |worker| worker.attempts(outcome)) {
                 let labels = [("code", &code as &dyn Display), ("outcome", &outcome.as_str())];
-                text.sample("serin_attempts_total", &of_leg(leg, &labels), count);
+                let one = bad.as_ref().filter(|(of, _)| outcome == Outcome::Bad && *of == code);
+                let one = one.map(|(_, one)| (one, 1.0));
+                text.sample_with("serin_attempts_total", &of_leg(leg, &labels), count, one);
             }
         }
     }
@@ -226,17 +232,23 @@ fn histograms(text: &mut Text, legs: &Legs) {
     let name = "serin_request_duration_seconds";
     text.family(name, HISTOGRAM, "From the request's head to the end of the response's body.");
     for leg in legs {
-        histogram(text, name, leg, |worker| &worker.duration);
+        histogram(text, name, leg, |worker| &worker.duration, |kept| &kept.duration);
     }
     let name = "serin_first_byte_seconds";
     text.family(name, HISTOGRAM, "From the request's head to the response's.");
     for leg in legs {
-        histogram(text, name, leg, |worker| &worker.first_byte);
+        histogram(text, name, leg, |worker| &worker.first_byte, |kept| &kept.first_byte);
     }
 }
 
 /// One histogram of `leg`; nothing before it has counted.
-fn histogram(text: &mut Text, name: &str, leg: &Leg, of: impl Fn(&LegCounters) -> &Histogram) {
+fn histogram(
+    text: &mut Text,
+    name: &str,
+    leg: &Leg,
+    of: impl Fn(&LegCounters) -> &Histogram,
+    exemplars: impl Fn(&Kept) -> &OfBuckets,
+) {
     let mut counts = [0; BUCKETS.len() + 1];
     let mut sum = 0.0;
     for worker in leg.workers() {
@@ -249,9 +261,14 @@ fn histogram(text: &mut Text, name: &str, leg: &Leg, of: impl Fn(&LegCounters) -
     }
     let bucket = format!("{name}_bucket");
     let mut total = 0;
-    for (count, bound) in counts.iter().zip(BUCKETS.into_iter().chain([f64::INFINITY])) {
+    let kept = text.has_exemplars().then(|| leg.exemplars.read()).flatten();
+    let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
+    for (index, (count, bound)) in counts.iter().zip(bounds).enumerate() {
         total += count;
-        text.sample(&bucket, &of_leg(leg, &[("le", &Number(bound))]), total);
+        let one = kept.as_ref().and_then(|kept| exemplars(kept)[index].as_ref());
+        let one = one.map(|one: &Exemplar| (one, one.took.as_secs_f64()));
+        let le = text.bound(bound);
+        text.sample_with(&bucket, &of_leg(leg, &[("le", &le)]), total, one);
     }
     text.sample(&format!("{name}_sum"), &of_leg(leg, &[]), Number(sum));
     text.sample(&format!("{name}_count"), &of_leg(leg, &[]), total);
@@ -387,8 +404,6 @@ fn codes<'l>(leg: &'l Leg, of: impl Fn(&'l LegCounters) -> &'l Codes) -> BTreeMa
     sums
 }
 
-type Label<'a> = (&'static str, &'a dyn Display);
-
 /// The labels of `leg`, and `more`.
 fn of_leg<'a>(leg: &'a Leg, more: &[Label<'a>]) -> Vec<Label<'a>> {
     let key = &leg.key;
@@ -405,72 +420,6 @@ const COMMIT: &str = match option_env!("SERIN_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
-
-const COUNTER: &str = "counter";
-const GAUGE: &str = "gauge";
-const HISTOGRAM: &str = "histogram";
-
-/// The exposition as far as it is written.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string does not fail, here and below.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample_if_any(&mut self, name: &str, labels: &[Label<'_>], value: u64) {
-        if value > 0 {
-            self.sample(name, labels, value);
-        }
-    }
-
-    fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl Display) {
-        self.0.push_str(name);
-        let mut before = '{';
-        for (label, text) in labels {
-            let _ = write!(self.0, "{before}{label}=\"");
-            let _ = write!(Escaped(&mut self.0), "{text}");
-            self.0.push('"');
-            before = ',';
-        }
-        let end = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{end} {value}");
-    }
-}
-
-/// Writes a label's value.
-struct Escaped<'t>(&'t mut String);
-
-impl Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for c in text.chars() {
-            match c {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                c => self.0.push(c),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A value as Prometheus writes it.
-struct Number(f64);
-
-impl Display for Number {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            f64::INFINITY => f.write_str("+Inf"),
-            f64::NEG_INFINITY => f.write_str("-Inf"),
-            // Evidence in a canary's favour has hundreds of zeros.
-            value if value != 0.0 && value.abs() < 1e-4 => write!(f, "{value:e}"),
-            value => write!(f, "{value}"),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

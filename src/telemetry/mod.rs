@@ -5,6 +5,7 @@
 //! does both, for backends with limits: there it is what was asked for.
 
 pub mod counts;
+pub mod exemplars;
 pub mod gate;
 pub mod latencies;
 pub mod listeners;

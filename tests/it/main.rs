@@ -16,6 +16,7 @@ mod endpoint_tls;
 mod endpoints;
 mod events;
 mod evidence;
+mod exemplars;
 mod explain;
 mod failover;
 mod failures;

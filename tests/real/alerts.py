@@ -58,6 +58,7 @@ listeners:
 admin: {{ address: 127.0.0.1:{admin} }}
 metrics: {{ address: 127.0.0.1:{metrics} }}
 state: {{ file: {work}/state.json }}
+tracing: {{ otlp: "http://127.0.0.1:{collector}", sample: 10% }}
 workers: 1
 backends:
   - name: sentiment-v1
@@ -251,6 +252,27 @@ def check_exposition(url):
     return [f"promtool check metrics: {line}" for line in said]
 
 
+def check_exemplars(prometheus, since):
+    """A trace for what the canary failed, and for how long requests took, kept by Prometheus."""
+    faults = []
+    for query, labels in (
+        ('serin_attempts_total{outcome="bad"}', {"backend": "sentiment-v2"}),
+        ("serin_request_duration_seconds_bucket", {"backend": "sentiment-v1"}),
+    ):
+        arguments = {"query": query, "start": since, "end": time.time()}
+        found = get(f"{prometheus}/api/v1/query_exemplars?{urllib.parse.urlencode(arguments)}")
+        traces = {
+            one["labels"].get("trace_id")
+            for series in found["data"]
+            if labels.items() <= series["seriesLabels"].items()
+            for one in series["exemplars"]
+        }
+        print(f"exemplars of {query}: {len(traces)} traces")
+        if not traces or not all(re.fullmatch("[0-9a-f]{32}", trace or "") for trace in traces):
+            faults.append(f"exemplars of {query}: {traces}")
+    return faults
+
+
 def main():
     with contextlib.ExitStack() as ended, tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
@@ -262,7 +284,8 @@ def main():
             ended.callback(process.kill)
             return process
 
-        names = "http https admin metrics v1 v2 nobody prometheus alertmanager receiver".split()
+        names = "http https admin metrics v1 v2 nobody collector".split()
+        names += "prometheus alertmanager receiver".split()
         ports = dict(zip(names, free_ports(len(names))))
         values = {**ports, "work": work}
         certificate(work, 3)
@@ -278,6 +301,7 @@ def main():
         start(LOADTEST, "model", "--port", str(ports["v1"]), "--version", "v1")
         bad = ["--version", "v2", "--error-ratio", "50%"]
         start(LOADTEST, "model", "--port", str(ports["v2"]), *bad)
+        start(LOADTEST, "backend", "--port", str(ports["collector"]))
         serin = start(SERIN, "run", "-c", str(config))
         start(
             "alertmanager",
@@ -289,6 +313,7 @@ def main():
         start(
             "prometheus",
             "--config.file=prometheus.yaml",
+            "--enable-feature=exemplar-storage",
             f"--storage.tsdb.path={work}/prometheus",
             f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
         )
@@ -317,6 +342,7 @@ def main():
         wait_for_alerts(EXPECTED - {"SerinDown"})
         faults = ask_everything(prometheus, since)
         faults += check_exposition(f"http://127.0.0.1:{ports['metrics']}/metrics")
+        faults += check_exemplars(prometheus, since)
         serin.kill()
         wait_for_alerts({"SerinDown"})
 

@@ -100,7 +100,7 @@ fn gauges() -> Gauges {
 fn names_labels_and_texts_are_as_promised() {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         let build = format!("version=\"{VERSION}\",commit=\"{COMMIT}\"");
-        let text = render(&counted(), &gauges()).replace(&build, "version=\"…\",commit=\"…\"");
+        let text = render(&counted(), &gauges(), Format::Prometheus).replace(&build, "version=\"…\",commit=\"…\"");
         let figures = |line: &str| match line.strip_prefix("process_") {
             Some(rest) => format!("process_{} …\n", rest.split(' ').next().unwrap()),
             None => format!("{line}\n"),
@@ -112,7 +112,7 @@ fn names_labels_and_texts_are_as_promised() {
 
 #[test]
 fn no_sample_stands_outside_its_family_or_twice() {
-    let text = render(&counted(), &gauges());
+    let text = render(&counted(), &gauges(), Format::Prometheus);
     let mut family = String::new();
     let mut seen = std::collections::BTreeSet::new();
     for line in text.lines() {
@@ -131,7 +131,7 @@ fn no_sample_stands_outside_its_family_or_twice() {
 fn label_values_cannot_break_out() {
     let mut text = Text::default();
     text.sample("x", &[("a", &"q\"b\\n\nl"), ("b", &"ü")], 1);
-    assert_eq!(text.0, "x{a=\"q\\\"b\\\\n\\nl\",b=\"ü\"} 1\n");
+    assert_eq!(text.end(), "x{a=\"q\\\"b\\\\n\\nl\",b=\"ü\"} 1\n");
 }
 
 #[test]
@@ -146,5 +146,86 @@ fn numbers_are_written_as_prometheus_reads_them() {
         (f64::NAN, "NaN"),
     ] {
         assert_eq!(Number(value).to_string(), text);
+    }
+}
+
+/// A line as OpenMetrics has it: name and labels, value, and what stands for it.
+fn sample(line: &str) -> (&str, &str, Option<&str>) {
+    let (sample, exemplar) = match line.split_once(" # ") {
+        Some((sample, exemplar)) => (sample, Some(exemplar)),
+        None => (line, None),
+    };
+    let (name, value) = sample.rsplit_once(' ').unwrap();
+    (name, value, exemplar)
+}
+
+#[test]
+fn openmetrics_says_the_same_and_where_it_ends() {
+    let registry = counted();
+    let plain = render(&registry, &gauges(), Format::Prometheus);
+    let open = render(&registry, &gauges(), Format::OpenMetrics);
+    assert!(open.ends_with("\n# EOF\n") && !plain.contains("# EOF"));
+    let lines = |text: &str| -> Vec<String> {
+        let figures = |line: &&str| !line.starts_with('#') && !line.starts_with("process_");
+        text.lines().filter(figures).map(str::to_owned).collect()
+    };
+    let as_plain = |line: &String| line.replace(".0\"}", "\"}");
+    assert_eq!(lines(&open).iter().map(as_plain).collect::<Vec<_>>(), lines(&plain));
+    assert!(open.contains("backend=\"v2\",le=\"1.0\"} 3") && open.contains("le=\"0.0025\"}"));
+    let mut family = (String::new(), String::new());
+    for line in open.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(!name.ends_with("_total"), "{line}");
+            family = (name.to_owned(), kind.to_owned());
+        } else if !line.starts_with('#') {
+            let name = sample(line).0.split('{').next().unwrap();
+            let suffix = name.strip_prefix(&family.0).unwrap();
+            let suffixes: &[&str] = match family.1.as_str() {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            assert!(suffixes.contains(&suffix), "{line} under {family:?}");
+        }
+    }
+}
+
+#[test]
+fn an_exemplar_stands_at_its_bucket_and_at_what_failed() {
+    let registry = counted();
+    let leg = registry.leg(key("sentiment", "main", "v2"));
+    let one = |trace: u128, millis| Exemplar {
+        trace,
+        span: 0xab,
+        took: Duration::from_millis(millis),
+        at: Duration::from_millis(1_790_000_000_250),
+        is_bad: true,
+    };
+    leg.exemplars.duration(one(1, 40));
+    leg.exemplars.first_byte(one(2, 3));
+    leg.exemplars.bad(503, one(3, 41));
+    assert!(!render(&registry, &gauges(), Format::Prometheus).contains("trace_id"));
+    let text = render(&registry, &gauges(), Format::OpenMetrics);
+    let found: Vec<_> = text.lines().map(sample).filter(|(.., one)| one.is_some()).collect();
+    let id = |number| format!("{{trace_id=\"{number:032x}\",span_id=\"00000000000000ab\"}}");
+    let labels = "{route=\"sentiment\",rule=\"main\",backend=\"v2\"";
+    let expected = [
+        (
+            format!("serin_attempts_total{labels},code=\"503\",outcome=\"bad\"}}"),
+            format!("{} 1 1790000000.250", id(3)),
+        ),
+        (
+            format!("serin_request_duration_seconds_bucket{labels},le=\"0.05\"}}"),
+            format!("{} 0.04 1790000000.250", id(1)),
+        ),
+        (
+            format!("serin_first_byte_seconds_bucket{labels},le=\"0.005\"}}"),
+            format!("{} 0.003 1790000000.250", id(2)),
+        ),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for ((name, _, exemplar), (wanted, one)) in found.iter().zip(&expected) {
+        assert_eq!((*name, *exemplar), (wanted.as_str(), Some(one.as_str())));
     }
 }
