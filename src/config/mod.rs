@@ -106,11 +106,23 @@ pub enum LineFormat {
     Text,
 }
 
+/// What OTLP is spoken over; protobuf either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// HTTP/1.1, to `/v1/traces`.
+    #[default]
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
 /// Spans of requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tracing {
     /// The collector; `http` or `https` with a host.
     pub otlp: Uri,
+    /// What it is spoken over.
+    pub protocol: OtlpProtocol,
     /// Of the traces that begin here.
     pub share: Ratio,
     /// Bad ones beyond that, a second and worker.

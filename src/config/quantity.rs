@@ -22,8 +22,8 @@ pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Spa
 pub(super) use self::tls::{ClientAuthWord, ServerNameText, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
     BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, LineFormatWord, ModelName,
-    Name, ObjectiveBreach, OffWord, Protocol, QuantileKey, Relative, RetryWord, RolloutBreach,
-    RuleRef, ServiceName, StreamsWord, Text, UntilWord, VersionText,
+    Name, ObjectiveBreach, OffWord, OtlpProtocolWord, Protocol, QuantileKey, Relative, RetryWord,
+    RolloutBreach, RuleRef, ServiceName, StreamsWord, Text, UntilWord, VersionText,
 };
 
 use crate::config::defect::Code;

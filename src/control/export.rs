@@ -6,6 +6,7 @@
 
 pub mod collector;
 mod exemplars;
+mod grpc;
 pub mod lines;
 mod members;
 pub mod otlp;

@@ -190,29 +190,41 @@ pub async fn send(
     message: Bytes,
     roots: Option<Arc<RootCertStore>>,
 ) -> Result<http::StatusCode, Error> {
-    let is_encrypted = hook.scheme_str() == Some("https");
-    let authority = hook.authority().ok_or("no host")?;
+    post(connect(hook, roots, Offer::Http1).await?, hook, kind, message).await
+}
+
+/// A connection, whatever is below it.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Connects to whoever `url` names, over TLS for `https`, where `roots` are whom to believe and
+/// `offer` is what is spoken.
+pub async fn connect(
+    url: &Uri,
+    roots: Option<Arc<RootCertStore>>,
+    offer: Offer,
+) -> Result<Box<dyn Stream>, Error> {
+    let is_encrypted = url.scheme_str() == Some("https");
+    let authority = url.authority().ok_or("no host")?;
     let port = authority.port_u16().unwrap_or(if is_encrypted { 443 } else { 80 });
     let host = authority.host().trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, port)).await?;
     if !is_encrypted {
-        return post(stream, hook, kind, message).await;
+        return Ok(Box::new(stream));
     }
     let name = ServerName::try_from(host.to_owned())?;
     let address = stream.peer_addr()?.ip();
     let encryption = Encryption::new(roots.map_or_else(system_authorities, Ok)?, Some(name), None)?;
-    post(encryption.connect(stream, address, Offer::Http1).await?, hook, kind, message).await
+    Ok(Box::new(encryption.connect(stream, address, offer).await?))
 }
 
-async fn post<S>(
-    stream: S,
+async fn post(
+    stream: Box<dyn Stream>,
     hook: &Uri,
     kind: &'static str,
     message: Bytes,
-) -> Result<http::StatusCode, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<http::StatusCode, Error> {
     let authority = hook.authority().ok_or("no host")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer, or with this task.

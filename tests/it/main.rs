@@ -50,4 +50,5 @@ mod steps;
 mod strange_endpoints;
 mod tls;
 mod traces;
+mod traces_grpc;
 mod upgrades;

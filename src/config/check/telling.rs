@@ -7,7 +7,7 @@ use http::HeaderName;
 use crate::config::check::Checker;
 use crate::config::defect::Code;
 use crate::config::read::At;
-use crate::config::{AccessLog, Tracing, raw};
+use crate::config::{AccessLog, OtlpProtocol, Tracing, raw};
 use crate::units::Ratio;
 
 /// Fields of a line; more would be the request itself.
@@ -53,11 +53,20 @@ impl Checker<'_> {
 
     pub(super) fn tracing(&mut self, at: &At<raw::Tracing>) -> Option<Tracing> {
         let raw = at.get()?;
-        let otlp = self.value(&raw.otlp);
+        let otlp = self.placed(&raw.otlp);
+        let protocol = self.value(&raw.protocol).unwrap_or_default();
+        if let Some((id, url)) = otlp.as_ref().filter(|_| protocol == OtlpProtocol::Grpc)
+            && url.path().len() > 1
+        {
+            let message = format!("gRPC has a path of its own: `{}` would be left out", url.path());
+            let help = "write `http://host:4317`, or `protocol: http`";
+            self.report.add(*id, Code::Address, message, help);
+        }
         let share = self.value(&raw.sample).unwrap_or(Tracing::SHARE);
         let bad = self.value(&raw.bad_per_second).unwrap_or(Tracing::BAD_PER_SECOND);
         let service = self.value(&raw.service).unwrap_or_else(|| Tracing::SERVICE.to_owned());
-        Some(Tracing { otlp: otlp?, share, bad_per_second: bad, service })
+        let (_, otlp) = otlp?;
+        Some(Tracing { otlp, protocol, share, bad_per_second: bad, service })
     }
 }
 

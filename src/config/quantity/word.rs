@@ -5,11 +5,11 @@
 use http::StatusCode;
 use schemars::{Schema, json_schema};
 
-use crate::config::LineFormat;
 use crate::config::defect::Code;
 use crate::config::quantity::{Count, Fault, Quantity, Rate, text_schema};
 use crate::config::read::{listed, similar};
 use crate::config::tree::Scalar;
+use crate::config::{LineFormat, OtlpProtocol};
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
 use crate::rollout::plan::{ALERT_DEFAULT, Breach, Deadline};
@@ -222,6 +222,21 @@ impl Quantity for LineFormatWord {
 
     fn schema() -> Schema {
         json_schema!({ "enum": ["json", "text"] })
+    }
+}
+
+/// What a collector of spans speaks.
+pub struct OtlpProtocolWord;
+
+impl Quantity for OtlpProtocolWord {
+    type Value = OtlpProtocol;
+
+    fn parse(scalar: &Scalar) -> Result<OtlpProtocol, Fault> {
+        choose(scalar, &[("http", OtlpProtocol::Http), ("grpc", OtlpProtocol::Grpc)], &[])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["http", "grpc"] })
     }
 }
 

@@ -3,7 +3,8 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::config::quantity::{
-    CollectorUrl, Count, FieldName, FilePath, LineFormatWord, Percent, ServiceName, WebhookUrl,
+    CollectorUrl, Count, FieldName, FilePath, LineFormatWord, OtlpProtocolWord, Percent,
+    ServiceName, WebhookUrl,
 };
 use crate::config::read::{As, At, Keys, ObjectSchema, Read, maps};
 use crate::config::tree::{Node, Report};
@@ -22,9 +23,12 @@ maps! {
     }
 
     /// Spans of requests and their attempts, for an OpenTelemetry collector.
-    Tracing later ["headers" "tls" "grpc"] {
-        /// The collector, OTLP over HTTP: `http://host:4318`. `/v1/traces` is added.
+    Tracing later ["headers" "tls"] {
+        /// The collector: `http://host:4318`. `/v1/traces` is added, but for gRPC, which has no
+        /// paths of its own: `http://host:4317`.
         must otlp: As<CollectorUrl>,
+        /// What OTLP is spoken over: `http` or `grpc`, protobuf either way.
+        may protocol: As<OtlpProtocolWord> = "http",
         /// The share of the traces that begin here. Who sends a `traceparent` decides for its own.
         may sample: As<Percent> = "1%",
         /// Requests that end badly, a second and worker, that are told although their trace is

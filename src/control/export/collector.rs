@@ -1,7 +1,7 @@
 //! Spans on their way to a collector of OpenTelemetry.
 //!
-//! Never keeps more than [`WAITING_MAX`] spans, and never more than one message under way: a
-//! collector that is away costs a counter.
+//! Over HTTP or gRPC, as the config says. Never keeps more than [`WAITING_MAX`] spans, and never
+//! more than one message under way: a collector that is away costs a counter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
-use crate::config::Tracing;
+use crate::config::{OtlpProtocol, Tracing};
 use crate::control::export::Wall;
+use crate::control::export::grpc;
 use crate::control::export::otlp::{self, Span};
 use crate::control::notify;
 use crate::telemetry::story::Outlets;
@@ -44,12 +45,30 @@ const PATH: &str = "/v1/traces";
 #[derive(Debug)]
 pub struct Collector {
     outlets: Arc<Outlets>,
-    to: Option<(Uri, String)>,
+    to: Option<Target>,
     waiting: Vec<Span>,
     under_way: Option<JoinHandle<Sent>>,
     sent_at: Tick,
     /// Of the last message, so that an outage is told once.
     failed: bool,
+}
+
+/// Whom messages are for.
+#[derive(Clone, Debug)]
+struct Target {
+    uri: Uri,
+    protocol: OtlpProtocol,
+    /// Who sends them.
+    service: String,
+}
+
+/// Why a collector did not take a message.
+#[derive(Debug)]
+pub struct Refusal {
+    /// In words.
+    pub error: String,
+    /// Whether it may take it later.
+    pub is_for_now: bool,
 }
 
 /// What became of a message.
@@ -74,7 +93,11 @@ impl Collector {
 
     /// Where messages go from here on.
     pub fn aim_at(&mut self, tracing: Option<&Tracing>) {
-        self.to = tracing.map(|tracing| (with_path(&tracing.otlp), tracing.service.clone()));
+        self.to = tracing.map(|tracing| Target {
+            uri: tracing.otlp.clone(),
+            protocol: tracing.protocol,
+            service: tracing.service.clone(),
+        });
         if self.to.is_none() {
             self.outlets.spans_late.add(self.waiting.len() as u64);
             self.waiting.clear();
@@ -100,14 +123,11 @@ impl Collector {
             self.reap(task);
         }
         let due = self.waiting.len() >= BATCH_MAX || now.since(self.sent_at) >= EVERY || hurry;
-        let Some((to, service)) = self.to.clone().filter(|_| due && !self.waiting.is_empty())
-        else {
-            return;
-        };
+        let Some(to) = self.to.clone().filter(|_| due && !self.waiting.is_empty()) else { return };
         self.sent_at = now;
         let batch: Vec<_> = self.waiting.drain(..self.waiting.len().min(BATCH_MAX)).collect();
         let spans = batch.len() as u64;
-        let message = otlp::message(batch, &service);
+        let message = otlp::message(batch, &to.service);
         let tries = if hurry { 1 } else { TRIES_MAX };
         self.under_way = Some(tokio::spawn(async move {
             Sent { spans, error: deliver(&to, message, tries).await.err() }
@@ -164,21 +184,18 @@ impl Collector {
 }
 
 /// Until it is taken, or to no end.
-async fn deliver(to: &Uri, message: Bytes, tries: u32) -> Result<(), String> {
+async fn deliver(to: &Target, message: Bytes, tries: u32) -> Result<(), String> {
     let mut pause = PAUSE;
     let mut error = String::new();
     for tried in 1..=tries {
-        let sent = notify::send(to, "application/x-protobuf", message.clone(), None);
-        match timeout(TRY_TIME_MAX, sent).await {
-            Ok(Ok(status)) if status.is_success() => return Ok(()),
-            Ok(Ok(status)) => {
-                error = format!("it answers {status}");
-                // What OTLP says may be sent again.
-                if !matches!(status.as_u16(), 429 | 502..=504) {
+        match timeout(TRY_TIME_MAX, send(to, message.clone())).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(refusal)) => {
+                error = refusal.error;
+                if !refusal.is_for_now {
                     break;
                 }
             }
-            Ok(Err(failed)) => error = failed.to_string(),
             Err(_) => "no answer in time".clone_into(&mut error),
         }
         if tried < tries {
@@ -187,6 +204,22 @@ async fn deliver(to: &Uri, message: Bytes, tries: u32) -> Result<(), String> {
         }
     }
     Err(error)
+}
+
+/// Once, by whatever `to` speaks.
+async fn send(to: &Target, message: Bytes) -> Result<(), Refusal> {
+    if to.protocol == OtlpProtocol::Grpc {
+        return grpc::send(&to.uri, message).await;
+    }
+    match notify::send(&with_path(&to.uri), "application/x-protobuf", message, None).await {
+        Ok(status) if status.is_success() => Ok(()),
+        Ok(status) => {
+            // What OTLP says may be sent again.
+            let is_for_now = matches!(status.as_u16(), 429 | 502..=504);
+            Err(Refusal { error: format!("it answers {status}"), is_for_now })
+        }
+        Err(error) => Err(Refusal { error: error.to_string(), is_for_now: true }),
+    }
 }
 
 /// Where a collector at `base` has its traces.
