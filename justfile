@@ -42,10 +42,11 @@ features:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-# The pages of docs/ as a site in target/book. Builds mdBook the first time: some minutes.
+# The pages of docs/ as a site in target/book, and its links. Builds mdBook the first time: some minutes.
 book:
     test -x target/tools/bin/mdbook || nice -n 19 cargo install --locked --root target/tools mdbook
     target/tools/bin/mdbook build docs
+    python3 tests/real/book.py target/book
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
 test-real: test-tls test-alerts test-tutorial test-page

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A preprocessor of mdBook: links that leave docs/ lead to the repository.
+"""A preprocessor of mdBook: links that leave docs/ lead to the repository, links to a README to
+the index that mdBook makes of it.
 
 The pages link to files by relative paths, so that they work on a forge and in an editor.
 """
@@ -10,6 +11,7 @@ import re
 import sys
 
 LINK = re.compile(r"\]\((\.\./[^)\s]*)\)")
+README = re.compile(r"\]\(((?:[^)\s:]*/)?)README\.md(#[^)\s]*)?\)")
 
 
 def outside(page, repository):
@@ -27,7 +29,8 @@ def walk(items, repository):
         chapter = item.get("Chapter") if isinstance(item, dict) else None
         if chapter:
             page = chapter.get("path") or ""
-            chapter["content"] = LINK.sub(outside(page, repository), chapter["content"])
+            content = LINK.sub(outside(page, repository), chapter["content"])
+            chapter["content"] = README.sub(r"](\1index.md\2)", content)
             walk(chapter["sub_items"], repository)
 
 

@@ -84,6 +84,15 @@ struct Subscriber {
 }
 
 impl Subscriber {
+    /// One more sample that was not for it: now and then a comment, so that whoever is in between
+    /// does not take the stream for dead, and it is noticed when nobody reads.
+    fn beat(&mut self) {
+        self.quiet += 1;
+        if self.quiet >= BEAT_SAMPLES {
+            self.deliver(&Bytes::from_static(b": still here\n\n"));
+        }
+    }
+
     /// Never waits. `false` once it reads no more.
     fn deliver(&mut self, frame: &Bytes) -> bool {
         self.quiet = 0;
@@ -185,10 +194,7 @@ impl Feed {
             }
         }
         for one in inner.subscribers.iter_mut().filter(|one| !one.samples) {
-            one.quiet += 1;
-            if one.quiet >= BEAT_SAMPLES {
-                one.deliver(&Bytes::from_static(b": still here\n\n"));
-            }
+            one.beat();
         }
     }
 

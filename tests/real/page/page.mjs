@@ -93,6 +93,32 @@ async function promoteAsksFirst(page) {
   assert.equal(await page.locator("dialog[open]").count(), 0);
 }
 
+async function say(page, name, verb) {
+  await card(page, name).locator(`button[data-verb=${verb}]`).click();
+  await page.locator("dialog[open]").waitFor(WAIT);
+  await page.locator("#confirm-yes").click();
+  await page.locator("dialog[open]").waitFor({ state: "detached", timeout: 20000 });
+}
+
+const verbsOf = (page, name) => card(page, name).locator("button[data-verb]:visible").evaluateAll((all) => all.map((one) => one.dataset.verb));
+
+// Pause stands until resume; what was taken out comes back by reset alone. The journal has every word.
+async function everyVerbDoesWhatItSays(world, page) {
+  await say(page, "topics-v2", "pause");
+  await card(page, "topics-v2").locator(".badge", { hasText: "Paused" }).waitFor(WAIT);
+  assert.match(await card(page, "topics-v2").locator(".headline").textContent(), /50\s%/, "the share stays");
+  assert.deepEqual((await verbsOf(page, "topics-v2")).sort(), ["abort", "promote", "resume"]);
+  await say(page, "topics-v2", "resume");
+  await card(page, "topics-v2").locator(".badge", { hasText: /In progress|On hold/ }).waitFor(WAIT);
+  world.v2.status = 200;
+  assert.deepEqual(await verbsOf(page, "sentiment-v2"), ["reset"]);
+  await say(page, "sentiment-v2", "reset");
+  await card(page, "sentiment-v2").locator(".badge", { hasText: /In progress|On hold/ }).waitFor(WAIT);
+  await card(page, "sentiment-v2").locator(".headline", { hasText: /gets 20\s%/ }).waitFor(WAIT);
+  for (const word of ["pause", "resume", "reset"]) await page.locator("#journal-list li", { hasText: `Told to ${word}` }).first().waitFor(WAIT);
+  await page.waitForFunction(() => !document.title.includes("rolled back"), null, WAIT);
+}
+
 // Tab, Enter and Escape are all there is.
 async function keyboardIsEnough(page) {
   const topics = card(page, "topics-v2");
@@ -179,6 +205,37 @@ async function hostileTextIsText(world) {
   expected = [];
 }
 
+// A page whose stream says `fleet` of a rollout, and what it makes of that.
+async function fleetLine(world, fleet) {
+  expected = ["net::ERR_FAILED", "Failed to load resource"];
+  const { rollouts } = await (await fetch(`${world.admin}/api/rollouts`)).json();
+  const view = { ...rollouts[0], ...(fleet ? { fleet } : {}) };
+  const page = await open(world, {
+    before: (made) => made.route("**/api/events", (route) => route.fulfill({
+      contentType: "text/event-stream",
+      body: `event: sample\ndata: ${JSON.stringify({ at: Date.now(), rollouts: [view] })}\n\n`,
+    })),
+  });
+  await page.locator(".headline").first().waitFor(WAIT);
+  const line = page.locator("article p.hint").first();
+  const text = (await line.isVisible()) ? await line.textContent() : null;
+  if (fleet?.pooled?.missing.length) await picture(page, "fleet", false);
+  await page.close();
+  expected = [];
+  return text;
+}
+
+async function theFleetIsTold(world) {
+  const pooled = { replicas: 3, missing: [], verdict: "hold", hold_reason: null, objectives: [] };
+  assert.equal(await fleetLine(world, null), null, "outside of a fleet there is no line");
+  assert.match(await fleetLine(world, { connected: true, holder: "serin-0", pooled }), /judges for the fleet of 3\. Counts/);
+  const missing = { ...pooled, missing: ["10.0.0.7:9902"] };
+  assert.match(await fleetLine(world, { connected: true, holder: "serin-0", pooled: missing }), /1 does not answer: 10\.0\.0\.7:9902/);
+  assert.match(await fleetLine(world, { connected: true, holder: "serin-1", pooled: null }), /^serin-1 judges for the whole fleet/);
+  assert.match(await fleetLine(world, { connected: true, holder: null, pooled: null }), /^Nobody judges for the fleet yet/);
+  assert.match(await fleetLine(world, { connected: false, holder: null, pooled: null }), /cannot reach the Kubernetes API/);
+}
+
 async function silenceIsSeen(world, page) {
   // As a machine that hangs, or a network that swallows everything.
   world.process.kill("SIGSTOP");
@@ -229,10 +286,12 @@ try {
   await step("a rollback is seen as it happens", () => rollbackIsSeen(world, page));
   await step("promote asks first, then goes to the next step", () => promoteAsksFirst(page));
   await step("light, dark, and no sideways scroll on a phone", () => looksAndWidths(page));
+  await step("pause, resume and reset do what they say", () => everyVerbDoesWhatItSays(world, page));
   await step("the keyboard is enough", () => keyboardIsEnough(page));
   await step("a config with defects is seen", () => badConfigIsSeen(world, page));
   await step("silence is seen, and live again what comes back", () => silenceIsSeen(world, page));
   await page.close();
+  await step("a fleet is told in a line", () => theFleetIsTold(world));
   await step("hostile text is text", () => hostileTextIsText(world));
   await step("a token is asked for, and kept in the tab", tokenIsAskedFor);
 } catch (error) {

@@ -41,3 +41,23 @@ fn the_last_place_of_a_queue_goes_to_what_was_lost() {
     one.deliver(&Bytes::from("4;"));
     assert_eq!(text(&mut queued), "event: lost\ndata: {\"events\":1}\n\n");
 }
+
+#[test]
+fn who_hears_nothing_for_long_hears_a_comment() {
+    let (mut one, mut queued) = subscriber(8);
+    for _ in 1..BEAT_SAMPLES {
+        one.beat();
+    }
+    assert_eq!(text(&mut queued), "");
+    one.beat();
+    assert_eq!(text(&mut queued), ": still here\n\n");
+    // What comes in between is a sign of life too.
+    for _ in 1..BEAT_SAMPLES {
+        one.beat();
+    }
+    one.deliver(&Bytes::from("0;"));
+    for _ in 1..BEAT_SAMPLES {
+        one.beat();
+    }
+    assert_eq!(text(&mut queued), "0;");
+}

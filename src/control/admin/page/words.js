@@ -133,7 +133,7 @@ export function fleetText({ fleet }) {
   if (!fleet.connected) return "This replica cannot reach the Kubernetes API: it judges on its own, and does not know of the others.";
   if (!fleet.pooled) return fleet.holder ? `${fleet.holder} judges for the whole fleet. Counts and charts here are of this replica.` : "Nobody judges for the fleet yet.";
   const missing = fleet.pooled.missing.length;
-  const lost = missing ? ` ${missing} do not answer: ${fleet.pooled.missing.join(", ")}.` : "";
+  const lost = missing ? ` ${missing} ${missing === 1 ? "does" : "do"} not answer: ${fleet.pooled.missing.join(", ")}.` : "";
   return `This replica judges for the fleet of ${fleet.pooled.replicas}.${lost} Counts and charts here are its own.`;
 }
 
