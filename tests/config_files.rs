@@ -6,6 +6,8 @@
 mod docs;
 #[path = "config_files/reference.rs"]
 mod reference;
+#[path = "config_files/snippets.rs"]
+mod snippets;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -35,13 +35,13 @@ fn pages() -> Vec<String> {
 
 /// A page in pieces.
 #[derive(Default)]
-struct Page {
+pub struct Page {
     /// (line, target) of each link.
     links: Vec<(usize, String)>,
     /// What can stand after `#`.
     anchors: BTreeSet<String>,
     /// (line, language, text) of each fenced block.
-    blocks: Vec<(usize, String, String)>,
+    pub blocks: Vec<(usize, String, String)>,
 }
 
 fn page(text: &str) -> Page {
@@ -132,7 +132,7 @@ fn whole_config(language: &str, block: String) -> Option<String> {
     text.contains("listeners:").then_some(text)
 }
 
-fn read() -> BTreeMap<String, Page> {
+pub fn read() -> BTreeMap<String, Page> {
     let others = OTHER_PAGES.iter().map(|path| (*path).to_owned());
     let read = |path: String| {
         let text = fs::read_to_string(in_project(&path)).unwrap();
