@@ -2,6 +2,10 @@
 //! too.
 #![allow(dead_code, reason = "each target has one of them")]
 
+#[path = "checks/header_rules.rs"]
+pub mod header_rules;
+#[path = "checks/http2.rs"]
+pub mod http2;
 #[path = "checks/model.rs"]
 pub mod model;
 #[path = "checks/proxy_protocol.rs"]

@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::proxy::error::Error;
 use crate::tls::certificate::ClientCertificate;
@@ -202,14 +202,21 @@ pub fn to_endpoint(head: &mut Parts, peer: &Peer, trusted: bool, has_body: bool)
     if let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()).cloned() {
         append_to_list(headers, X_FORWARDED_HOST, &host);
     }
-    if !headers.get(X_REQUEST_ID).is_some_and(keeps_request_id) {
+    if !sole(headers, &X_REQUEST_ID).is_some_and(keeps_request_id) {
         headers.insert(X_REQUEST_ID, request_id(fastrand::u64(..), fastrand::u64(..)));
     }
-    if !headers.get(TRACEPARENT).is_some_and(keeps_traceparent) {
+    if !sole(headers, &TRACEPARENT).is_some_and(keeps_traceparent) {
         let parent = fastrand::u64(..);
         headers.insert(TRACEPARENT, traceparent(fastrand::u64(..), fastrand::u64(..), parent));
     }
     head.version = Version::HTTP_11;
+}
+
+/// The value of a field that is there once.
+fn sole<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    first.filter(|_| values.next().is_none())
 }
 
 #[cfg(test)]
@@ -271,6 +278,20 @@ mod tests {
         assert_eq!((get("te"), get("connection")), (Some("trailers"), Some("te")));
         assert_eq!(get("x-hop"), None);
         assert!(keeps_traceparent(&head.headers[TRACEPARENT]));
+    }
+
+    #[test]
+    fn of_two_names_for_one_request_none_is_kept() {
+        let named = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let request = Request::builder().header("host", "h");
+        let twice = request.header("x-request-id", "a").header("x-request-id", "b");
+        let twice = twice.header("traceparent", named).header("traceparent", named);
+        let (mut head, ()) = twice.body(()).unwrap().into_parts();
+        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true, false);
+        for (name, old) in [("x-request-id", "a"), ("traceparent", named)] {
+            let values: Vec<_> = head.headers.get_all(name).iter().collect();
+            assert!(values.len() == 1 && values[0] != old, "{name}: {values:?}");
+        }
     }
 
     #[test]

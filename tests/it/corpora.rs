@@ -55,6 +55,16 @@ fn chunked_bodies_go_on_as_they_came_or_not_at_all() {
 }
 
 #[test]
+fn requests_over_http2_go_on_as_one_message_or_not_at_all() {
+    replay("http2", checks::http2::check);
+}
+
+#[test]
+fn fields_go_on_by_the_rules() {
+    replay("header_rules", checks::header_rules::check);
+}
+
+#[test]
 fn a_proxy_header_is_the_same_however_it_arrives() {
     replay("proxy_protocol", checks::proxy_protocol::check);
 }

@@ -126,6 +126,21 @@ pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     Ok(found)
 }
 
+/// A name that an endpoint behind CGI or WSGI takes for a field that frames or addresses
+/// the message is not passed on.
+pub fn check_names(headers: &HeaderMap) -> Result<(), Malformed> {
+    const TAKEN: [&str; 2] = ["content_length", "transfer_encoding"];
+    let mut names = headers.keys().map(HeaderName::as_str);
+    let is_as_long = |name: &str| TAKEN.iter().any(|taken| taken.len() == name.len());
+    let mixed = |name: &str| {
+        is_as_long(name) && name.contains('_') && TAKEN.contains(&name.replace('-', "_").as_str())
+    };
+    if names.any(mixed) {
+        return Err(Malformed("a field is named almost like one that frames the body"));
+    }
+    Ok(())
+}
+
 /// Whether the body is `chunked`, and by nothing else: `None` where no coding is named.
 pub fn is_chunked(headers: &HeaderMap) -> Option<bool> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http::header::HeaderValue;
 use http_body::Frame;
 
+use crate::proxy::http1::Malformed;
 use crate::proxy::http1::chunked::may_be_trailer;
 
 /// A stream's body as it comes in.
@@ -74,8 +75,11 @@ impl Incoming {
         }
         let trailers = ready!(self.stream.poll_trailers(cx));
         self.trailers_ended = true;
-        let trailers = trailers.map(|trailers| trailers.map(without_framing).map(Frame::trailers));
-        Poll::Ready(trailers.transpose())
+        Poll::Ready(trailers.transpose().map(|trailers| {
+            let trailers = trailers?;
+            check_fields(&trailers).map_err(|_| Reason::PROTOCOL_ERROR)?;
+            Ok(Frame::trailers(without_framing(trailers)))
+        }))
     }
 }
 
@@ -116,13 +120,20 @@ pub fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<R
     Poll::Ready(Room::Some)
 }
 
-/// Whether a field's value begins or ends with a space: HTTP/2 forbids what HTTP/1.1 would
-/// cut off (RFC 9113, section 8.2.1).
-pub fn has_outer_space(headers: &HeaderMap) -> bool {
+/// What of a field may not be and the library lets through: a value that begins or ends with a
+/// space, which HTTP/1.1 would cut off (RFC 9113, section 8.2.1), and a name with a quote in it,
+/// which is none (RFC 9110, section 5.6.2).
+pub fn check_fields(headers: &HeaderMap) -> Result<(), Malformed> {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let outer = |value: &HeaderValue| {
         let bytes = value.as_bytes();
         is_space(bytes.first()) || is_space(bytes.last())
     };
-    headers.values().any(outer)
+    if headers.values().any(outer) {
+        return Err(Malformed("a field value has spaces around it"));
+    }
+    if headers.keys().any(|name| name.as_str().contains('"')) {
+        return Err(Malformed("a field name is not well-formed"));
+    }
+    Ok(())
 }

@@ -3,11 +3,11 @@
 //! Never buffers an answer that its client does not take, and lets no frame be free: a
 //! connection that only asks for work is cut (`watch`).
 
-mod frames;
-mod head;
+pub mod frames;
+pub mod head;
 mod packing;
 mod stream;
-mod watch;
+pub mod watch;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -100,7 +100,8 @@ where
     .await;
 }
 
-fn builder() -> Builder {
+/// What a connection is begun with: the limits of this module.
+pub fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)

@@ -20,7 +20,7 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::proxy::body::RequestBody;
-use crate::proxy::http2::{Incoming, Room, has_outer_space, poll_room};
+use crate::proxy::http2::{Incoming, Room, check_fields, poll_room};
 use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http2::pool::Lease;
@@ -160,10 +160,7 @@ fn check(parts: &mut http::response::Parts) -> Result<(), Fault> {
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Fault::Malformed("status 101, which HTTP/2 has not"));
     }
-    if has_outer_space(&parts.headers) {
-        return Err(Fault::Malformed("a field value with spaces around it"));
-    }
-    Ok(())
+    check_fields(&parts.headers).map_err(|malformed| Fault::Malformed(malformed.0))
 }
 
 /// The head of a request as HTTP/2 has it: the host in the target, nothing that frames.

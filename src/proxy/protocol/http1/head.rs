@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use crate::proxy::error::Error;
 use crate::proxy::forward::Upgrade;
 use crate::proxy::http1::fields::{
-    FIELDS_MAX, HEAD_BYTES_MAX, Noted, Place, content_length, has_bare_line_feed, is_chunked,
-    places, read_into,
+    FIELDS_MAX, HEAD_BYTES_MAX, Noted, Place, check_names, content_length, has_bare_line_feed,
+    is_chunked, places, read_into,
 };
 use crate::traffic::headers::is_host;
 
@@ -251,7 +251,7 @@ fn read_target(target: Bytes, method: &Method) -> Result<(PathAndQuery, Option<A
 
 /// How the body is framed; makes the fields say it in one way.
 fn read_framing(headers: &mut HeaderMap, noted: Noted, version: Version) -> Result<Framing, Error> {
-    check_names(headers)?;
+    check_names(headers).map_err(|malformed| Error::BadRequest(malformed.0))?;
     if noted.lengths == 0 && noted.codings == 0 {
         return Ok(Framing::Ended);
     }
@@ -296,21 +296,6 @@ fn unknown_coding(headers: &HeaderMap) -> Error {
         );
     }
     Error::BadRequest("the transfer coding is not `chunked` alone")
-}
-
-/// A name that an endpoint behind CGI or WSGI takes for a field that frames or addresses
-/// the message is not passed on.
-fn check_names(headers: &HeaderMap) -> Result<(), Error> {
-    const TAKEN: [&str; 2] = ["content_length", "transfer_encoding"];
-    let mut names = headers.keys().map(HeaderName::as_str);
-    let is_as_long = |name: &str| TAKEN.iter().any(|taken| taken.len() == name.len());
-    let mixed = |name: &str| {
-        is_as_long(name) && name.contains('_') && TAKEN.contains(&name.replace('-', "_").as_str())
-    };
-    if names.any(mixed) {
-        return Err(Error::BadRequest("a field is named almost like one that frames the body"));
-    }
-    Ok(())
 }
 
 /// The comma-separated words of the field `name`.

@@ -10,18 +10,23 @@ use h2::Reason;
 
 use crate::proxy::protocol::http2::PREFACE;
 
-/// Kinds of frames, and their flags.
+/// A kind of frames (RFC 9113, section 6.1).
 pub const DATA: u8 = 0;
+/// A kind of frames (section 6.2).
 pub const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
+/// A kind of frames (section 6.8).
 pub const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+/// A kind of frames (section 6.10).
 pub const CONTINUATION: u8 = 9;
+/// A flag of DATA and HEADERS: nothing follows on the stream.
 pub const END_STREAM: u8 = 1;
+/// A flag of HEADERS and CONTINUATION: the fields are whole.
 pub const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
@@ -114,7 +119,7 @@ struct Streams {
 
 impl Frames {
     /// From the preface on.
-    pub fn new() -> Self {
+    pub fn from_preface() -> Self {
         Self {
             state: State::Skip(PREFACE.len()),
             bytes: [0; LOOK_BYTES_MAX],

@@ -11,8 +11,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::proxy::error::Error;
 use crate::proxy::forward::Upgrade;
-use crate::proxy::http1::fields::content_length;
-use crate::proxy::http2::has_outer_space;
+use crate::proxy::http1::Malformed;
+use crate::proxy::http1::fields::{FIELDS_MAX, check_names, content_length};
+use crate::proxy::http2::check_fields;
 
 /// In HTTP/1.1 the client proves with it that it asked; over HTTP/2 there is no doubt (RFC
 /// 8441, section 5).
@@ -21,17 +22,20 @@ const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key
 /// What the library has not looked at, and what HTTP/1.1 has otherwise. Whether the request
 /// asks for a WebSocket.
 pub fn read(head: &mut Parts) -> Result<bool, Error> {
-    if has_outer_space(&head.headers) {
-        return Err(Error::BadRequest("a field value has spaces around it"));
-    }
-    let length =
-        content_length(&head.headers).map_err(|malformed| Error::BadRequest(malformed.0))?;
+    let malformed = |malformed: Malformed| Error::BadRequest(malformed.0);
+    check_fields(&head.headers).map_err(malformed)?;
+    check_names(&head.headers).map_err(malformed)?;
+    let length = content_length(&head.headers).map_err(malformed)?;
     if let Some(length) = length {
         // Repeated, it was the same; it goes on once.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     check_target(head)?;
     join_cookies(&mut head.headers);
+    if head.headers.len() > FIELDS_MAX {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Error::Refused(status, "the head is too large"));
+    }
     let websocket = asks_for_websocket(head)?;
     if websocket {
         head.method = Method::GET;
@@ -131,6 +135,8 @@ mod tests {
             ("http://a/", &[("host", "a"), ("host", "b")]),
             ("http://a/", &[("content-length", "1"), ("content-length", "2")]),
             ("http://a/", &[("content-length", "+1")]),
+            ("http://a/", &[("content_length", "1")]),
+            ("http://a/", &[("transfer-encoding_", "x"), ("transfer_encoding", "chunked")]),
             ("ftp://a/", &[]),
             ("*", &[]),
         ] {
@@ -143,6 +149,23 @@ mod tests {
         ] {
             assert!(read_one(uri, fields).is_ok(), "{uri} {fields:?}");
         }
+    }
+
+    #[test]
+    fn a_name_with_a_quote_is_none() {
+        let (mut head, ()) = Request::new(()).into_parts();
+        // The library reads names by this, as HPACK has them.
+        let name = HeaderName::from_lowercase(b"x\"y").unwrap();
+        head.headers.insert(name, HeaderValue::from_static("v"));
+        assert!(read(&mut head).is_err());
+    }
+
+    #[test]
+    fn a_head_has_as_many_fields_as_one_of_http1_and_cookies_count_once() {
+        let fields = vec![("x", "y"); FIELDS_MAX];
+        assert!(read_one("http://a/", &fields).is_ok());
+        assert_eq!(read_one("http://a/", &[&fields[..], &[("x", "y")]].concat()).err(), Some(431));
+        assert!(read_one("http://a/", &vec![("cookie", "a=1"); 2 * FIELDS_MAX]).is_ok());
     }
 
     #[test]

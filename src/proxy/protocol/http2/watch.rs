@@ -205,7 +205,7 @@ pub struct Watched<S> {
 impl<S> Watched<S> {
     /// From the preface on.
     pub fn new(stream: S, watch: Rc<Watch>) -> Self {
-        Self { stream, frames: Frames::new(), watch }
+        Self { stream, frames: Frames::from_preface(), watch }
     }
 }
 

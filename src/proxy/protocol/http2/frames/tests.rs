@@ -25,7 +25,7 @@ fn frames_are_found_in_pieces_of_any_size() {
     ]
     .concat();
     for step in 1..30 {
-        let mut frames = Frames::new();
+        let mut frames = Frames::from_preface();
         let all = vec![(SETTINGS, 12), (HEADERS, 3), (CONTINUATION, 2), (DATA, 200)];
         assert_eq!(feed(&mut frames, &sent, step), Ok(all), "in steps of {step}");
         assert!(frames.is_whole());
@@ -36,7 +36,7 @@ fn frames_are_found_in_pieces_of_any_size() {
 fn a_head_is_whole_with_its_last_byte() {
     let fields = frame(CONTINUATION, END_HEADERS, 1, b"de");
     let sent = [frame(HEADERS, 0, 1, b"abc"), fields].concat();
-    let mut frames = Frames::new();
+    let mut frames = Frames::from_preface();
     feed(&mut frames, PREFACE, 24).unwrap();
     for byte in &sent[..sent.len() - 1] {
         feed(&mut frames, &[*byte], 1).unwrap();
@@ -70,7 +70,7 @@ fn what_may_not_be_has_its_own_code_and_is_held_back() {
         (vec![&request], frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]), None),
         (vec![&request], reset.clone(), None),
     ] {
-        let mut frames = Frames::new();
+        let mut frames = Frames::from_preface();
         let before = [PREFACE.to_vec(), before.into_iter().flatten().copied().collect()];
         frames.feed(&before.concat(), |_| {}).unwrap();
         let fed = frames.feed(&last, |_| {});
@@ -81,7 +81,7 @@ fn what_may_not_be_has_its_own_code_and_is_held_back() {
 
 #[test]
 fn a_window_beyond_its_limit_is_held_back() {
-    let mut frames = Frames::new();
+    let mut frames = Frames::from_preface();
     let sent = [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0])].concat();
     let wrong = Wrong { reason: Reason::FLOW_CONTROL_ERROR, good: sent.len() - 1 };
     assert_eq!(frames.feed(&sent, |_| {}), Err(wrong));
@@ -111,7 +111,7 @@ fn payloads_that_may_not_be_are_held_back() {
         (trailers(0, &[0x5f, 1, b'x']), None),
     ] {
         for step in 1..20 {
-            let mut frames = Frames::new();
+            let mut frames = Frames::from_preface();
             let all = [PREFACE.to_vec(), open.clone(), sent.clone()].concat();
             assert_eq!(feed(&mut frames, &all, step).err(), reason, "{sent:?} by {step}");
         }
