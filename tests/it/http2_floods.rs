@@ -138,17 +138,20 @@ async fn is_cut(codes: &[u32], begin: &[Vec<u8>], make: impl Fn(u32) -> Vec<u8>)
     world.expect_well().await;
 }
 
+/// CVE-2019-9512.
 #[tokio::test]
 async fn a_flood_of_pings_is_cut() {
     is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(kind::PING, 0, 0, b"12345678")).await;
 }
 
+/// CVE-2019-9515.
 #[tokio::test]
 async fn a_flood_of_settings_is_cut() {
     let setting = setting(INITIAL_WINDOW_SIZE, 65_535);
     is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(kind::SETTINGS, 0, 0, &setting)).await;
 }
 
+/// CVE-2023-44487, RUSTSEC-2023-0034, RUSTSEC-2024-0003.
 #[tokio::test]
 async fn a_flood_of_resets_is_cut_and_the_endpoint_hears_little_of_it() {
     is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
@@ -160,6 +163,7 @@ async fn a_flood_of_resets_is_cut_and_the_endpoint_hears_little_of_it() {
     .await;
 }
 
+/// RUSTSEC-2024-0003: it is Serin that resets.
 #[tokio::test]
 async fn a_flood_of_requests_that_are_wrong_is_cut() {
     is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
@@ -169,6 +173,7 @@ async fn a_flood_of_requests_that_are_wrong_is_cut() {
     .await;
 }
 
+/// RUSTSEC-2026-0258, CVE-2019-9518.
 #[tokio::test]
 async fn a_flood_of_empty_pieces_is_cut() {
     let head = frame(kind::HEADERS, flag::END_HEADERS, 1, &request_fields("POST", "/attack"));
@@ -189,6 +194,7 @@ async fn a_flood_of_priorities_windows_and_unknown_frames_is_cut() {
     is_cut(&[ENHANCE_YOUR_CALM], &[], |_| frame(0x42, 0, 0, b"what?")).await;
 }
 
+/// RUSTSEC-2024-0332.
 #[tokio::test]
 async fn a_head_without_end_is_cut() {
     let begin = frame(kind::HEADERS, flag::END_STREAM, 1, &request_fields("GET", "/attack"));

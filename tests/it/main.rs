@@ -4,6 +4,7 @@
 //! Never waits a fixed time: what a test is about is looked for until it is so.
 
 mod access_log;
+mod advisories;
 mod blue_green;
 mod certificates;
 mod cli_docs;
