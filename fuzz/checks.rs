@@ -31,7 +31,11 @@ fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
 /// A request's head is the same however it arrives, and what is made of it for an endpoint is
 /// one message that says the same: there is no second one in it, and no other end.
 pub fn request_head(data: &[u8]) {
-    let Some((step, data)) = pieces(data) else { return };
+    let Some((step, mut data)) = pieces(data) else { return };
+    // Empty lines in front are read over as they arrive.
+    while let Some(rest) = data.strip_prefix(b"\r\n") {
+        data = rest;
+    }
     let mut whole = BytesMut::from(data);
     let at_once = decode(&mut whole);
     let mut input = BytesMut::new();

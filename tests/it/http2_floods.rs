@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use serin_testkit::{
-    Backend, Client, FrameListener, Frames, Proxy, Script, eventually, fields, flag, frame, kind,
-    request_fields, setting,
+    Backend, Client, FrameListener, Frames, Proxy, Script, Stopwatch, eventually, fields, flag,
+    frame, kind, request_fields, setting,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -17,6 +17,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const COMPRESSION_ERROR: u32 = 9;
 const PROTOCOL_ERROR: u32 = 1;
 const CANCEL: u32 = 8;
+const FLOW_CONTROL_ERROR: u32 = 3;
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
@@ -26,26 +27,27 @@ const WHOLE: u8 = flag::END_HEADERS | flag::END_STREAM;
 const FRAMES_MAX: u32 = 100_000;
 
 /// Memory that an attack may cost this process, which is Serin, attacker and good client.
-const MEMORY_MAX: u64 = 32 << 20;
+pub const MEMORY_MAX: u64 = 32 << 20;
 
 /// A proxy, a good client that asks without end, and the memory at the start.
-struct World {
-    proxy: Proxy,
-    model: Backend,
+pub struct World {
+    pub proxy: Proxy,
+    pub model: Backend,
+    begun: Stopwatch,
     stop: Arc<AtomicBool>,
     good: tokio::task::JoinHandle<u32>,
     memory: u64,
 }
 
 impl World {
-    async fn new(script: Script) -> Self {
+    pub async fn new(script: Script) -> Self {
         let model = Backend::named("model").on("/attack", script).start();
         let proxy = Proxy::to(&model, "").start();
         Self::of(model, proxy).await
     }
 
     /// The attacker's requests go to `endpoint`.
-    async fn before(endpoint: SocketAddr) -> Self {
+    pub async fn before(endpoint: SocketAddr) -> Self {
         let model = Backend::named("model").start();
         let text = format!(
             "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
@@ -61,7 +63,7 @@ impl World {
         Self::of(model, proxy).await
     }
 
-    async fn of(model: Backend, proxy: Proxy) -> Self {
+    pub async fn of(model: Backend, proxy: Proxy) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (address, stopped) = (proxy.address(), Arc::clone(&stop));
         proxy.get("/good").await.expect(200);
@@ -75,27 +77,34 @@ impl World {
             }
             answered
         });
-        Self { proxy, model, stop, good, memory }
+        Self { proxy, model, begun: Stopwatch::start(), stop, good, memory }
     }
 
-    async fn attacker(&self) -> Frames {
+    pub async fn attacker(&self) -> Frames {
         let mut attacker = Frames::connect(self.proxy.address()).await;
         attacker.until(kind::SETTINGS).await;
         attacker
     }
 
+    /// Says how long the attack has lasted, for who asks by `--no-capture`.
+    pub fn tell(&self, what: &str) {
+        println!("flood: {what} after {:?}", self.begun.elapsed());
+    }
+
     /// The good client was answered all along, and little memory is taken.
-    async fn expect_well(self) {
+    pub async fn expect_well(self) {
         let grown = resident_bytes().saturating_sub(self.memory);
+        let lasted = self.begun.elapsed();
         self.stop.store(true, SeqCst);
         let answered = self.good.await.expect("the good client is served");
         assert!(answered > 0);
+        println!("flood: {answered} good answers in {lasted:?}, {} KiB more", grown >> 10);
         assert!(grown < MEMORY_MAX, "{} KiB more", grown >> 10);
     }
 }
 
 /// A server whose answers never end.
-async fn endless() -> SocketAddr {
+pub async fn endless() -> SocketAddr {
     static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -114,7 +123,7 @@ async fn endless() -> SocketAddr {
     address
 }
 
-fn resident_bytes() -> u64 {
+pub fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").expect("a page of the kernel's");
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.expect("a number of pages") * 4096
@@ -132,6 +141,7 @@ async fn is_cut(codes: &[u32], begin: &[Vec<u8>], make: impl Fn(u32) -> Vec<u8>)
         sent += 1;
     }
     assert!(sent < FRAMES_MAX, "it was never cut");
+    world.tell(&format!("cut at {sent} frames"));
     let code = attacker.end().await;
     // A client that goes on sending may not get to read why.
     assert!(code.is_none_or(|code| codes.contains(&code)), "{code:?} after {sent} frames");
@@ -223,6 +233,28 @@ async fn fields_that_unpack_to_megabytes_reach_no_endpoint() {
     let attacks = world.model.seen().iter().filter(|one| one.target() == "/attack").count();
     assert_eq!(attacks, 0);
     world.expect_well().await;
+}
+
+/// CVE-2025-8671: the client has Serin reset what it has asked for, and asks for more.
+#[tokio::test]
+async fn a_flood_of_requests_that_are_made_to_be_reset_is_cut() {
+    // Beyond what a window may be; and more of a body than was told.
+    is_cut(&[ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR], &[], |n| {
+        let stream = 2 * n + 1;
+        let head = request_fields("POST", "/attack");
+        let request = frame(kind::HEADERS, flag::END_HEADERS, stream, &head);
+        let window = frame(kind::WINDOW_UPDATE, 0, stream, &0x7fff_ffffu32.to_be_bytes());
+        [request, window].concat()
+    })
+    .await;
+    is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
+        let stream = 2 * n + 1;
+        let length = fields([("content-length", "1")]);
+        let head = [request_fields("POST", "/attack"), length].concat();
+        let request = frame(kind::HEADERS, flag::END_HEADERS, stream, &head);
+        [request, frame(kind::DATA, flag::END_STREAM, stream, b"two")].concat()
+    })
+    .await;
 }
 
 #[tokio::test]

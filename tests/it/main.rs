@@ -26,6 +26,7 @@ mod fleet;
 mod fleet_figures;
 mod fleet_parted;
 mod fleet_pooled;
+mod floods;
 mod grpc;
 mod hostile_http1;
 mod http2_endpoints;

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
@@ -29,9 +29,10 @@ use crate::proxy::upstream::transport::Transport;
 const INTERIM_MAX: u32 = 16;
 
 /// Reads start small and grow while they fill: most answers are short, but copying a
-/// megabyte in small steps costs more than the megabyte.
+/// megabyte in small steps costs more than the megabyte. As much is kept of each answer that its
+/// client does not take.
 const READ_BYTES_MIN: usize = 8 << 10;
-const READ_BYTES_MAX: usize = 256 << 10;
+const READ_BYTES_MAX: usize = 128 << 10;
 
 /// The same where many answers may wait for one client.
 const SMALL_READ_BYTES_MAX: usize = 64 << 10;
@@ -231,8 +232,10 @@ impl Connection {
     /// Reads more into `input`; 0 is the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
         self.input.reserve(self.read_bytes);
-        let room = self.input.capacity() - self.input.len();
-        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input));
+        // A buffer may have more room than was asked for; what is read may be kept for long.
+        let room = self.read_bytes;
+        let mut input = (&mut self.input).limit(room);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut input));
         let read = read.map_err(Fault::Io)?;
         if read == room {
             let max = if self.small_reads { SMALL_READ_BYTES_MAX } else { READ_BYTES_MAX };

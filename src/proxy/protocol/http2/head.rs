@@ -62,6 +62,10 @@ fn check_target(head: &Parts) -> Result<(), Error> {
     if !path.starts_with('/') && !asterisk {
         return Err(Error::BadRequest("the path does not begin with a slash"));
     }
+    // What is not ASCII has to be encoded, as in HTTP/1.1.
+    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::BadRequest("the path is not well-formed"));
+    }
     Ok(())
 }
 
@@ -138,6 +142,7 @@ mod tests {
             ("http://a/", &[("content_length", "1")]),
             ("http://a/", &[("transfer-encoding_", "x"), ("transfer_encoding", "chunked")]),
             ("ftp://a/", &[]),
+            ("http://a/\u{fc}", &[]),
             ("*", &[]),
         ] {
             assert_eq!(read_one(uri, fields).err(), Some(400), "{uri} {fields:?}");

@@ -1,0 +1,169 @@
+//! Clients that keep Serin busy over HTTP/1.1, or before any HTTP: each is cut or held back,
+//! with a good client beside it that notices nothing and little memory taken.
+
+use serin_testkit::{Authority, Client, Leaf, Request, Script, Stopwatch, eventually, ms, within};
+use tokio::task::JoinSet;
+
+use crate::http2_floods::{MEMORY_MAX, World, endless, resident_bytes};
+use crate::tls;
+
+const HEAD: &str = "GET /attack HTTP/1.1\r\nHost: h\r\n";
+
+/// Sends `begin` on `count` connections, then `piece` on each again and again, and waits until
+/// all are cut. What each was told.
+async fn all_are_cut(
+    world: &World,
+    count: usize,
+    begin: &str,
+    piece: &'static [u8],
+) -> Vec<String> {
+    let mut attackers = JoinSet::new();
+    for _ in 0..count {
+        let mut attacker = world.proxy.client().begin(begin).await;
+        attackers.spawn(async move {
+            // As slowly as makes a body of a byte at a time.
+            while !piece.is_empty() && attacker.send(piece).await.is_ok() {
+                tokio::time::sleep(ms(100)).await;
+            }
+            String::from_utf8_lossy(&attacker.rest().await).into_owned()
+        });
+    }
+    let told = within("all are cut", attackers.join_all()).await;
+    world.tell(&format!("all {count} are cut"));
+    told
+}
+
+#[tokio::test]
+async fn heads_that_never_come_to_an_end_are_cut() {
+    let world = World::new(Script::answers(200)).await;
+    all_are_cut(&world, 100, HEAD, b"x").await;
+    let attacks = world.model.seen().iter().filter(|one| one.target() == "/attack").count();
+    assert_eq!(attacks, 0);
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn bodies_that_come_a_byte_at_a_time_are_cut_by_what_is_asked_of_them_unasked() {
+    let world = World::new(Script::echoes()).await;
+    let length = "POST /attack HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n";
+    let told = all_are_cut(&world, 50, length, b"x").await;
+    assert!(told.iter().all(|text| text.starts_with("HTTP/1.1 408 ")), "{told:?}");
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn chunks_of_a_byte_are_cut_where_they_are_nothing_but_extensions() {
+    let world = World::new(Script::echoes()).await;
+    let chunked = "POST /attack HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("1;{}\r\nx\r\n", "e".repeat(1000));
+    for _ in 0..20 {
+        let mut attacker = world.proxy.client().begin(chunked).await;
+        let mut sent = 0;
+        while sent < 10_000 && attacker.send(&chunk).await.is_ok() {
+            sent += 1;
+        }
+        assert!(sent < 10_000, "all of it was taken");
+    }
+    world.tell("20 are cut");
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn fields_without_number_are_refused() {
+    let world = World::new(Script::answers(200)).await;
+    let many = format!("{HEAD}{}\r\n", "x: y\r\n".repeat(10_000));
+    let mut attackers = JoinSet::new();
+    for _ in 0..100 {
+        let mut attacker = world.proxy.client().begin("").await;
+        let many = many.clone();
+        attackers.spawn(async move {
+            // Cut before all of it is said.
+            let _ = attacker.send(many).await;
+            attacker.left().await;
+        });
+    }
+    within("all are cut", attackers.join_all()).await;
+    world.tell("100 are cut");
+    assert!(world.model.seen().iter().all(|one| one.target() != "/attack"));
+    world.expect_well().await;
+}
+
+#[tokio::test]
+async fn questions_whose_answers_nobody_reads_are_not_taken_without_end() {
+    let world = World::before(endless().await).await;
+    let mut attackers = Vec::new();
+    // Of each, the answer has no end, and further questions stand behind the first.
+    for _ in 0..100 {
+        let many = Request::get("/attack").bytes().repeat(100);
+        attackers.push(world.proxy.client().begin(many).await);
+    }
+    eventually("all have asked", async || {
+        let metrics = world.proxy.metrics().await;
+        let asked = metrics.value("serin_requests_in_flight", &[("backend", "endless")]);
+        (asked > 99.5).then_some(())
+    })
+    .await;
+    // Some more turns, in which it could go wrong.
+    for _ in 0..50 {
+        world.proxy.get("/good").await.expect(200);
+    }
+    world.expect_well().await;
+    drop(attackers);
+}
+
+#[tokio::test]
+async fn connections_that_come_and_go_or_only_stay_cost_little() {
+    let world = World::new(Script::answers(200)).await;
+    let mut staying = Vec::new();
+    for n in 0..1000 {
+        let begin = ["", "GET", "\0\x01\x02\r\n\r\n"][n % 3];
+        let wire = world.proxy.client().begin(begin).await;
+        if n % 2 == 0 {
+            staying.push(wire);
+        }
+    }
+    for _ in 0..50 {
+        world.proxy.get("/good").await.expect(200);
+    }
+    world.expect_well().await;
+    drop(staying);
+}
+
+#[tokio::test]
+async fn handshakes_that_are_begun_and_left_hold_up_nobody() {
+    let mut secrets = tls::World::new();
+    let (clients, client_ca) = secrets.clients();
+    let proxy = secrets.proxy(&client_ca).start();
+    let good = secrets.client_with(&clients.issue(&Leaf::client("good")));
+    let stranger = Authority::named("strangers").issue(&Leaf::client("wrong"));
+    let wrong = secrets.client_with(&stranger);
+    assert_eq!(tls::get(&proxy, &good).await.unwrap().status, 200);
+    let (memory, begun) = (resident_bytes(), Stopwatch::start());
+    let mut attackers = JoinSet::new();
+    for n in 0..200 {
+        // A record that is begun, or a whole handshake with a certificate of nobody's.
+        let mut open = proxy.client().begin(b"\x16\x03\x01\x02\x00\x01\x00").await;
+        let mut other = Client::of_tls(proxy.address(), &wrong, "models.example.com");
+        attackers.spawn(async move {
+            if n % 2 == 0 {
+                open.left().await;
+            } else {
+                drop(open);
+                assert!(other.try_send(&Request::get("/")).await.is_err());
+            }
+        });
+    }
+    let cut = async { while attackers.join_next().await.is_some() {} };
+    let mut cut = std::pin::pin!(within("all are cut", cut));
+    let mut answered = 0;
+    loop {
+        tokio::select! {
+            () = &mut cut => break,
+            answer = tls::get(&proxy, &good) => assert_eq!(answer.unwrap().status, 200),
+        }
+        answered += 1;
+    }
+    let grown = resident_bytes().saturating_sub(memory);
+    println!("flood: all 200 are cut after {:?}, {} KiB more", begun.elapsed(), grown >> 10);
+    assert!(answered > 0 && grown < MEMORY_MAX, "{answered} good answers, {} KiB", grown >> 10);
+}
