@@ -94,7 +94,9 @@ fn rules(came: &Fields, trusted: bool, has_body: bool, upgrades: bool, proto: &s
     let te = tokens("te").iter().any(|token| token == "trailers");
     let goes_on = |name: &str| {
         let framing = ["host", "content-length"].contains(&name);
-        let ours = name.replace('_', "-") == "x-forwarded-client-cert";
+        let dashed = name.replace('_', "-");
+        let like_ours = dashed != name && ORIGIN[..3].contains(&&*dashed);
+        let ours = dashed == "x-forwarded-client-cert" || like_ours;
         let hop = HOP_BY_HOP.contains(&name) || nominated.iter().any(|one| one == name);
         (framing || !hop) && !ours && (trusted || !ORIGIN.contains(&name))
     };

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
@@ -149,6 +149,16 @@ fn count_forwards(head: &mut Parts) -> Result<(), Error> {
         }
         None => Ok(()),
     }
+}
+
+/// Nothing is known of other expectations than one (RFC 9110, section 10.1.1).
+pub fn check_expectations(headers: &HeaderMap) -> Result<(), Error> {
+    let mut all = headers.get_all(EXPECT).iter();
+    if all.all(|one| one.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Ok(());
+    }
+    let what = "nothing but `100-continue` can be expected here";
+    Err(Error::Refused(StatusCode::EXPECTATION_FAILED, what))
 }
 
 /// What matches look at; `head` as [`read_target`] left it.

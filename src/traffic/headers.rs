@@ -39,7 +39,8 @@ pub struct Stripped {
 /// Removes the fields that are meant for this hop alone: those of RFC 9110, section 7.6.1,
 /// and all that `connection` nominates. Fields that frame or address the message are kept
 /// even when they are nominated: without them it would be another message. Whoever says
-/// [`X_FORWARDED_CLIENT_CERT`] to us is not believed, so that goes too.
+/// [`X_FORWARDED_CLIENT_CERT`] to us is not believed, so that goes too, and so does what is only
+/// spelled like a field that tells where a request comes from.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
     let mut stripped = Stripped::default();
     let mut there = [false; HOP_BY_HOP.len()];
@@ -49,7 +50,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Stripped {
         if let Some(index) = hop_by_hop(name.as_str()) {
             there[index] = true;
             any = true;
-        } else if reads_as(name, &X_FORWARDED_CLIENT_CERT) {
+        } else if is_forged(name) {
             forged.push(name.clone());
         }
     }
@@ -88,6 +89,19 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     for name in forged {
         trailers.remove(name);
     }
+}
+
+/// Whether a field could be taken for Serin's word, and is not: told apart by its length, for
+/// all fields of all messages are asked.
+fn is_forged(name: &HeaderName) -> bool {
+    let other = match name.as_str().len() {
+        15 => &X_FORWARDED_FOR,
+        16 => &X_FORWARDED_HOST,
+        17 => &X_FORWARDED_PROTO,
+        23 => return reads_as(name, &X_FORWARDED_CLIENT_CERT),
+        _ => return false,
+    };
+    name != other && reads_as(name, other)
 }
 
 /// Whether an endpoint may take `name` for `other`: to CGI and its heirs `_` is `-`.

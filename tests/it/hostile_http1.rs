@@ -172,6 +172,11 @@ async fn fields_in_doubt_are_refused() {
         ("9112 2.2: LF CR", "GET / HTTP/1.1\r\nHost: h\n\r\n\r\n", 400),
         ("9110 10.1.1: another expectation", "GET / HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", 417),
         (
+            "9110 10.1.1: another expectation behind a known one",
+            "GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nExpect: x\r\n\r\n",
+            417,
+        ),
+        (
             "9110 7.6.2: TRACE goes no further",
             "TRACE / HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n",
             501,
@@ -330,6 +335,7 @@ async fn what_is_unusual_and_clear_passes_as_one_message() {
         ("9112 7: case does not matter", "POST /a HTTP/1.1\r\nHost: h\r\ntransfer-ENCODING: ChunKed\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "POST /a HTTP/1.1", "hello"),
         ("9112 7.1: zeros and capitals", "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n000A\r\n0123456789\r\n00\r\n\r\n", "POST /a HTTP/1.1", "0123456789"),
         ("9112 7.1.1: extensions", "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\"b;c\" ; d\r\nhello\r\n0;e\r\n\r\n", "POST /a HTTP/1.1", "hello"),
+        ("9112 7.1.2: a trailer that looks as if it framed", "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nContent_Length: 9\r\n\r\n", "POST /a HTTP/1.1", "hello"),
         ("9112 7.1.2: a trailer that frames", "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n", "POST /a HTTP/1.1", "hello"),
         ("9112 9.3: a nominated length stays", "POST /a HTTP/1.1\r\nHost: h\r\nConnection: content-length\r\nContent-Length: 5\r\n\r\nhello", "POST /a HTTP/1.1", "hello"),
         ("9110 7.8: h2c is not asked for", "GET /a HTTP/1.1\r\nHost: h\r\nConnection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", "GET /a HTTP/1.1", ""),

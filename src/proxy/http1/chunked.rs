@@ -112,7 +112,7 @@ fn decode_size(input: &mut BytesMut) -> Result<Option<(u64, usize)>, Malformed> 
 
 /// Fields that frame, address or direct a message, or that tell who asks: behind a body they
 /// come too late, and are left out (RFC 9110, section 6.5.1).
-static NO_TRAILERS: [HeaderName; 18] = [
+static NO_TRAILERS: [HeaderName; 22] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONNECTION,
@@ -123,14 +123,19 @@ static NO_TRAILERS: [HeaderName; 18] = [
     header::COOKIE,
     header::EXPECT,
     header::HOST,
+    HeaderName::from_static("keep-alive"),
     header::MAX_FORWARDS,
     header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
     header::RANGE,
     header::SET_COOKIE,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    // What CGI and its heirs take for fields that frame.
+    HeaderName::from_static("content_length"),
+    HeaderName::from_static("transfer_encoding"),
 ];
 
 /// Whether a field may come behind a body.
@@ -199,7 +204,11 @@ mod tests {
             ("5;x=\"y\"\r\nhello\r\n6 ;z\r\n world\r\n0\r\n\r\n", "hello world", ""),
             ("0005\r\nhello\r\n000\r\n\r\n", "hello", ""),
             ("A\r\n0123456789\r\n0\r\nx-sum: 1\r\n\r\n", "0123456789", "x-sum=1"),
-            ("1\r\nx\r\n0\r\nContent-Length: 5\r\nHost: b\r\nx: 1\r\n\r\n", "x", "x=1"),
+            (
+                "1\r\nx\r\n0\r\nContent_Length: 5\r\nHost: b\r\nKeep-Alive: 1\r\nx: 1\r\n\r\n",
+                "x",
+                "x=1",
+            ),
         ] {
             for step in 1..=text.len() {
                 let expected = Ok((data.to_owned(), trailers.to_owned()));

@@ -95,10 +95,12 @@ pub fn response_framing(
     let keep_alive =
         if head.version == Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
     let length = content_length(&head.headers)?;
+    let has_zeros = |text: &HeaderValue| text.len() > 1 && text.as_bytes().starts_with(b"0");
     if let Some(length) = length
-        && head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+        && (head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+            || head.headers.get(CONTENT_LENGTH).is_some_and(has_zeros))
     {
-        // Repeated, it was the same; it goes on once.
+        // Repeated, it was the same, and `007` goes on as `7`; it goes on once.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let no_body = *method == Method::HEAD

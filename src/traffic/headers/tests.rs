@@ -36,6 +36,22 @@ fn fields_of_this_hop_do_not_pass() {
 }
 
 #[test]
+fn what_is_only_spelled_like_a_proxys_word_does_not_pass() {
+    check(
+        &[
+            ("x_forwarded_for", "9.9.9.9"),
+            ("x-forwarded_for", "9.9.9.9"),
+            ("x-forwarded-for", "8.8.8.8"),
+            ("x_forwarded-host", "other"),
+            ("x_forwarded_proto", "https"),
+            ("x-forwarded-host", "h"),
+            ("accept-language", "de"),
+        ],
+        &[("x-forwarded-for", "8.8.8.8"), ("x-forwarded-host", "h"), ("accept-language", "de")],
+    );
+}
+
+#[test]
 fn what_connection_nominates_does_not_pass() {
     check(
         &[

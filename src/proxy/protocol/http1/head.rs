@@ -6,13 +6,13 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::proxy::error::Error;
-use crate::proxy::forward::Upgrade;
+use crate::proxy::forward::{Upgrade, check_expectations};
 use crate::proxy::http1::fields::{
     FIELDS_MAX, HEAD_BYTES_MAX, Noted, Place, check_names, content_length, has_bare_line_feed,
     is_chunked, places, read_into,
@@ -23,7 +23,7 @@ use crate::traffic::headers::is_host;
 pub const TARGET_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes of a method: the longest registered one has 17.
-const METHOD_BYTES_MAX: usize = 32;
+pub const METHOD_BYTES_MAX: usize = 32;
 
 /// Empty lines that are read over before a request: some clients send one too many after
 /// a body (RFC 9112, section 2.2).
@@ -326,16 +326,10 @@ fn expects_continue(
     version: Version,
     framing: Framing,
 ) -> Result<bool, Error> {
-    let Some(expect) = headers.get(EXPECT) else { return Ok(false) };
     if version < Version::HTTP_11 {
         return Ok(false);
     }
-    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-        return Err(Error::Refused(
-            StatusCode::EXPECTATION_FAILED,
-            "nothing but `100-continue` can be expected here",
-        ));
-    }
+    check_expectations(headers)?;
     Ok(framing != Framing::Ended)
 }
 

@@ -10,10 +10,11 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::proxy::error::Error;
-use crate::proxy::forward::Upgrade;
+use crate::proxy::forward::{Upgrade, check_expectations};
 use crate::proxy::http1::Malformed;
 use crate::proxy::http1::fields::{FIELDS_MAX, check_names, content_length};
 use crate::proxy::http2::check_fields;
+use crate::proxy::protocol::http1::head::{METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// In HTTP/1.1 the client proves with it that it asked; over HTTP/2 there is no doubt (RFC
 /// 8441, section 5).
@@ -30,6 +31,8 @@ pub fn read(head: &mut Parts) -> Result<bool, Error> {
         // Repeated, it was the same; it goes on once.
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
+    check_expectations(&head.headers)?;
+    check_lengths(head)?;
     check_target(head)?;
     join_cookies(&mut head.headers);
     if head.headers.len() > FIELDS_MAX {
@@ -43,6 +46,18 @@ pub fn read(head: &mut Parts) -> Result<bool, Error> {
         head.headers.insert(SEC_WEBSOCKET_KEY, websocket_key(fastrand::u128(..)));
     }
     Ok(websocket)
+}
+
+/// As long as in HTTP/1.1, in which it goes on.
+fn check_lengths(head: &Parts) -> Result<(), Error> {
+    if head.method.as_str().len() > METHOD_BYTES_MAX {
+        return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "there is no such method"));
+    }
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > TARGET_BYTES_MAX {
+        return Err(Error::Refused(StatusCode::URI_TOO_LONG, "the target is too long"));
+    }
+    Ok(())
 }
 
 /// One host, one scheme, and a path (RFC 9113, section 8.3.1). CONNECT has none of these, and
@@ -171,6 +186,27 @@ mod tests {
         assert!(read_one("http://a/", &fields).is_ok());
         assert_eq!(read_one("http://a/", &[&fields[..], &[("x", "y")]].concat()).err(), Some(431));
         assert!(read_one("http://a/", &vec![("cookie", "a=1"); 2 * FIELDS_MAX]).is_ok());
+    }
+
+    #[test]
+    fn nothing_but_a_word_before_the_body_can_be_expected() {
+        for (fields, status) in [
+            (&[("expect", "100-Continue")][..], None),
+            (&[("expect", "x")], Some(417)),
+            (&[("expect", "100-continue"), ("expect", "x")], Some(417)),
+        ] {
+            assert_eq!(read_one("http://a/", fields).err(), status, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_method_and_a_target_are_as_long_as_in_http1() {
+        let long = format!("http://a/{}", "x".repeat(TARGET_BYTES_MAX));
+        assert_eq!(read_one(&long, &[]).err(), Some(414));
+        assert!(read_one(&long[..long.len() - 1], &[]).is_ok());
+        let (mut head, ()) = Request::get("http://a/").body(()).unwrap().into_parts();
+        head.method = Method::from_bytes(&[b'A'; METHOD_BYTES_MAX + 1]).unwrap();
+        assert_eq!(read(&mut head).unwrap_err().status(), Some(StatusCode::NOT_IMPLEMENTED));
     }
 
     #[test]
