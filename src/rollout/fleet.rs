@@ -136,9 +136,10 @@ impl Latch {
         self.0.get(&key(rollout, version))
     }
 
-    /// A version is out, in the present era.
-    pub fn raise(&mut self, (rollout, version): (&str, &str), end: End, (by, since): (&str, &str)) {
-        let era = self.era((rollout, version));
+    /// A version is out, in the present era; in the era `known`, if that is a later one: what
+    /// others said before it was heard of does not count.
+    pub fn raise(&mut self, of: (&str, &str), known: u64, end: End, (by, since): (&str, &str)) {
+        let (era, (rollout, version)) = (self.era(of).max(known), of);
         let [by, since] = [by, since].map(ToOwned::to_owned);
         let number = self.next();
         let latched = Latched { era, end: Some(end), by, since, number, course: None };
@@ -170,9 +171,9 @@ impl Latch {
         self.take(key(rollout, version), latched);
     }
 
-    /// Whether a version is out already, for as severe an end.
-    pub fn has(&self, (rollout, version): (&str, &str), end: &End) -> bool {
-        let found = self.find(rollout, version).and_then(|one| one.end.as_ref());
+    /// Whether a version is out already, for as severe an end, in the era `known` or later.
+    pub fn has(&self, (rollout, version): (&str, &str), known: u64, end: &End) -> bool {
+        let found = self.find(rollout, version).filter(|one| one.era >= known);
         found.is_some_and(|found| found.severity() >= end.severity())
     }
 
@@ -247,17 +248,17 @@ mod tests {
     fn the_most_severe_stands_and_only_a_reset_takes_it_back() {
         let mut latch = Latch::default();
         let end = |latch: &Latch| latch.find("chat", "2").and_then(|one| one.end.clone());
-        latch.raise(V, End::Aborted, ("a", "1"));
+        latch.raise(V, 0, End::Aborted, ("a", "1"));
         assert_eq!(end(&latch), Some(End::Aborted));
-        latch.raise(V, rolled_back("errors"), ("b", "2"));
-        latch.raise(V, End::Aborted, ("c", "3"));
+        latch.raise(V, 0, rolled_back("errors"), ("b", "2"));
+        latch.raise(V, 0, End::Aborted, ("c", "3"));
         assert_eq!(end(&latch), Some(rolled_back("errors")));
         let old = latch.clone();
         latch.reset(V, 0, ("a", "4"));
         assert_eq!(end(&latch), None);
         // A replica that has not heard of the reset changes nothing.
         assert!(!latch.merge(&old));
-        latch.raise(V, End::Aborted, ("b", "5"));
+        latch.raise(V, 0, End::Aborted, ("b", "5"));
         assert_eq!(end(&latch), Some(End::Aborted));
     }
 
@@ -265,8 +266,8 @@ mod tests {
     fn of_two_alike_the_earlier_one_tells_the_story() {
         let mut one = Latch::default();
         let mut other = Latch::default();
-        one.raise(V, rolled_back("errors"), ("a", "2"));
-        other.raise(V, rolled_back("latency"), ("b", "1"));
+        one.raise(V, 0, rolled_back("errors"), ("a", "2"));
+        other.raise(V, 0, rolled_back("latency"), ("b", "1"));
         let (mut left, mut right) = (one.clone(), other.clone());
         left.merge(&other);
         right.merge(&one);
@@ -280,7 +281,7 @@ mod tests {
         for version in 0..LATCHED_MAX + 5 {
             // Whatever the clocks say.
             let since = format!("{:04}", LATCHED_MAX + 5 - version);
-            latch.raise(("chat", &version.to_string()), End::Aborted, ("a", &since));
+            latch.raise(("chat", &version.to_string()), 0, End::Aborted, ("a", &since));
         }
         assert_eq!(latch.0.len(), LATCHED_MAX);
         assert!(latch.find("chat", "4").is_none() && latch.find("chat", "5").is_some());
@@ -289,7 +290,7 @@ mod tests {
             latch.advance(("new", &version.to_string()), Position::default(), ("a", "9"));
         }
         assert!(latch.find("chat", "5").is_some() && latch.find("chat", "6").is_some());
-        latch.raise(("new", "out"), End::Aborted, ("a", "0"));
+        latch.raise(("new", "out"), 0, End::Aborted, ("a", "0"));
         assert!(latch.find("new", "out").is_some() && latch.find("chat", "5").is_none());
     }
 
@@ -335,7 +336,7 @@ mod tests {
             left.merge(right);
             assert_eq!((course(&left).turn, course(&left).at), (2, at(1, Some(Pause::Operator))));
             // An end does not forget it, a reset does.
-            left.raise(V, End::Aborted, ("c", "4"));
+            left.raise(V, 0, End::Aborted, ("c", "4"));
             assert_eq!(course(&left).turn, 2);
             left.reset(V, 0, ("c", "5"));
             assert_eq!((left.era(V), left.turn(V)), (1, 0));

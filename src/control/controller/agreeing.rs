@@ -49,10 +49,11 @@ impl Controller {
         let Some(end) = End::of(rollout.state()) else { return };
         let of = (rollout.plan().name.as_str(), rollout.plan().version.as_str());
         // What was adopted from there is no news there.
-        if fleet.known().has(of, &end) {
+        let known = rollout.era.unwrap_or_default();
+        if fleet.known().has(of, known, &end) {
             return;
         }
-        fleet.change(|latch| latch.raise(of, end, (&fleet.source.replica, &rollout.since)));
+        fleet.change(|latch| latch.raise(of, known, end, (&fleet.source.replica, &rollout.since)));
     }
 
     /// Tells the fleet to where a version has come, if that is news.
@@ -134,7 +135,7 @@ impl Controller {
         let latched = known.find(&name, &version).cloned().unwrap_or_default();
         let rollout = &mut self.rollouts[index];
         let due = latched.due(rollout.state(), rollout.era);
-        rollout.era = Some(latched.era);
+        rollout.era = Some(latched.era_after(due, rollout.era));
         let by = format!("replica {}", latched.by);
         match due {
             Due::Follow => {}

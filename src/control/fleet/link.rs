@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(end(&held, "1"), Some(End::Aborted));
         assert_eq!(end(&held, "2"), Some(End::Aborted));
         assert_eq!(end(&held, "3"), None);
-        held.latch.raise(("chat", "4"), End::Aborted, ("a", "2"));
+        held.latch.raise(("chat", "4"), 0, End::Aborted, ("a", "2"));
         let written: Value = serde_json::from_str(&held.text()).unwrap();
         assert_eq!((&written["chat@2"], &written["chat@3"]), (&entry, &json!(7)));
         assert_eq!(written["chat@4"]["end"], "aborted");

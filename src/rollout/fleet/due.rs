@@ -19,13 +19,23 @@ pub enum Due<'a> {
 }
 
 impl Latched {
+    /// The era of a rollout that does what is `due`; it was in `era` before. Where it raises the
+    /// latch in a later one, it stays there.
+    pub fn era_after(&self, due: Due<'_>, era: Option<u64>) -> u64 {
+        let own = era.filter(|_| due == Due::Raise).unwrap_or_default();
+        self.era.max(own)
+    }
+
     /// What is due where the rollout is in `state`, to which it came in `era`; `None` where the
     /// latch was not heard of by then.
     pub fn due(&self, state: &State, era: Option<u64>) -> Due<'_> {
         // An end of which nobody knows the era was never heard of, so it was not what was reset.
         let is_over = era.is_some_and(|era| era < self.era);
+        let is_ahead = era.is_some_and(|era| era > self.era) && severity(state) > 0;
         match &self.end {
             Some(end) if end.is_worse_than(state) => Due::TakeOut(end),
+            // It ended after a reset of which the latch does not know.
+            Some(_) if is_ahead => Due::Raise,
             Some(end) if end.severity() < severity(state) && !is_over => Due::Raise,
             Some(_) => Due::Follow,
             None if severity(state) > 0 && is_over => Due::Reset,
@@ -92,6 +102,9 @@ mod tests {
         assert_eq!(latched(1, None).due(&out, Some(1)), Due::Raise);
         assert_eq!(latched(1, None).due(&out, None), Due::Raise, "found while nobody was heard");
         assert_eq!(latched(0, None).due(&out, Some(3)), Due::Raise, "the latch was lost");
+        let found = latched(1, Some(rolled_back()));
+        assert_eq!(found.due(&out, Some(2)), Due::Raise, "a reset that the latch has not heard of");
+        assert_eq!(found.era_after(Due::Raise, Some(2)), 2);
         assert_eq!(latched(1, None).due(&promoted(), Some(0)), Due::Reset);
         assert_eq!(latched(1, None).due(&promoted(), None), Due::Reset);
         assert_eq!(latched(1, None).due(&promoted(), Some(1)), Due::Follow);
@@ -135,7 +148,7 @@ mod tests {
 
         fn raise(&mut self) {
             if let Some(end) = End::of(&self.state) {
-                self.own.raise(V, end, ("a", "1"));
+                self.own.raise(V, self.era.unwrap_or_default(), end, ("a", "1"));
             }
         }
 
@@ -143,13 +156,14 @@ mod tests {
         fn hears(&mut self, object: &mut Latch) {
             self.own.merge(object);
             let found = self.own.find(V.0, V.1).cloned().unwrap_or_default();
-            match found.due(&self.state, self.era) {
+            let due = found.due(&self.state, self.era);
+            self.era = Some(found.era_after(due, self.era));
+            match due {
                 Due::Follow => {}
                 Due::Raise => self.raise(),
                 Due::TakeOut(end) => self.told(Event::Adopted(end)),
                 Due::Reset => self.told(Event::Told(Word::Reset)),
             }
-            self.era = Some(found.era);
             if let Some(course) = found.course.filter(|_| found.end.is_none()) {
                 self.told(Event::Moved(&course.at));
             }
