@@ -303,6 +303,7 @@ impl Controller {
         if !self.has_settled(now) {
             return;
         }
+        self.follow_lead();
         let mut closed = Vec::new();
         for index in 0..self.rollouts.len() {
             let Some((counts, effect)) = self.rollouts[index].close_slot(now) else { continue };

@@ -22,6 +22,7 @@ use crate::control::feedback::Feedback;
 use crate::control::ledger::{Entry, Remembered};
 use crate::control::roster::Roster;
 use crate::control::running::failing::Failing;
+use crate::control::running::heard::InFleet;
 use crate::control::running::pace::Pace;
 use crate::control::running::probed::Probed;
 use crate::control::running::telling::Telling;
@@ -45,8 +46,7 @@ pub struct Running {
     pub since: String,
     /// The era of the fleet's latch that it is in; `None` until that was heard.
     pub era: Option<u64>,
-    /// What the fleet has agreed on is not known: the canary gets nothing until it is.
-    is_held_back: bool,
+    in_fleet: InFleet,
     release: Release,
     /// The last one is that of the present weights; older ones until nobody counts there.
     epochs: Vec<Epoch>,
@@ -183,7 +183,7 @@ impl Running {
         let mut running = Self {
             since: if is_old { since.to_owned() } else { wall.to_owned() },
             era: remembered.and_then(|entry| entry.era),
-            is_held_back: config.fleet.is_some() && !heard::knows(remembered),
+            in_fleet: InFleet::new(config.fleet.is_some() && !heard::knows(remembered)),
             release,
             epochs: Vec::new(),
             epochs_made: 0,

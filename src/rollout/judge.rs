@@ -160,7 +160,8 @@ impl Judge {
         for (index, judged) in self.objectives.iter_mut().enumerate() {
             let tally = counts.objectives.get(index).copied().unwrap_or_default();
             let earlier = counts.earlier.objectives.get(index).copied().unwrap_or_default();
-            judged.take_in(age, drip, &tally, earlier);
+            let apart = counts.apart.get(index).copied().unwrap_or_default();
+            judged.take_in(age, drip, &tally, earlier, apart);
         }
         self.findings(counts)
     }
@@ -209,7 +210,7 @@ impl Judge {
     /// How things stand.
     fn findings(&self, counts: &SlotCounts) -> Findings {
         let control = if self.share > CONTROL_SHARE_MIN && self.is_replica {
-            Control::Elsewhere { is_broken: self.silent >= SILENT_MIN }
+            Control::Elsewhere { is_broken: self.silent >= SILENT_MIN, is_led: counts.is_led }
         } else if self.share > CONTROL_SHARE_MIN {
             Control::None
         } else if self.is_mismatched() {
@@ -310,9 +311,11 @@ enum Control {
     /// The canary has most of the traffic.
     None,
     /// The same at one replica of several: what it sees may be its own trouble, and what it can
-    /// tell that by is how stable does, or whether anybody answers it at all.
+    /// tell that by is how stable does, or whether anybody answers it at all. Whoever is led
+    /// leaves it to the one that hears the others as well.
     Elsewhere {
         is_broken: bool,
+        is_led: bool,
     },
 }
 
@@ -379,7 +382,14 @@ impl Judged {
         self.bad_seen.iter().all(|seen| seen.is_some_and(is_of_late))
     }
 
-    fn take_in(&mut self, age: Duration, drip: f64, slot: &SlotTally, earlier: Tally) {
+    fn take_in(
+        &mut self,
+        age: Duration,
+        drip: f64,
+        slot: &SlotTally,
+        earlier: Tally,
+        apart: Tally,
+    ) {
         for (seen, tally) in self.bad_seen.iter_mut().zip([slot.stable, slot.canary]) {
             if tally.bad > 0 {
                 *seen = Some(age);
@@ -388,14 +398,15 @@ impl Judged {
         self.step += slot.canary.without(earlier);
         self.canary += slot.canary;
         self.stable += slot.stable;
-        self.over_limit.bet(drip, slot.canary.bad, slot.canary.good());
+        let blaming = slot.canary.without(apart);
+        self.over_limit.bet(drip, blaming.bad, blaming.good());
         self.stable_over_limit.bet(drip, slot.stable.bad, slot.stable.good());
         self.worse_than_stable.bet(drip, slot.relative_bad.canary, slot.relative_bad.stable);
     }
 
     fn finding(&self, control: Control, threshold: f64) -> Finding {
         let stable_over_limit = match control {
-            Control::Elsewhere { is_broken: true } => {
+            Control::Elsewhere { is_broken: true, .. } => {
                 self.stable_over_limit.value().max(SHARED_MIN)
             }
             _ => self.stable_over_limit.value(),
@@ -410,6 +421,11 @@ impl Judged {
         };
         let over_limit = self.over_limit.value();
         let evidences = Evidences { over_limit, worse_than_stable, stable_over_limit };
+        let is_led = matches!(control, Control::Elsewhere { is_led: true, .. });
+        let standing = match self.objective.judge(evidences, threshold) {
+            Standing::Breached if is_led => Standing::Suspicious,
+            standing => standing,
+        };
         Finding {
             objective: self.objective,
             canary: self.canary,
@@ -417,7 +433,7 @@ impl Judged {
             over_limit: evidences.over_limit,
             worse_than_stable: worse_than_stable.filter(|_| control == Control::Good),
             threshold,
-            standing: self.objective.judge(evidences, threshold),
+            standing,
         }
     }
 }

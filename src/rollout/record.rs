@@ -192,7 +192,8 @@ impl fmt::Display for Change {
 }
 
 /// A slot's counts in few bytes: the tick of its end in milliseconds, then the counts, without
-/// the zeros at the end. After those of the objectives come those of probes and of earlier steps.
+/// the zeros at the end. After those of the objectives come those of probes, of earlier steps, and
+/// of replicas that stand apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Packed(Vec<u64>);
@@ -205,7 +206,8 @@ impl Packed {
     /// The slot that ended `now`.
     pub fn new(now: Tick, counts: &SlotCounts) -> Self {
         let SlotCounts { dealt, copies, earlier, .. } = counts;
-        let flags = u64::from(counts.canary_missing) + 2 * u64::from(counts.stable_missing);
+        let flags = [counts.canary_missing, counts.stable_missing, counts.is_led];
+        let flags = (0..).zip(flags).map(|(bit, flag)| u64::from(flag) << bit).sum();
         let mut numbers = vec![
             now.since_start().as_millis() as u64,
             counts.canary_attempts,
@@ -223,7 +225,13 @@ impl Packed {
         }
         numbers.push(earlier.attempts);
         numbers.extend(counts.probes.iter().flat_map(|one| [one.bad, one.total]));
-        numbers.extend(earlier.objectives.iter().flat_map(|one| [one.bad, one.total]));
+        let parts = [&earlier.objectives, &counts.apart];
+        for index in
+            parts.iter().flat_map(|part| (0..counts.objectives.len()).map(|at| part.get(at)))
+        {
+            let one = index.copied().unwrap_or_default();
+            numbers.extend([one.bad, one.total]);
+        }
         let len = numbers.iter().rposition(|number| *number > 0).map_or(0, |last| last + 1);
         numbers.truncate(len);
         Self(numbers)
@@ -242,11 +250,16 @@ impl Packed {
         let after = HEAD + EACH * objectives;
         let of_earlier = (0..objectives).map(|index| tally(after + 5 + 2 * index));
         let mut earlier = Earlier { attempts: number(after), objectives: of_earlier.collect() };
-        if earlier.objectives.iter().all(|one| *one == Tally::default()) {
-            earlier.objectives.clear();
+        let of_apart = (objectives..2 * objectives).map(|index| tally(after + 5 + 2 * index));
+        let mut apart: Vec<_> = of_apart.collect();
+        for part in [&mut earlier.objectives, &mut apart] {
+            if part.iter().all(|one| *one == Tally::default()) {
+                part.clear();
+            }
         }
         let counts = SlotCounts {
             earlier,
+            apart,
             probes: [tally(after + 1), tally(after + 3)],
             canary_attempts: number(1),
             stable_attempts: number(2),
@@ -255,6 +268,7 @@ impl Packed {
             copies: tally(5),
             canary_missing: number(7) & 1 == 1,
             stable_missing: number(7) & 2 == 2,
+            is_led: number(7) & 4 == 4,
         };
         (Tick::new(Duration::from_millis(number(0))), counts)
     }

@@ -101,3 +101,32 @@ async fn from_the_death_of_the_holder_to_the_next_step() {
     println!("another one holds the lease: {}", median(held));
     println!("all are in the next step: {}", median(stepped));
 }
+
+#[tokio::test]
+#[ignore = "it measures"]
+async fn from_the_silence_of_the_api_to_who_knows_of_it() {
+    let (mut holders, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS / 2 {
+        let api = KubeApi::start();
+        let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+        let replicas = fleet(&api, &v1, &v2, SHORT).await;
+        let holder = holder_of(&replicas, 3).await;
+        let watch = Stopwatch::start();
+        // Connections stay, as behind a network that drops everything.
+        api.set_silent(true);
+        let mut knowing = [None; 3];
+        eventually("all know", async || {
+            for (knows, replica) in knowing.iter_mut().zip(&replicas) {
+                let is_cut_off = replica.gauge("serin_fleet_connected").await < 0.5;
+                *knows = knows.or_else(|| is_cut_off.then(|| watch.elapsed()));
+            }
+            knowing.iter().all(Option::is_some).then_some(())
+        })
+        .await;
+        for (index, knows) in knowing.into_iter().enumerate() {
+            if index == holder { &mut holders } else { &mut others }.extend(knows);
+        }
+    }
+    println!("the holder knows: {}", median(holders));
+    println!("the others know: {}", median(others));
+}

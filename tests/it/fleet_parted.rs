@@ -118,3 +118,38 @@ async fn a_holder_that_nobody_hears_any_more_sends_nobody_on_and_protects_its_us
     }
     drop((loads, v1, v2));
 }
+
+#[tokio::test]
+async fn one_replica_that_fails_in_part_takes_no_version_out_for_all() {
+    let api = KubeApi::start();
+    let version = |name: &str| Backend::named(name).start();
+    let [v1, v2, own_v2] = ["v1", "v2", "v2"].map(version);
+    // Nothing beside the canary tells by whose fault it fails.
+    let steps = "- { weight: 90%, for: 10m }";
+    let mut replicas = Vec::new();
+    for (token, v2) in TOKENS.iter().zip([&v2, &v2, &own_v2]) {
+        let file = errors_alone(config(&api, [&v1, v2], token, steps));
+        replicas.push(Replica::start(file).await);
+    }
+    found(&api, &replicas);
+    let holder = holder_of(&replicas, 3).await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(60.0)).collect();
+    own_v2.now(Script::answers(200).every(3, Script::answers(500)));
+    let held = |view: &Value| view["fleet"]["pooled"]["hold_reason"] == "replicas missing";
+    replicas[holder].expect("nobody goes on while one fails by itself", held).await;
+    // Far more than would prove it, if it were the version's.
+    let before = own_v2.requests();
+    eventually("it has failed often", async || (own_v2.requests() > before + 300).then_some(()))
+        .await;
+    for replica in &replicas {
+        let view = replica.view().await;
+        assert_eq!((&view["step"], &view["reason"]), (&0.into(), &Value::Null), "{view}");
+    }
+    // A second one that finds the same is enough.
+    v2.now(Script::answers(200).every(3, Script::answers(500)));
+    for replica in &replicas {
+        let view = replica.rolled_back().await;
+        assert_eq!(view["weight"], 0.0, "{view}");
+    }
+    drop(loads);
+}

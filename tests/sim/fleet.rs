@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serin::control::fleet::pulls::pause;
 use serin::rollout::fleet::election::RENEW_EVERY;
-use serin::rollout::fleet::pool::{Counts, Pool, Positions, Report, Slot, Source};
+use serin::rollout::fleet::pool::{Counts, Measured, Pool, Positions, Report, Slot, Source};
 use serin::rollout::judge::{Judge, SlotCounts};
 use serin::rollout::record::Packed;
 use serin::rollout::verdict::Verdict;
@@ -90,8 +90,9 @@ fn find(chance: &mut fastrand::Rng, count: usize, rps: f64, model: Model) -> Out
         (0..count).map(|number| Replica::new(number, chance, every)).collect();
     let plan = default_set();
     let (mut one, mut holder) = (Judge::new(&plan, SHARE, at(0)), Judge::new(&plan, SHARE, at(0)));
+    let measured = Measured::of(&plan);
     let mut pool =
-        Pool::new((0, "0123456789abcdef".to_owned()), (2, Some(0)), Some(Positions::new()), at(0));
+        Pool::new((0, "0123456789abcdef".to_owned()), measured, Some(Positions::new()), at(0));
     let (mut one_proxy, mut pooled) = (None, None);
     let (mut seen_by_one, mut seen_by_pool) = (0, 0);
     let (mut bytes, mut answers) = (0, 0);

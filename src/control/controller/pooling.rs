@@ -18,10 +18,9 @@ use crate::control::running::Running;
 use crate::rollout::fleet::End;
 use crate::rollout::fleet::attendance::Attendance;
 use crate::rollout::fleet::course::Position;
-use crate::rollout::fleet::pool::{Pool, Positions, Report, Slot, Source};
+use crate::rollout::fleet::pool::{Measured, Pool, Positions, Report, Slot, Source};
 use crate::rollout::judge::SlotCounts;
 use crate::rollout::machine::State;
-use crate::rollout::objective::Signal;
 use crate::rollout::plan::Plan;
 use crate::rollout::record::Packed;
 use crate::rollout::release::{Release, Replanned, Saved};
@@ -34,6 +33,10 @@ const PROPOSAL_LASTS: Duration = Duration::from_secs(2);
 
 /// Replicas are not missed for so long after they had to follow.
 const FOLLOW_TIME: Duration = Duration::from_secs(3);
+
+/// A replica is led for so many slots after it was asked for its counts, 20 s: longer than the
+/// fleet may be without a holder.
+const LED_SLOTS: u64 = 80;
 
 /// How often evidence is left for the next holder.
 const LEAVE_EVERY: Duration = Duration::from_secs(2);
@@ -116,9 +119,8 @@ impl Pooling {
         if *pooled.release.plan() != whole {
             let replanned = pooled.release.replan(&whole, configured, now);
             if replanned == Replanned::Afresh {
-                let (objectives, errors) = measured(&whole);
                 let hash = (era, plan_hash(plan));
-                pooled.pool = Pool::new(hash, (objectives, errors), None, now);
+                pooled.pool = Pool::new(hash, Measured::of(&whole), None, now);
             } else {
                 pooled.pool.set_plan(plan_hash(plan));
             }
@@ -155,7 +157,7 @@ impl Pooling {
             Some(_) => None,
             None => Some(Positions::new()),
         };
-        let pool = Pool::new((era, plan_hash(plan)), measured(plan), positions, now);
+        let pool = Pool::new((era, plan_hash(plan)), Measured::of(plan), positions, now);
         Pooled { pool, release, turn, since: now, proposed_until: now, missing: true }
     }
 
@@ -181,13 +183,16 @@ impl Pooling {
     }
 }
 
-/// How many objectives a plan has, and where errors are among them.
-fn measured(plan: &Plan) -> (usize, Option<usize>) {
-    let errors = plan.objectives.iter().position(|one| one.signal() == Signal::Errors);
-    (plan.objectives.len(), errors)
-}
-
 impl Controller {
+    /// Above half of the traffic who is led leaves it to the fleet what is the version's fault.
+    pub(super) fn follow_lead(&mut self) {
+        let is_one_of = self.fleet.as_ref().is_some_and(|one| one.is_pooled && one.is_connected());
+        let is_led = is_one_of && self.published.is_asked(LED_SLOTS);
+        for rollout in &mut self.rollouts {
+            rollout.set_led(is_led);
+        }
+    }
+
     /// Another slot has ended: what it brought is told to who asks.
     pub(super) fn publish_slot(&self, counts: &[(usize, Tick, SlotCounts)]) {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_pooled) else { return };

@@ -18,6 +18,8 @@ struct Kept {
     source: Source,
     slot: u64,
     rollouts: Vec<Told>,
+    /// The slot in which somebody asked last.
+    asked: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub struct Head {
 impl Published {
     /// Nothing yet, of this start of the replica.
     pub fn new(source: Source) -> Self {
-        Self(Mutex::new(Kept { source, slot: 0, rollouts: Vec::new() }))
+        Self(Mutex::new(Kept { source, slot: 0, rollouts: Vec::new(), asked: None }))
     }
 
     /// Who this is.
@@ -56,6 +58,11 @@ impl Published {
 
     fn with<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether anybody has asked within the last `slots`.
+    pub fn is_asked(&self, slots: u64) -> bool {
+        self.with(|kept| kept.asked.is_some_and(|asked| kept.slot - asked <= slots))
     }
 
     /// Another slot has ended; its number. Of rollouts that are not `kept` nothing is told.
@@ -93,6 +100,7 @@ impl Published {
     /// All of it; to who knows `boot` up to the slot `after`, what came since.
     pub fn report(&self, boot: &str, after: u64) -> Report {
         self.with(|kept| {
+            kept.asked = Some(kept.slot);
             let after = if boot == kept.source.boot { after } else { 0 };
             let rollouts = kept.rollouts.iter().map(|Told { head, slots }| Counts {
                 rollout: head.rollout.clone(),
@@ -136,8 +144,10 @@ mod tests {
         (0..SLOTS_MAX + 10).for_each(|_| tell(0));
         assert_eq!((slots("", 0).len(), slots("", 0)[0]), (SLOTS_MAX, 11));
         assert_eq!(slots("1", 248), [249, 250]);
+        assert!(published.is_asked(0));
         assert_eq!(slots("2", 248).len(), SLOTS_MAX, "it was another start");
         tell(1);
+        assert!(published.is_asked(1) && !published.is_asked(0));
         assert_eq!(slots("", 0), [251]);
         published.next_slot(|_| false);
         assert!(published.report("", 0).rollouts.is_empty());

@@ -8,6 +8,21 @@ use crate::control::running::{Counting, Running};
 use crate::rollout::step::Copies;
 use crate::units::Ratio;
 
+/// What a rollout has heard of its fleet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFleet {
+    /// What the fleet has agreed on is not known: the canary gets nothing until it is.
+    is_held_back: bool,
+    /// Whoever judges for the fleet hears what is counted here.
+    pub(super) is_led: bool,
+}
+
+impl InFleet {
+    pub(super) fn new(is_held_back: bool) -> Self {
+        Self { is_held_back, is_led: false }
+    }
+}
+
 /// Whether the ledger alone says how a version stands: it has heard of the fleet, or it has ended.
 pub(super) fn knows(remembered: Option<&Entry>) -> bool {
     let runs = |entry: &Entry| matches!(entry.state, Remembered::Progressing(_));
@@ -17,12 +32,17 @@ pub(super) fn knows(remembered: Option<&Entry>) -> bool {
 impl Running {
     /// Whether the canary gets nothing because the fleet was not heard of.
     pub fn is_held_back(&self) -> bool {
-        self.is_held_back
+        self.in_fleet.is_held_back
+    }
+
+    /// Whether whoever judges for the fleet hears what is counted here.
+    pub fn set_led(&mut self, is_led: bool) {
+        self.in_fleet.is_led = is_led;
     }
 
     /// Whether the canary may get something.
     pub(super) fn has_canary(&self) -> bool {
-        self.ready.canary && !self.is_held_back
+        self.ready.canary && !self.in_fleet.is_held_back
     }
 
     /// `None` is by the rule's own weights.
@@ -41,7 +61,7 @@ impl Running {
 
     /// What the fleet has agreed on is known. Whether the canary was held back until now.
     pub fn is_heard(&mut self, counting: Counting<'_>) -> bool {
-        let was_held_back = std::mem::take(&mut self.is_held_back);
+        let was_held_back = std::mem::take(&mut self.in_fleet.is_held_back);
         if was_held_back {
             self.new_step(counting);
         }

@@ -21,6 +21,7 @@ impl Running {
                 total: reading.copies.total.saturating_sub(self.copies_taken.total),
             },
             probes: reading.probes,
+            is_led: self.in_fleet.is_led,
             ..SlotCounts::default()
         };
         for (index, ([stable, canary], _)) in reading.epochs.iter().enumerate() {

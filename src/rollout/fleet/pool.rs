@@ -3,13 +3,18 @@
 //! Never counts a slot twice, whatever arrives in whatever order and however often: a slot is
 //! known by its replica, the replica's start, and its number. Late ones join the open slot.
 
+mod apart;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
+use crate::rollout::fleet::pool::apart::Excess;
 use crate::rollout::judge::{Pair, SILENT_MIN, SlotCounts, SlotTally};
+use crate::rollout::objective::Signal;
+use crate::rollout::plan::Plan;
 use crate::rollout::record::Packed;
 use crate::rollout::verdict::Tally;
 use crate::units::Tick;
@@ -100,6 +105,8 @@ struct Taken {
     /// Slots in a row without a good answer while others got some; the first is set aside.
     silent: u32,
     aside: Option<SlotCounts>,
+    /// How much more often it fails than is allowed.
+    excess: Excess,
 }
 
 /// What all replicas counted of one version in one era.
@@ -107,13 +114,29 @@ struct Taken {
 pub struct Pool {
     era: u64,
     plan: String,
-    objectives: usize,
-    /// Where errors are among them.
-    errors: Option<usize>,
+    measured: Measured,
     sources: BTreeMap<Source, Taken>,
     /// Of replicas that were not heard of before, only what is yet to come counts: the rest may
     /// have been judged by the holder before.
     from_now: bool,
+}
+
+/// What a plan's objectives are to a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// The share of attempts that each allows to be bad.
+    limits: Vec<f64>,
+    /// Where errors are among them.
+    errors: Option<usize>,
+}
+
+impl Measured {
+    /// Those of `plan`.
+    pub fn of(plan: &Plan) -> Self {
+        let limits = plan.objectives.iter().map(|one| one.limit().get()).collect();
+        let errors = plan.objectives.iter().position(|one| one.signal() == Signal::Errors);
+        Self { limits, errors }
+    }
 }
 
 /// Up to where each replica's slots were judged, for the next holder.
@@ -132,6 +155,7 @@ impl Taken {
             good_seen: None,
             silent: 0,
             aside: None,
+            excess: Excess::default(),
         }
     }
 
@@ -153,18 +177,18 @@ impl Taken {
 }
 
 impl Pool {
-    /// Of a version that `objectives` are judged of, `errors` where among them errors are, under
-    /// the plan with that hash. With `positions`, goes on from there; with `None`, from now.
+    /// Of a version under the plan with that hash, and what is measured by it. With `positions`,
+    /// goes on from there; with `None`, from now.
     pub fn new(
         (era, plan): (u64, String),
-        (objectives, errors): (usize, Option<usize>),
+        measured: Measured,
         positions: Option<Positions>,
         now: Tick,
     ) -> Self {
         let from_now = positions.is_none();
         let taken = |(source, slot): (Source, u64)| (source, Taken::new(slot, now));
         let sources = positions.into_iter().flatten().map(taken).collect();
-        Self { era, plan, objectives, errors, sources, from_now }
+        Self { era, plan, measured, sources, from_now }
     }
 
     /// In which era it counts.
@@ -183,7 +207,8 @@ impl Pool {
         if counts.era != self.era {
             return;
         }
-        let (plan, objectives, from_now) = (&self.plan, self.objectives, self.from_now);
+        let objectives = self.measured.limits.len();
+        let (plan, from_now) = (&self.plan, self.from_now);
         let taken = self.sources.entry(source.clone()).or_insert_with(|| {
             let last = counts.slots.last().map_or(0, |slot| slot.slot);
             Taken::new(if from_now { last } else { 0 }, now)
@@ -212,7 +237,7 @@ impl Pool {
     /// replica make the last one, those before it the one before. `turn` and `share` are what
     /// the fleet has come to; what was assigned otherwise is not compared with stable.
     pub fn close(&mut self, turn: u64, share: f64, now: Tick) -> Vec<SlotCounts> {
-        let mut slots: Vec<Option<SlotCounts>> = Vec::new();
+        let mut arrived: Vec<(&mut Taken, Vec<SlotCounts>)> = Vec::new();
         let goods = self.sources.iter().map(|(source, taken)| (source.clone(), taken.good_seen));
         let goods: Vec<_> = goods.collect();
         for (source, taken) in &mut self.sources {
@@ -228,8 +253,13 @@ impl Pool {
                 taken.close(slot);
                 let counts = fit(counts, of_turn == turn, (of_share - share).abs() < 1e-9);
                 let alone = share > CONTROL_SHARE_MIN && elsewhere;
-                ready.extend(taken.heed(counts, self.errors, alone, now));
+                ready.extend(taken.heed(counts, self.measured.errors, alone, now));
             }
+            arrived.push((taken, ready));
+        }
+        apart::mark(&mut arrived, &self.measured.limits, share > CONTROL_SHARE_MIN, now);
+        let mut slots: Vec<Option<SlotCounts>> = Vec::new();
+        for (_, ready) in arrived {
             while slots.len() < ready.len() {
                 slots.insert(0, None);
             }
@@ -250,12 +280,13 @@ impl Pool {
 
     /// Whether a replica's counts do not tell what it sees `now`: it was not heard of for longer
     /// than `lasts`, has another plan, has taken the version out, has not followed the fleet to
-    /// `turn`, or gets no good answer from anybody while others do.
+    /// `turn`, gets no good answer from anybody while others do, or fails more often than all
+    /// others where nothing tells whose trouble that is.
     pub fn is_beside(&self, source: &Source, turn: u64, (now, lasts): (Tick, Duration)) -> bool {
         self.sources.get(source).is_none_or(|taken| {
             let is_old = now.since(taken.heard) > lasts;
             let is_out = taken.is_out || !taken.fits || taken.turn < turn;
-            is_old || is_out || taken.silent >= SILENT_MIN
+            is_old || is_out || taken.silent >= SILENT_MIN || taken.excess.stands_apart(now)
         })
     }
 
@@ -332,10 +363,12 @@ fn add(sum: &mut SlotCounts, one: &SlotCounts) {
         sum.relative_bad.stable += one.relative_bad.stable;
     }
     sum.earlier.attempts += one.earlier.attempts;
-    let len = sum.earlier.objectives.len().max(one.earlier.objectives.len());
-    sum.earlier.objectives.resize(len, Tally::default());
-    for (sum, one) in sum.earlier.objectives.iter_mut().zip(&one.earlier.objectives) {
-        *sum += *one;
+    let parts = [(&mut sum.earlier.objectives, &one.earlier.objectives)];
+    for (sum, one) in parts.into_iter().chain([(&mut sum.apart, &one.apart)]) {
+        sum.resize(sum.len().max(one.len()), Tally::default());
+        for (sum, one) in sum.iter_mut().zip(one) {
+            *sum += *one;
+        }
     }
 }
 

@@ -29,6 +29,14 @@ pub struct SlotCounts {
     /// stable's.
     #[serde(default, skip_serializing_if = "no_probes")]
     pub probes: [Tally; 2],
+    /// Of the canary's, what came to replicas that fail more often than the others, where there
+    /// is no stable to tell by whose trouble that is: no evidence, and yet not proven. In the
+    /// order of the plan; missing ones are zeros.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Tally>,
+    /// Whoever judges for the fleet hears what this replica counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_led: bool,
     /// The canary has nothing that could answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub canary_missing: bool,

@@ -49,8 +49,12 @@ fn report(turn: u64, slots: &[Slot]) -> Counts {
     Counts { rollout, version, era: 0, plan, turn, end: None, slots: slots.to_vec() }
 }
 
+fn measured() -> Measured {
+    Measured::of(&plan())
+}
+
 fn pool() -> Pool {
-    Pool::new((0, "p".to_owned()), (1, Some(0)), Some(Positions::new()), at(0))
+    Pool::new((0, "p".to_owned()), measured(), Some(Positions::new()), at(0))
 }
 
 /// Canary and stable, bad and all, of what a pool has closed.
@@ -90,7 +94,7 @@ fn the_next_holder_counts_neither_twice_nor_what_another_may_have_counted() {
     let mut first = pool();
     first.take(&source("a", "1"), &report(0, &slots[..1]), at(0));
     first.close(0, SHARE, at(0));
-    let of = |positions| Pool::new((0, "p".to_owned()), (1, Some(0)), positions, at(0));
+    let of = |positions| Pool::new((0, "p".to_owned()), measured(), positions, at(0));
     let mut next = of(first.positions(1));
     let mut blind = of(first.positions(0));
     for pool in [&mut next, &mut blind] {
@@ -214,7 +218,122 @@ fn a_version_that_fails_everywhere_is_out_at_any_share() {
     }
 }
 
+/// What a fleet comes to when its replicas' canary is bad so often, of ten: the verdict, the
+/// slot of it, and the pool.
+fn found(share: f64, bad_of_ten: &[u64], slots: u64) -> (Verdict, u64, Pool) {
+    let (mut pool, plan) = (pool(), plan());
+    let mut judge = Judge::new(&plan, share, at(0));
+    for number in 1..=slots {
+        let now = at(number * 250);
+        for (index, bad) in bad_of_ten.iter().enumerate() {
+            let canary = (20.0 * share) as u64;
+            let counts = [canary * bad / 10, canary, 0, 20 - canary];
+            let told = report(0, &[slot(number, 0, share, counts)]);
+            pool.take(&source(&index.to_string(), "1"), &told, now);
+        }
+        for counts in pool.close(0, share, now) {
+            let verdict = judge.close_slot(now, &counts).decision.verdict();
+            if verdict == Verdict::Rollback {
+                return (verdict, number, pool);
+            }
+        }
+    }
+    (Verdict::Hold, slots, pool)
+}
+
+#[test]
+fn a_replica_that_is_partly_broken_takes_no_version_out_for_all() {
+    for share in [0.6, 1.0] {
+        for bad in [1, 2, 5, 9, 10] {
+            let (verdict, _, pool) = found(share, &[0, bad, 0], 400);
+            assert_eq!(verdict, Verdict::Hold, "{share} {bad}");
+            let now = (at(400 * 250), NOW.1);
+            assert!(pool.is_beside(&source("1", "1"), 0, now), "{share} {bad}: nobody goes on");
+            assert!(!pool.is_beside(&source("0", "1"), 0, now));
+            // One of every ten.
+            let mut many = [0; 20];
+            (many[3], many[7]) = (bad, bad);
+            assert_eq!(found(share, &many, 400).0, Verdict::Hold, "{share} {bad}");
+        }
+    }
+    // Two of three are the version.
+    assert_eq!(found(1.0, &[0, 5, 5], 400).0, Verdict::Rollback);
+    // With stable beside it a canary that fails at one replica alone is bad: users get errors.
+    assert_eq!(found(0.5, &[0, 5, 0], 400).0, Verdict::Rollback);
+}
+
+#[test]
+fn a_version_that_is_bad_everywhere_is_out_with_one_replica_left_out() {
+    for replicas in [1, 2, 3, 10, 30] {
+        for bad in [1, 2, 5, 10] {
+            let (verdict, slot, _) = found(1.0, &vec![bad; replicas], 400);
+            assert_eq!(verdict, Verdict::Rollback, "{replicas} {bad}");
+            let (_, of_one, _) = found(1.0, &[bad], 400);
+            // As if there were only one, at the worst.
+            assert!(slot <= of_one, "{replicas} {bad}: {slot}, {of_one}");
+        }
+    }
+}
+
+#[test]
+fn what_stands_apart_is_forgotten_when_it_is_over() {
+    let (mut pool, who) = (pool(), source("b", "1"));
+    let mut tell = |number: u64, bad: u64| {
+        for (name, bad) in [("a", 0), ("b", bad)] {
+            let told = report(0, &[slot(number, 0, 1.0, [bad, 200, 0, 0])]);
+            pool.take(&source(name, "1"), &told, at(number * 250));
+        }
+        let closed = pool.close(0, 1.0, at(number * 250));
+        let apart = closed[0].apart.first().copied().unwrap_or_default();
+        (apart, pool.is_beside(&who, 0, (at(number * 250), NOW.1)))
+    };
+    assert_eq!(tell(1, 100), (Tally { bad: 100, total: 200 }, true));
+    // Fifty bad ones too many are as many as are remembered: gone with 5,000 good ones.
+    for number in 2..=26 {
+        assert_eq!(
+            tell(number, 0),
+            (Tally { bad: 0, total: if number < 26 { 200 } else { 0 } }, true)
+        );
+    }
+    // Ten seconds after the last bad one it is one of all again.
+    assert_eq!(tell(41, 0), (Tally::default(), true));
+    assert_eq!(tell(42, 0), (Tally::default(), false));
+}
+
+#[test]
+fn who_is_led_leaves_it_to_the_fleet_above_half_and_judges_alone_when_it_is_not() {
+    let own = plan().shared_out(3);
+    let judged = |share: f64, is_led: bool| {
+        let canary = (20.0 * share) as u64;
+        let counts = slot_counts([canary / 2, canary, 0, 20 - canary]);
+        judged(&own, share, &vec![SlotCounts { is_led, ..counts }; 200])
+    };
+    assert_eq!([0.1, 0.5].map(|share| judged(share, true)), [Verdict::Rollback; 2]);
+    assert_eq!([0.6, 1.0].map(|share| judged(share, true)), [Verdict::Hold; 2]);
+    assert_eq!([0.6, 1.0].map(|share| judged(share, false)), [Verdict::Rollback; 2]);
+}
+
 proptest! {
+    /// Whatever one replica of several sees, and however little the others: where nothing tells
+    /// by whose fault it is, it takes nothing out that the others find good.
+    #[test]
+    fn no_single_replica_is_the_fleet(
+        traffic in proptest::collection::vec((0..40_u64, 0..40_u64, 1..30_u64), 1..200),
+        share in prop_oneof![Just(0.6), Just(1.0)],
+    ) {
+        let (mut pool, plan) = (pool(), plan());
+        let mut judge = Judge::new(&plan, share, at(0));
+        for (number, (bad, good, others)) in (1..).zip(traffic) {
+            let now = at(number * 250);
+            for (name, counts) in [("a", [0, others, 0, 0]), ("b", [bad, bad + good, 0, 0]), ("c", [0, 1, 0, 0])] {
+                pool.take(&source(name, "1"), &report(0, &[slot(number, 0, share, counts)]), now);
+            }
+            for counts in pool.close(0, share, now) {
+                prop_assert_ne!(judge.close_slot(now, &counts).decision.verdict(), Verdict::Rollback);
+            }
+        }
+    }
+
     /// Whatever is fetched in whatever order and however often, the sums are the same.
     #[test]
     fn the_order_of_fetching_does_not_matter(
