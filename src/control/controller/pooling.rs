@@ -55,6 +55,8 @@ pub struct Pooling {
     pools: BTreeMap<(String, String), Pooled>,
     inherited: Vec<Left>,
     left_at: Tick,
+    /// There are more replicas than there should ever be.
+    is_over: bool,
 }
 
 /// One version, as all replicas see it.
@@ -89,7 +91,8 @@ fn plan_hash(plan: &Plan) -> String {
 impl Pooling {
     fn new(inherited: Option<&str>, now: Tick) -> Self {
         let inherited = inherited.and_then(|text| serde_json::from_str(text).ok());
-        Self { pools: BTreeMap::new(), inherited: inherited.unwrap_or_default(), left_at: now }
+        let inherited = inherited.unwrap_or_default();
+        Self { pools: BTreeMap::new(), inherited, left_at: now, is_over: false }
     }
 
     /// A rollout as all replicas see it.
@@ -110,7 +113,8 @@ impl Pooling {
     fn pooled(&mut self, rollout: &Running, (era, turn): (u64, u64), now: Tick) -> &mut Pooled {
         let (plan, configured) = (rollout.plan(), rollout.release().configured());
         let key = (plan.name.to_string(), plan.version.to_string());
-        if self.pools.get(&key).is_none_or(|one| one.pool.era() != era) {
+        let is_begun = self.pools.get(&key).is_none_or(|one| one.pool.era() != era);
+        if is_begun {
             let pooled = self.begin(plan, configured, (era, turn), now);
             self.pools.insert(key.clone(), pooled);
         }
@@ -128,7 +132,12 @@ impl Pooling {
         if (pooled.release.configured() - configured).abs() > 1e-9 {
             pooled.release.set_configured(configured);
         }
-        if let Some(at) = Position::of(plan, rollout.state()) {
+        let is_new = is_begun || pooled.turn != turn;
+        if let Some(mut at) = Position::of(plan, rollout.state()) {
+            if !is_new {
+                // What the fleet knows of it forgets by its own counts.
+                at.known.clear();
+            }
             pooled.release.moved(now, &at);
         }
         if pooled.turn != turn {
@@ -237,23 +246,38 @@ impl Controller {
                 self.attendance.expect(&addresses, pause, now);
             }
             Pulled::Answered(address, report) => {
-                let mut pools = self.pooling.as_mut().map(|pooling| &mut pooling.pools);
-                for counts in &report.rollouts {
+                let Report { source, rollouts, .. } = report.sound();
+                let is_own = self.attendance.answered(address, source.clone(), now);
+                let pools = self.pooling.as_mut().map(|pooling| &mut pooling.pools);
+                let Some(pools) = pools.filter(|_| is_own) else { return };
+                for counts in &rollouts {
                     let key = (counts.rollout.clone(), counts.version.clone());
-                    let pooled = pools.as_mut().and_then(|pools| pools.get_mut(&key));
-                    if let Some(pooled) = pooled {
-                        pooled.pool.take(&report.source, counts, now);
+                    if let Some(pooled) = pools.get_mut(&key) {
+                        pooled.pool.take(&source, counts, now);
                     }
                 }
-                let Report { source, rollouts, .. } = *report;
-                if self.pooling.is_some() {
-                    for counts in &rollouts {
-                        self.hear_of_end(counts, &source.replica, now);
-                    }
+                for counts in &rollouts {
+                    self.hear_of_end(counts, &source.replica, now);
                 }
-                self.attendance.answered(address, source, now);
             }
         }
+    }
+
+    /// Tells once when there are more replicas than each leaves a part of the allowed error to.
+    fn has_places(&mut self, count: usize) {
+        let max = self.config.fleet.as_ref().map(|fleet| fleet.replicas_max);
+        let Some((max, pooling)) = max.zip(self.pooling.as_mut()) else { return };
+        let is_over = u32::try_from(count).is_ok_and(|count| count > max);
+        if is_over && !std::mem::replace(&mut pooling.is_over, is_over) {
+            tracing::warn!(
+                event = "fleet_too_large",
+                count,
+                max_replicas = max,
+                "there are more replicas than `fleet.max_replicas`: by themselves, some of them \
+                 may be wrong more often than `false_rollback` says"
+            );
+        }
+        pooling.is_over = is_over;
     }
 
     /// Judges what has come from all replicas, if it is this one's turn to.
@@ -273,6 +297,7 @@ impl Controller {
             let inherited = fleet.state().inherited;
             self.pooling = Some(Pooling::new(inherited.as_deref(), now));
         }
+        self.has_places(self.attendance.expected());
         for index in 0..self.rollouts.len() {
             let rollout = &self.rollouts[index];
             let plan = rollout.plan();

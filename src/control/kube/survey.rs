@@ -27,12 +27,13 @@ pub async fn survey(config: &Config) -> Vec<Defect> {
     let mut defects = Vec::new();
     for (index, backend) in config.backends.iter().enumerate() {
         if let Some(service) = &backend.service {
-            defects.extend(look(&api, &format!("backends[{index}].service"), service).await);
+            defects.extend(look(&api, &format!("backends[{index}].service"), service, None).await);
         }
     }
     if let Some(fleet) = &config.fleet {
         if let Some(service) = &fleet.replicas {
-            defects.extend(look(&api, "fleet.replicas", service).await);
+            let max = usize::try_from(fleet.replicas_max).unwrap_or(usize::MAX);
+            defects.extend(look(&api, "fleet.replicas", service, Some(max)).await);
         }
         if let Some(namespace) = fleet.namespace.clone().or_else(pod_namespace) {
             defects.extend(shared(&api, &namespace, &fleet.object()).await);
@@ -41,9 +42,9 @@ pub async fn survey(config: &Config) -> Vec<Defect> {
     defects
 }
 
-async fn look(api: &Api, path: &str, service: &ServiceName) -> Option<Defect> {
+async fn look(api: &Api, path: &str, service: &ServiceName, most: Option<usize>) -> Option<Defect> {
     match see(api, service).await {
-        Ok(seen) => fault(path, service, &seen),
+        Ok(seen) => fault(path, service, &seen, most),
         Err(error) => Some(unknown(path, &error)),
     }
 }
@@ -65,8 +66,8 @@ async fn see(api: &Api, service: &ServiceName) -> Result<Seen, Fault> {
     Ok(Seen { service: found, slices })
 }
 
-/// What is wrong with a service, if anything.
-fn fault(path: &str, wanted: &ServiceName, seen: &Seen) -> Option<Defect> {
+/// What is wrong with a service, if anything. There are to be at `most` so many endpoints.
+fn fault(path: &str, wanted: &ServiceName, seen: &Seen, most: Option<usize>) -> Option<Defect> {
     let ServiceName { namespace, name, port } = wanted;
     let Some(service) = &seen.service else {
         let message = format!("the cluster has no service `{name}` in the namespace `{namespace}`");
@@ -90,6 +91,13 @@ fn fault(path: &str, wanted: &ServiceName, seen: &Seen) -> Option<Defect> {
         return Some(defect(Code::NoService, path, message, &help));
     };
     let ready = slices::addresses(seen.slices.iter(), &name_of(found), None);
+    if let Some(most) = most.filter(|most| ready.len() > *most) {
+        let count = ready.len();
+        let message = format!("there are {count} replicas, and `fleet.max_replicas` is {most}");
+        let help =
+            "raise it to the most that there will ever be, those of a rolling update included";
+        return Some(defect(Code::TooManyReplicas, path, message, help));
+    }
     if !ready.is_empty() {
         return None;
     }
@@ -145,7 +153,8 @@ mod tests {
 
     fn said(port: &str, seen: &Seen) -> String {
         let [namespace, name, port] = ["models", "v1", port].map(ToOwned::to_owned);
-        let found = fault("backends[0].service", &ServiceName { namespace, name, port }, seen);
+        let service = ServiceName { namespace, name, port };
+        let found = fault("backends[0].service", &service, seen, Some(1));
         found.map_or_else(String::new, |defect| format!("{}; {}", defect.message, defect.help))
     }
 
@@ -158,11 +167,15 @@ mod tests {
                 "ports": [{ "name": "http", "port": 9000 }],
             })
         };
+        let mut other = slice(true);
+        other["endpoints"][0]["addresses"][0] = json!("10.0.0.2");
         let ports = json!({ "spec": { "ports": [{ "name": "http", "port": 80 }] } });
         let seen = |slices| Seen { service: Some(ports.clone()), slices };
         for port in ["80", "http"] {
             assert_eq!(said(port, &seen(vec![slice(true)])), "");
         }
+        let two = said("80", &seen(vec![slice(true), other]));
+        assert!(two.starts_with("there are 2 replicas, and `fleet.max_replicas` is 1; raise"));
         let nobody = said("80", &seen(vec![slice(false)]));
         assert!(nobody.starts_with("no endpoint of the service `models/v1` is ready, of 1; "));
         assert!(said("80", &seen(vec![])).contains("of 0; look at the labels"));

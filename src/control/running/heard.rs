@@ -15,11 +15,13 @@ pub(super) struct InFleet {
     is_held_back: bool,
     /// Whoever judges for the fleet hears what is counted here.
     pub(super) is_led: bool,
+    /// The era and turn of the fleet's course that was followed last.
+    followed: Option<(u64, u64)>,
 }
 
 impl InFleet {
     pub(super) fn new(is_held_back: bool) -> Self {
-        Self { is_held_back, is_led: false }
+        Self { is_held_back, is_led: false, followed: None }
     }
 }
 
@@ -38,6 +40,12 @@ impl Running {
     /// Whether whoever judges for the fleet hears what is counted here.
     pub fn set_led(&mut self, is_led: bool) {
         self.in_fleet.is_led = is_led;
+    }
+
+    /// The fleet's course is followed to there. Whether it was not before: what the fleet knew of
+    /// then is taken over once, for a breach that is over and comes again is another one.
+    pub fn follows(&mut self, era_and_turn: (u64, u64)) -> bool {
+        self.in_fleet.followed.replace(era_and_turn) != Some(era_and_turn)
     }
 
     /// Whether the canary may get something.

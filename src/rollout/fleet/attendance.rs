@@ -25,6 +25,8 @@ struct Heard {
     /// Since when it is waited for.
     since: Tick,
     answered: Option<(Source, Tick)>,
+    /// Nobody else says to be that one.
+    is_own: bool,
 }
 
 impl Attendance {
@@ -33,16 +35,26 @@ impl Attendance {
         self.pause = pause;
         self.expected.retain(|address, _| addresses.contains(address));
         for address in addresses {
-            let heard = Heard { since: now, answered: None };
+            let heard = Heard { since: now, answered: None, is_own: false };
             self.expected.entry(*address).or_insert(heard);
         }
     }
 
-    /// One has answered.
-    pub fn answered(&mut self, address: SocketAddr, source: Source, now: Tick) {
-        if let Some(heard) = self.expected.get_mut(&address) {
-            heard.answered = Some((source, now));
-        }
+    /// One has answered. Whether what it tells is that replica's: who says to be one that answers
+    /// from another address may be it, with two addresses, or may lie. It is there, but does not
+    /// speak for it.
+    pub fn answered(&mut self, address: SocketAddr, source: Source, now: Tick) -> bool {
+        let lasts = self.lasts();
+        let speaks = |one: &Heard| {
+            let is_it = |(of, at): &(Source, Tick)| *of == source && now.since(*at) <= lasts;
+            one.is_own && one.answered.as_ref().is_some_and(is_it)
+        };
+        let mut others = self.expected.iter().filter(|(other, _)| **other != address);
+        let is_own = !others.any(|(_, one)| speaks(one));
+        let Some(heard) = self.expected.get_mut(&address) else { return false };
+        heard.answered = Some((source, now));
+        heard.is_own = is_own;
+        is_own
     }
 
     /// How long an answer counts.
@@ -85,6 +97,27 @@ impl Attendance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_one_address_speaks_for_a_replica() {
+        let at = |seconds| Tick::new(Duration::from_secs(seconds));
+        let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        let a = || Source { replica: "a".to_owned(), boot: "1".to_owned() };
+        let mut list = Attendance::default();
+        list.expect(&[address(1), address(2)], Duration::from_millis(250), at(0));
+        assert!(list.answered(address(1), a(), at(1)));
+        for seconds in 1..5 {
+            assert!(!list.answered(address(2), a(), at(seconds)), "another one says to be it");
+            assert!(list.answered(address(1), a(), at(seconds)));
+        }
+        assert!(list.missing(at(5)).is_empty(), "a pod may have two addresses");
+        // The other start of a replica, and who has not answered for long.
+        let other = Source { boot: "2".to_owned(), ..a() };
+        assert!(list.answered(address(2), other, at(5)));
+        assert!(list.answered(address(2), a(), at(8)));
+        assert!(!list.answered(address(1), a(), at(8)));
+        assert!(!list.answered(address(3), a(), at(20)), "nobody that is expected");
+    }
 
     #[test]
     fn who_does_not_answer_is_missed_and_who_leaves_is_not() {

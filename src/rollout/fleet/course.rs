@@ -24,6 +24,9 @@ pub struct Position {
     /// What stopped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
+    /// Objectives whose breach the fleet knows of, and goes on all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<String>,
     /// Every step was left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub promoted: bool,
@@ -46,15 +49,16 @@ impl Position {
     /// That of a rollout that runs or is promoted; `None` of one that is out.
     pub fn of(plan: &Plan, state: &State) -> Option<Self> {
         match state {
-            State::Progressing { step, pause, .. } => Some(Self {
+            State::Progressing { step, pause, known, .. } => Some(Self {
                 step: *step,
                 share: plan.steps.get(*step).map(|step| step.weight),
                 pause: pause.clone(),
+                known: known.clone(),
                 promoted: false,
             }),
             State::Promoted { .. } => {
                 let step = plan.steps.len().saturating_sub(1);
-                Some(Self { step, share: None, pause: None, promoted: true })
+                Some(Self { step, promoted: true, ..Self::default() })
             }
             State::RolledBack { .. } | State::Aborted { .. } => None,
         }
@@ -93,10 +97,14 @@ impl Position {
         let to = self.step_of(&plan.steps);
         let next = self.pause.clone();
         // Whoever let it go on knew of the breach that had stopped it.
-        let known = match &pause {
+        let mut known = match &pause {
             Some(pause) if next.as_ref() != Some(pause) => pause.let_go(known),
             _ => known,
         };
+        // Who was not there when the breach stopped the others must not stop them again.
+        let news = self.known.iter().filter(|name| !known.contains(name));
+        let news: Vec<_> = news.take(plan.objectives.len()).cloned().collect();
+        known.extend(news);
         if to != step {
             let state = State::Progressing { since: now, step: to, pause: next, hold: None, known };
             return (state, Some(Effect::Stepped));
@@ -140,5 +148,58 @@ impl Course {
             .cmp(&other.turn)
             .then_with(|| self.at.caution().cmp(&other.at.caution()))
             .then_with(|| story(other).cmp(&story(self)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{RouteName, RuleId, RuleName};
+    use crate::rollout::machine::{Cause, Event};
+    use crate::rollout::objective::Objective;
+
+    const ERRORS: &str = "errors <= 1%";
+
+    fn plan() -> Plan {
+        let rule = RuleId { route: RouteName::new("r"), rule: RuleName::new("main") };
+        let arms = ("stable".into(), "canary".into());
+        let limit = Ratio::new(0.01).unwrap();
+        let objectives = vec![Objective::errors(limit).unwrap()];
+        let until = Until::soaked(std::time::Duration::from_mins(1));
+        let step = |weight| Step { weight: Ratio::new(weight).unwrap(), mirror: None, until };
+        let steps = vec![step(0.1), step(0.5)];
+        Plan { steps, ..Plan::watching("chat".into(), rule, arms, "2".into(), objectives) }
+    }
+
+    #[test]
+    fn what_the_fleet_let_go_on_with_is_known_to_who_was_not_there() {
+        let (plan, now) = (plan(), Tick::ZERO);
+        let moved = |state: State, to: &Position| plan.advance(state, now, Event::Moved(to));
+        let (objective, text) = (ERRORS.to_owned(), String::new());
+        let breach = Pause::Breach(Cause { objective, text, objectives: Vec::new() });
+        let at = |step: usize, pause| {
+            let share = Some(plan.steps[step].weight);
+            Position { step, share, pause, ..Position::default() }
+        };
+        // One that was stopped, and a person let it go on.
+        let (stopped, effect) = moved(plan.start(now), &at(0, Some(breach)));
+        assert_eq!(effect, Some(Effect::Paused));
+        let word = Event::Told(crate::rollout::machine::Word::Resume);
+        let (goes_on, _) = plan.advance(stopped, now, word);
+        let to = Position::of(&plan, &goes_on).unwrap();
+        assert_eq!(to, Position { known: vec![ERRORS.to_owned()], ..at(0, None) });
+        // One that heard of neither.
+        let (late, effect) = moved(plan.start(now), &to);
+        assert_eq!((effect, late.known()), (None, &*to.known));
+        let (late, _) = moved(late, &Position { step: 1, share: None, ..to.clone() });
+        assert_eq!((late.step(), late.known()), (Some(1), &*to.known));
+        // What others say knows no bound; a plan does.
+        let known = ["a", "b", "c"].map(ToOwned::to_owned).to_vec();
+        let (state, _) = moved(plan.start(now), &Position { known, ..at(0, None) });
+        assert_eq!(state.known(), ["a"]);
+        // An older Serin writes none.
+        let old: Position = serde_json::from_str("{\"step\":1}").unwrap();
+        assert!(old.known.is_empty());
+        assert!(!serde_json::to_string(&at(1, None)).unwrap().contains("known"));
     }
 }

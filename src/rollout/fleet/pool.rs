@@ -33,6 +33,9 @@ const CONTROL_SHARE_MIN: f64 = 0.5;
 /// Good answers elsewhere are good for so long.
 const GOOD_LASTS: Duration = Duration::from_secs(2);
 
+/// No slot has more of anything: what says so is not counted.
+const COUNT_MAX: u64 = 1 << 32;
+
 /// One start of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Source {
@@ -85,6 +88,22 @@ pub struct Slot {
     pub share: f64,
     /// As in the journal.
     pub counts: Packed,
+}
+
+impl Report {
+    /// Without what no replica counts: slots that have not ended, shares and numbers beyond all
+    /// measure.
+    #[must_use]
+    pub fn sound(mut self) -> Self {
+        let is_sound = |slot: &Slot| {
+            let is_share = (0.0..=1.0).contains(&slot.share);
+            slot.slot <= self.slot && is_share && slot.counts.counts().all(|one| one <= COUNT_MAX)
+        };
+        for counts in &mut self.rollouts {
+            counts.slots.retain(is_sound);
+        }
+        self
+    }
 }
 
 /// What is known of one start of one replica.

@@ -157,10 +157,15 @@ impl Recorder {
             step: step % steps.len(),
             share: Some(steps[step % steps.len()].weight).filter(|_| step.is_multiple_of(2)),
             pause: is_paused.then_some(Pause::Operator),
+            known: ["errors <= 1%".to_owned()].into_iter().filter(|_| step == 5).collect(),
             promoted: step == 6,
         };
-        if self.release.moved(self.now, &to).is_some() {
+        let known = self.release.state().known().to_vec();
+        let effect = self.release.moved(self.now, &to);
+        if effect.is_some() || known != self.release.state().known() {
             self.write(What::Moved { to, by: "replica a".to_owned() });
+        }
+        if effect.is_some() {
             self.change();
         }
     }

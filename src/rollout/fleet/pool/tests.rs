@@ -139,6 +139,22 @@ fn who_has_taken_it_out_or_says_nothing_any_more_is_beside() {
 }
 
 #[test]
+fn what_no_replica_counts_is_not_taken() {
+    let good = || slot(3, 0, SHARE, [0, 10, 0, 90]);
+    let slots = [
+        good(),
+        Slot { slot: 4, ..good() },
+        Slot { slot: u64::MAX, ..good() },
+        Slot { slot: 1, share: f64::NAN, ..good() },
+        Slot { slot: 1, share: 1.5, ..good() },
+        slot(2, 0, SHARE, [0, u64::MAX, 0, 0]),
+    ];
+    let rollouts = vec![report(0, &slots)];
+    let told = Report { source: source("a", "1"), slot: 3, rollouts }.sound();
+    assert_eq!(told.rollouts, [report(0, &[good()])]);
+}
+
+#[test]
 fn counts_of_another_era_or_plan_are_not_taken() {
     let mut pool = pool();
     let slots = [slot(1, 0, SHARE, [1, 10, 0, 90])];
