@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use serde_json::json;
-use serin_testkit::{Backend, KubeApi, Program, Proxy, ProxyBuilder, arg, eventually, ms};
+use serin_testkit::{
+    Backend, Client, KubeApi, Program, Proxy, ProxyBuilder, Request, arg, eventually, ms,
+};
 
 const SERIN: &str = env!("CARGO_BIN_EXE_serin");
 
@@ -128,7 +130,7 @@ async fn a_config_is_compared_with_the_cluster_that_it_is_for() {
     let file = Proxy::with_yaml(
         "listeners: [{ name: http, address: 127.0.0.1:8080 }]\n\
          metrics: { address: 127.0.0.1:9902 }\n\
-         fleet: { name: gateway, namespace: models, replicas: \"models/serin:http\" }\n\
+         fleet: { name: gateway, namespace: models, max_replicas: 1, replicas: \"models/serin:http\" }\n\
          backends:\n\
          \x20 - { name: v1, service: \"models/v1:80\" }\n\
          \x20 - { name: v2, service: \"models/v2:81\" }\n\
@@ -160,6 +162,42 @@ async fn a_config_is_compared_with_the_cluster_that_it_is_for() {
     assert_eq!(check(0).await, ["SRN0602 at 7"]);
     api.service("v3", &[address], &[]);
     assert_eq!(check(0).await, [""; 0]);
+    api.service("serin", &[address, ([127, 0, 0, 1], 9001).into()], &[]);
+    assert_eq!(check(0).await, ["SRN0605 at 3"]);
     api.set_away(true);
     assert!(check(1).await.contains(&"SRN0604 at 5".to_owned()));
+}
+
+/// A file that is mounted by itself, as a kubelet does it with `subPath`: in a mount namespace of
+/// its own.
+#[tokio::test]
+async fn a_config_that_is_mounted_by_itself_is_warned_about() {
+    let apart = ["--map-root-user", "--mount"];
+    let probe = match Program::find("unshare") {
+        Some(_) => Program::output("unshare", &[&apart[..], &["true"]].concat()).await.code,
+        None => None,
+    };
+    if probe != Some(0) {
+        eprintln!("SKIPPED: no mount namespace is to be had here. `subPath` was NOT tried.");
+        return;
+    }
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let file = Proxy::with_config("canary.yaml").backends([&v1, &v2]).config_file();
+    let place = file.folder().join("mounted");
+    std::fs::create_dir(&place).unwrap();
+    let config = arg(file.path());
+    let by_itself = "touch \"$2/one.yaml\" && mount --bind \"$1\" \"$2/one.yaml\" && \
+                     exec \"$0\" run -c \"$2/one.yaml\"";
+    let folder = "mount --bind \"$(dirname \"$1\")\" \"$2\" && \
+                  exec \"$0\" run -c \"$2/$(basename \"$1\")\"";
+    for (script, warned) in [(by_itself, true), (folder, false)] {
+        let shell = ["sh", "-c", script, SERIN, config, arg(&place)];
+        let program = Program::start("unshare", &[&apart[..], &shell].concat());
+        let admin = program.address(" admin").await;
+        // It is said before the port answers.
+        let request = Request::get("/readyz").host("localhost");
+        Client::of(admin).send(&request).await.expect(200);
+        let said = program.said().contains("the config file is mounted by itself");
+        assert_eq!(said, warned, "{}", program.said());
+    }
 }
