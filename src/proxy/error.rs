@@ -247,6 +247,10 @@ impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::ClientGone => Self::ClientGone,
+            Fault::NoWebSocket => {
+                let what = "the endpoint takes no WebSocket over HTTP/2";
+                Self::Refused(StatusCode::NOT_IMPLEMENTED, what)
+            }
             Fault::Unsendable => Self::BadRequest("the endpoint's protocol has no such request"),
             fault => Self::Broken(fault),
         }

@@ -35,6 +35,9 @@ pub enum Fault {
     /// Not the endpoint's fault: the request cannot be said in the endpoint's protocol.
     #[error("the request cannot be said in the endpoint's protocol")]
     Unsendable,
+    /// Not the endpoint's fault either: it never said that it takes extended CONNECT.
+    #[error("the endpoint takes no WebSocket over HTTP/2")]
+    NoWebSocket,
     /// Not the endpoint's fault: the rest of the request did not come.
     #[error("the client went away")]
     ClientGone,
@@ -50,7 +53,7 @@ impl Fault {
             | Self::Reset(_)
             | Self::GoAway(_) => FailureReason::Reset,
             Self::NotHttp(_) | Self::Malformed(_) | Self::NotHttp2(_) => FailureReason::Malformed,
-            Self::Unsendable => FailureReason::Refused,
+            Self::Unsendable | Self::NoWebSocket => FailureReason::Refused,
             Self::ClientGone => FailureReason::ClientGone,
         }
     }

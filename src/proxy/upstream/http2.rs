@@ -4,6 +4,7 @@
 //! never says that a request failed which the endpoint has not looked at.
 
 pub mod pool;
+mod websocket;
 
 use std::future::poll_fn;
 use std::io;
@@ -24,6 +25,7 @@ use crate::proxy::http2::{Incoming, Room, check_fields, poll_room};
 use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http2::pool::Lease;
+use crate::proxy::upstream::http2::websocket::Asked;
 use crate::traffic::retry::Excuse;
 
 /// Interim responses (1xx) that are passed on; those beyond are not.
@@ -110,8 +112,12 @@ pub async fn send(
         };
         Failed { fault: fault(error), excuse }
     };
-    let request = request(head, endpoint, lease.is_encrypted()).map_err(failed)?;
-    let ended = body.is_end_stream();
+    let mut request = request(head, endpoint, lease.is_encrypted()).map_err(failed)?;
+    let websocket = Asked::of(head);
+    if let Some(asked) = &websocket {
+        asked.put(&mut request, &mut lease).await.map_err(failed)?;
+    }
+    let ended = body.is_end_stream() && websocket.is_none();
     let (mut response, stream) = match lease.sender().send_request(request, ended) {
         Ok(streams) => streams,
         Err(error) => {
@@ -121,6 +127,8 @@ pub async fn send(
         }
     };
     let mut upload = (!ended).then_some(Upload { stream, body });
+    // What the client says waits until the endpoint has agreed.
+    let mut tunnel = if websocket.is_some() { upload.take() } else { None };
     let mut passed = 0;
     let answered = poll_fn(|cx| {
         if let Some(sending) = &mut upload
@@ -148,6 +156,15 @@ pub async fn send(
     })?;
     let (mut parts, stream) = response.into_parts();
     check(&mut parts).map_err(failed)?;
+    if let Some(mut opening) = tunnel.take() {
+        if websocket.is_some_and(|asked| asked.read(&mut parts)) {
+            opening.body.open_tunnel();
+            upload = Some(opening);
+        } else {
+            // Fails where the endpoint wants nothing any more.
+            let _ = opening.stream.send_data(Bytes::new(), true);
+        }
+    }
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let incoming = Incoming::of(stream);

@@ -82,6 +82,8 @@ struct State {
     heard: Cell<u64>,
     /// It has served a request.
     used: Cell<bool>,
+    /// Something came for the first time, or nothing will.
+    told: Notify,
     idle_since: Cell<Tick>,
 }
 
@@ -162,6 +164,7 @@ impl Pool {
             retired: Cell::new(false),
             heard: Cell::new(0),
             used: Cell::new(false),
+            told: Notify::new(),
             idle_since: Cell::new(self.clock.now()),
         });
         let encrypted = transport.is_encrypted();
@@ -243,6 +246,7 @@ async fn drive(
         if state.heard.get() > 0 {
             // Whether another connection is wanted is known from here on.
             dial = None;
+            state.told.notify_waiters();
         }
         polled.map(drop)
     })
@@ -250,6 +254,7 @@ async fn drive(
     drop(dial);
     // Whoever still waits for an answer on it learns of its end by its being dropped.
     state.retired.set(true);
+    state.told.notify_waiters();
     if let Some(pool) = pool.upgrade() {
         pool.place_free();
     }
@@ -291,6 +296,19 @@ impl Lease {
     /// Times that something came over the connection.
     pub fn heard(&self) -> u64 {
         self.connection.state.heard.get()
+    }
+
+    /// Waits until the endpoint has said something, which begins with what it takes, or until it
+    /// will not.
+    pub async fn has_heard(&self) {
+        let state = &self.connection.state;
+        loop {
+            let told = state.told.notified();
+            if state.heard.get() > 0 || state.retired.get() {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Whether the connection is encrypted.
