@@ -22,6 +22,7 @@ use crate::names::{BackendName, RuleId};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Peer};
 use crate::rollout::plan::Plan;
+use crate::traffic::client::Client;
 use crate::traffic::draw::StickyKey;
 use crate::traffic::grpc;
 use crate::traffic::matching::misfit::Misfit;
@@ -42,16 +43,26 @@ pub struct Thought {
     pub head: Parts,
     /// All of it.
     pub body: Bytes,
+    /// Who sends it, by a verified certificate: its SPIFFE id, `spiffe://…`, or its subject.
+    pub client: Option<String>,
 }
 
 /// What would become of `thought` under `config`, with `rollouts` as they stand; `None` is at
 /// their beginning.
 pub fn explain(config: &Config, rollouts: Option<&[RolloutView]>, thought: Thought) -> Explanation {
-    let Thought { mut head, body } = thought;
+    let Thought { mut head, body, client } = thought;
     let named = if may_be_named(&head.headers) { Named::of(&body) } else { Named::Never };
     let peer = Peer::cleartext(std::net::Ipv4Addr::LOCALHOST.into());
     let read = forward::read_target(&mut head);
     let request = forward::view(&head, &peer, ModelView::Read(named.name()));
+    let client = client.map(|identity| {
+        let (spiffe, subject) = match identity.strip_prefix("spiffe://") {
+            Some(_) => (Some(identity), String::new()),
+            None => (None, identity),
+        };
+        Client { spiffe, subject }
+    });
+    let request = RequestView { client: client.as_ref(), ..request };
     let table = Table::new(build::entries(config));
     let found = read.and_then(|()| find(config, &table, &request, (&named, &body)));
     let weights_of = if rollouts.is_some() { "proxy" } else { "file" }.to_owned();

@@ -5,7 +5,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::cli::{
-    await_ready, check, demo, explain, healthcheck, manual, replay, run, status, top, verbs, why,
+    await_ready, check, demo, explain, healthcheck, manual, replay, run, schema, status, top,
+    verbs, why,
 };
 
 /// A traffic proxy that puts a new version of a model in front of users safely: it splits
@@ -27,8 +28,8 @@ pub enum Command {
     Run(run::RunArgs),
     /// Report every defect of a config file
     Check(check::CheckArgs),
-    /// Print the JSON Schema of the config file
-    Schema,
+    /// Print the JSON Schema of the config file, or of what a command prints with `-o json`
+    Schema(schema::SchemaArgs),
     /// Tell which rule a request would get, and why
     Explain(explain::ExplainArgs),
     /// Show the rollouts of a running proxy

@@ -17,6 +17,13 @@ use crate::config::render;
 
 /// What `serin check` is told.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Exit codes: 0 good; 1 a defect, or a file that cannot be read.\n\nExamples:\n  \
+    serin check serin.yaml\n  \
+    serin check --no-files --fail-on warn -o github serin.yaml\n  \
+    kubectl kustomize overlays/prod | serin check --no-files -\n  \
+    kubectl proxy & serin check --k8s --k8s-server http://127.0.0.1:8001 serin.yaml"
+)]
 pub struct CheckArgs {
     /// Config files, or Kubernetes manifests that hold one; `-` is standard input
     #[arg(required = true, value_name = "FILE")]

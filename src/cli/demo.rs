@@ -33,7 +33,12 @@ use crate::units::Tick;
   shared-outage  v1 and v2 fail together: Serin sees that v2 is not the cause
   good           nothing goes wrong: Serin leaves v2 alone
 
-The exit code is 0 when the scenario ended as it should, and 1 when not.")]
+The exit code is 0 when the scenario ended as it should, and 1 when not.
+
+Examples:
+  serin demo
+  serin demo --scenario latency --rps 300 --duration 30s
+  serin demo --hold")]
 pub struct DemoArgs {
     /// What goes wrong: errors, latency, shared-outage or good
     #[arg(long, value_name = "NAME", env = "SERIN_SCENARIO", default_value = "errors")]

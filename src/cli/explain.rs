@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bytes::Bytes;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::uri::{Authority, PathAndQuery};
@@ -30,6 +31,7 @@ mod words;
     serin explain -c serin.yaml http://models.example.com/v2/models/sentiment/infer\n  \
     serin explain -c serin.yaml -X POST -H 'x-user: ada' /v2/models/sentiment/infer\n  \
     serin explain -c serin.yaml -d '{\"model\":\"chat\"}' /v1/chat/completions\n  \
+    serin explain -c serin.yaml --client spiffe://example.org/batch /v2/models/sentiment/infer\n  \
     serin explain --admin 127.0.0.1:9901 -o json /v2/models/sentiment/infer"
 )]
 pub struct ExplainArgs {
@@ -45,6 +47,10 @@ pub struct ExplainArgs {
     /// The body; `@FILE` reads it, `@-` from standard input. JSON, unless a header says else
     #[arg(short, long, value_name = "BODY", env = "SERIN_DATA")]
     pub data: Option<String>,
+    /// Who asks, by a verified certificate: its SPIFFE id, `spiffe://…`, or its subject, `CN=…`
+    #[arg(long, value_name = "IDENTITY", env = "SERIN_CLIENT",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub client: Option<String>,
     /// The config file whose rules are explained
     #[arg(short, long, value_name = "FILE", env = "SERIN_CONFIG")]
     pub config: Option<PathBuf>,
@@ -164,7 +170,7 @@ fn thought(args: &ExplainArgs) -> anyhow::Result<Thought> {
         let host = args.url.authority().map_or("localhost", Authority::as_str);
         head.headers.insert(HOST, HeaderValue::from_str(host)?);
     }
-    Ok(Thought { head, body })
+    Ok(Thought { head, body, client: args.client.clone() })
 }
 
 fn rollouts(client: &Client) -> Result<Vec<RolloutView>, ClientError> {

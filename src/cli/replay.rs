@@ -2,7 +2,7 @@
 //!
 //! Never talks to a running proxy: the same counts give the same verdicts, here and there.
 
-mod journal;
+pub mod journal;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cli::replay::journal::{ReplayedChange, ReplayedVersion};
 use crate::names::{RouteName, RuleId, RuleName, Version};
 use crate::rollout::judge::{IDLE_MAX, Judge, Pair, SLOT, SlotCounts, SlotTally};
 use crate::rollout::machine::{Event, State};
@@ -38,7 +40,13 @@ const COLUMNS: [&str; 8] = [
 
 /// Recomputes recorded verdicts, or shows what another policy would have decided.
 #[derive(Args, Clone, Debug)]
-#[command(group(clap::ArgGroup::new("input").required(true).args(["journal", "counts"])))]
+#[command(
+    group(clap::ArgGroup::new("input").required(true).args(["journal", "counts"])),
+    after_help = "Exit codes: 0 the same; 1 different, or nothing to read.\n\nExamples:\n  \
+    serin replay serin.journal\n  \
+    serin replay serin.journal -c stricter.yaml\n  \
+    serin replay --counts slots.csv -o json"
+)]
 pub struct ReplayArgs {
     /// A journal that a proxy wrote
     pub journal: Option<PathBuf>,
@@ -338,15 +346,34 @@ fn print_text(out: &mut impl Write, policy: &Policy, traces: &[Trace]) -> io::Re
     Ok(())
 }
 
-/// One trace of `-o json`.
-#[derive(Serialize)]
-struct TraceView<'a> {
+/// What `-o json` prints.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub enum ReplayView<'a> {
+    /// With `--counts`.
+    Counts(Vec<TraceView<'a>>),
+    /// Of a journal.
+    Journal(Vec<ReplayedChange<'a>>),
+    /// Of a journal, with `-c`.
+    Policy(Vec<ReplayedVersion<'a>>),
+}
+
+/// One trace of `--counts`.
+#[derive(Serialize, JsonSchema)]
+pub struct TraceView<'a> {
+    /// Its name.
     trace: &'a str,
+    /// What it came to.
     verdict: Verdict,
+    /// Why it may not go on; null when nothing holds it.
     hold_reason: Option<String>,
+    /// The one that is to blame; null without a rollback.
     objective: Option<String>,
+    /// In which it ended, or the last one.
     slot: u32,
+    /// Until then.
     canary_requests: u64,
+    /// As they were then.
     objectives: Vec<ObjectiveView>,
 }
 

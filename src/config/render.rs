@@ -6,6 +6,8 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::defect::{Defect, Place, Severity};
@@ -68,15 +70,34 @@ fn window(line: &str, place: Place) -> (String, Range<usize>) {
 }
 
 /// One object of the JSON output.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DefectView<'d> {
+    /// As it was named.
+    pub file: &'d str,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// `SRN0101`; see the page of codes.
+    pub code: &'d str,
+    /// `error` or `warning`.
+    pub severity: &'d str,
+    /// What is wrong.
+    pub message: &'d str,
+    /// What to do about it.
+    pub help: &'d str,
+}
+
+/// `defect` as an object of the JSON output.
 pub fn json(origin: &str, defect: &Defect) -> Value {
-    json!({
-        "file": origin,
-        "line": defect.place.line,
-        "column": defect.place.column,
-        "code": defect.code.as_str(),
-        "severity": defect.severity().as_str(),
-        "message": defect.message,
-        "help": defect.help,
+    json!(DefectView {
+        file: origin,
+        line: defect.place.line,
+        column: defect.place.column,
+        code: defect.code.as_str(),
+        severity: defect.severity().as_str(),
+        message: &defect.message,
+        help: &defect.help,
     })
 }
 

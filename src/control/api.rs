@@ -2,6 +2,7 @@
 //!
 //! Never computed from: these are answers, made in `controller` and read by `cli`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::machine::Word;
@@ -11,14 +12,14 @@ use crate::rollout::verdict::Verdict;
 use crate::rollout::view::ObjectiveView;
 
 /// `GET /api/rollouts`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RolloutsView {
     /// In the config's order.
     pub rollouts: Vec<RolloutView>,
 }
 
 /// `GET /api/rollouts/{name}`, and the answer to a verb.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RolloutView {
     /// Its name.
     pub name: String,
@@ -65,7 +66,7 @@ pub struct RolloutView {
 }
 
 /// How a rollout stands in the fleet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetView {
     /// Whether this replica can reach the Kubernetes API.
     pub connected: bool,
@@ -76,7 +77,7 @@ pub struct FleetView {
 }
 
 /// What the holder of the lease finds, on the counts of all replicas.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PooledView {
     /// Replicas that should be there, itself among them.
     pub replicas: u64,
@@ -91,7 +92,7 @@ pub struct PooledView {
 }
 
 /// What a version does of late.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionView {
     /// The backend's name.
     pub name: String,
@@ -108,7 +109,7 @@ pub struct VersionView {
 }
 
 /// A person's word, and whose it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SaidView {
     /// `promote`, `promote_fully`, `pause`, `resume`, `abort` or `reset`.
     pub word: Word,
@@ -119,7 +120,7 @@ pub struct SaidView {
 }
 
 /// `GET /api/rollouts/{name}/changes`: what became of a rollout and why.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangesView {
     /// How it stands now.
     pub rollout: RolloutView,
@@ -128,7 +129,7 @@ pub struct ChangesView {
 }
 
 /// One step of a rollout's plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepView {
     /// The canary's share of what goes to it or to stable, 0 to 1.
     pub weight: f64,
@@ -149,7 +150,7 @@ impl From<&Step> for StepView {
 }
 
 /// An error of the admin port: problem details (RFC 9457).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Always `about:blank`.
     #[serde(rename = "type")]

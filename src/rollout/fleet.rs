@@ -13,6 +13,7 @@ pub mod pool;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::course::{Course, Position};
@@ -24,7 +25,7 @@ use crate::units::Tick;
 pub const LATCHED_MAX: usize = 100;
 
 /// How a version came out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
     /// A person took it out.

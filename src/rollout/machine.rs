@@ -9,6 +9,7 @@ mod hold;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
@@ -58,7 +59,7 @@ pub enum State {
 }
 
 /// What stopped a rollout, until a person lets it go on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pause {
     /// The plan: this step waits for a person.
@@ -70,7 +71,7 @@ pub enum Pause {
 }
 
 /// Why a rollout was rolled back, with the numbers it was decided on, kept as they were.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cause {
     /// Name of the breached objective, or the hold reason that lasted too long.
     pub objective: String,
@@ -106,7 +107,7 @@ pub enum Event<'a> {
 }
 
 /// What a person may say to a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// On to the next step, without evidence.

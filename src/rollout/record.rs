@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::fleet::End;
@@ -20,11 +21,11 @@ use crate::rollout::view::ObjectiveView;
 use crate::units::{Ratio, Tick};
 
 /// One line of a journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// Wall time for people, RFC 3339.
     pub at: String,
-    /// Milliseconds since the process started; begins anew with [`What::Begins`].
+    /// Milliseconds since the process started; begins anew with each `begins`.
     pub tick: u64,
     /// The rollout's name.
     pub rollout: String,
@@ -35,11 +36,12 @@ pub struct Record {
     pub what: What,
 }
 
-/// What happened to a rollout.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What happened to a rollout. What only a replay needs is not in the schema: no answer has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     /// From here on nothing before has to be known: a start, a reset, or a new file.
+    #[schemars(skip)]
     Begins {
         /// Nothing has happened: whoever knows what was before knows all of this already.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -56,6 +58,7 @@ pub enum What {
         saved: Option<Saved>,
     },
     /// Another form of the plan was taken over.
+    #[schemars(skip)]
     Replanned {
         /// What is planned now.
         plan: Box<Plan>,
@@ -65,16 +68,19 @@ pub enum What {
         config: String,
     },
     /// The rule's own weights, or the endpoints, have changed.
+    #[schemars(skip)]
     Shared {
         /// The canary's share by the rule's own weights.
         configured: f64,
     },
     /// Slots were judged.
+    #[schemars(skip)]
     Slots {
         /// In order.
         slots: Vec<Packed>,
     },
     /// A slot was looked at before its end, and that was enough.
+    #[schemars(skip)]
     Looked {
         /// As far as it went.
         slot: Packed,
@@ -106,7 +112,7 @@ pub enum What {
 }
 
 /// How a rollout stands after a change, with the numbers that it came from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// The state's name.
     pub state: String,
@@ -132,7 +138,7 @@ pub struct Change {
 }
 
 /// A request that counted against the canary. Nothing of what it asked or got.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FailingRequest {
     /// The objective that it counted against.
     pub objective: String,

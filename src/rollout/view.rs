@@ -2,12 +2,13 @@
 //!
 //! Never computes a number of its own.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::verdict::{Finding, Findings, Tally, Verdict};
 
 /// One objective of `/api/rollouts` and of `replay`. Ratios are fractions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectiveView {
     /// `errors <= 1%`.
     pub name: String,
@@ -28,7 +29,7 @@ pub struct ObjectiveView {
 }
 
 /// The canary's counts with the bounds of its rate.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CanaryView {
     /// Bad attempts.
     pub bad: u64,
@@ -43,7 +44,7 @@ pub struct CanaryView {
 }
 
 /// Stable's counts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StableView {
     /// Bad attempts.
     pub bad: u64,

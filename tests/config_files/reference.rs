@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use serin::config::defect::Code;
 use serin::telemetry::counts::RetryRefused;
 use serin::telemetry::listeners::{Handshake, Turned};
@@ -236,4 +236,103 @@ fn config_keys() {
         }
     }
     fresh("docs/reference/config.md", &page);
+}
+
+/// The shape of an answer's value, in words. `within` is where maps are told of.
+fn shape(value: &Value) -> String {
+    if let Some(map) = value["$ref"].as_str() {
+        let name = map.rsplit('/').next().unwrap();
+        return format!("[{name}](#{})", super::docs::anchor(name));
+    }
+    for key in ["anyOf", "oneOf"] {
+        if let Some(all) = value[key].as_array() {
+            return all.iter().map(shape).collect::<Vec<_>>().join(" or ");
+        }
+    }
+    if let Some(all) = value["enum"].as_array() {
+        return all.iter().map(|one| format!("`{}`", plain(one))).collect::<Vec<_>>().join(", ");
+    }
+    if !value["const"].is_null() {
+        return format!("`{}`", plain(&value["const"]));
+    }
+    let kinds = match &value["type"] {
+        Value::Array(kinds) => kinds.clone(),
+        kind => vec![kind.clone()],
+    };
+    let words = kinds.iter().map(|kind| match kind.as_str().unwrap_or_default() {
+        "array" => format!("list of {}", shape(&value["items"])),
+        "string" => "text".to_owned(),
+        "integer" => "whole number".to_owned(),
+        "boolean" => "flag".to_owned(),
+        "object" => "map".to_owned(),
+        other => other.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" or ")
+}
+
+/// The properties of `map`, and of what it may be, as a table.
+fn properties(page: &mut String, map: &Value) {
+    let table = |page: &mut String, map: &Value| {
+        let Some(all) = map["properties"].as_object() else { return };
+        let required: Vec<_> = map["required"].as_array().into_iter().flatten().collect();
+        page.push_str("| property | value | what |\n|---|---|---|\n");
+        for (name, value) in all {
+            let may = if required.iter().any(|one| *one == name) { "" } else { "; may be absent" };
+            let what = cell(value["description"].as_str().unwrap_or_default());
+            let what = what.replace("`None`", "null");
+            writeln!(page, "| `{name}` | {}{may} | {what} |", cell(&shape(value))).unwrap();
+        }
+        page.push('\n');
+    };
+    table(page, map);
+    for one in map["oneOf"].as_array().into_iter().flatten() {
+        let what = one["description"].as_str().unwrap_or_default();
+        match (&one["const"], one["properties"]["kind"]["const"].as_str()) {
+            (Value::String(word), _) => writeln!(page, "- `{word}`: {what}").unwrap(),
+            (_, Some(kind)) => writeln!(page, "`kind` = `{kind}`: {what}\n").unwrap(),
+            _ => writeln!(page, "- {}: {what}", cell(&shape(one))).unwrap(),
+        }
+        table(page, one);
+        if let Some(name) = one["$ref"].as_str() {
+            writeln!(page, "All of {} beside it.\n", shape(&json!({ "$ref": name }))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn answers() {
+    use clap::ValueEnum;
+    use serin::cli::schema::{Of, schema};
+    let mut page = "# What `-o json` prints\n\n<!-- Made of the JSON Schemas by a test. -->\n\n\
+        The same as the admin port answers. `serin schema --of WHAT` prints the JSON Schema; a test holds what \
+        commands print against it. Within a\nmajor version properties may come, and none goes. Ratios and shares \
+        are fractions, 0 to 1; times are RFC 3339.\n\n\
+        | `--of` | printed by | is |\n|---|---|---|\n"
+        .to_owned();
+    let mut maps = BTreeMap::new();
+    for of in Of::value_variants().iter().filter(|of| **of != Of::Config) {
+        let mut whole = schema(*of);
+        let value = of.to_possible_value().unwrap();
+        if let Some(Value::Object(defs)) = whole.as_object_mut().unwrap().remove("$defs") {
+            maps.extend(defs);
+        }
+        let mut is = shape(&whole);
+        if whole["properties"].is_object() {
+            let mut names = ["Status", "Rollout", "Why", "Explain"].into_iter();
+            let name = names.find(|name| name.to_lowercase() == value.get_name());
+            let name = name.expect("a heading for it");
+            maps.insert(name.to_owned(), whole);
+            is = format!("[{name}](#{})", name.to_lowercase());
+        }
+        let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+        writeln!(page, "| `{}` | {} | {} |", value.get_name(), cell(&help), cell(&is)).unwrap();
+    }
+    for (name, map) in &maps {
+        let what = map["description"].as_str().unwrap_or_default();
+        writeln!(page, "\n## {name}\n\n{what}\n").unwrap();
+        properties(&mut page, map);
+        page.truncate(page.trim_end().len());
+        page.push('\n');
+    }
+    fresh("docs/reference/json.md", &page);
 }

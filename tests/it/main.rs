@@ -5,6 +5,7 @@
 
 mod access_log;
 mod advisories;
+mod answers;
 mod blue_green;
 mod certificates;
 mod cli_docs;

@@ -2,12 +2,13 @@
 //!
 //! Never computes anything.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::traffic::matching::misfit::Misfit;
 
 /// What would become of a request. Shares, points and ratios are fractions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// What rules look at.
     pub request: RequestSeen,
@@ -25,7 +26,7 @@ pub struct Explanation {
 }
 
 /// What rules look at.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestSeen {
     /// As sent.
     pub method: String,
@@ -40,7 +41,7 @@ pub struct RequestSeen {
 }
 
 /// An answer of Serin's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
@@ -49,7 +50,7 @@ pub struct Refusal {
 }
 
 /// A rule that might be taken.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Candidate {
     /// `route/rule`.
     pub rule: String,
@@ -64,7 +65,7 @@ pub struct Candidate {
 }
 
 /// What a rule does with a request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleSeen {
     /// In the order in which they own the points from 0 to 1.
     pub split: Vec<ShareSeen>,
@@ -85,7 +86,7 @@ pub struct RuleSeen {
 }
 
 /// A backend's part.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ShareSeen {
     /// Its name.
     pub backend: String,
@@ -102,7 +103,7 @@ pub struct ShareSeen {
 }
 
 /// Where a sticky key falls.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StickySeen {
     /// `header`, `cookie` or `query`.
     pub by: String,
@@ -115,7 +116,7 @@ pub struct StickySeen {
 }
 
 /// A rollout as far as a request is concerned.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RolloutSeen {
     /// Its name.
     pub name: String,
@@ -128,7 +129,7 @@ pub struct RolloutSeen {
 }
 
 /// Whether a copy would be made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MirrorSeen {
     /// Who would get it.
     pub backend: String,
@@ -141,7 +142,7 @@ pub struct MirrorSeen {
 }
 
 /// Time limits in words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TimeoutsSeen {
     /// Until a connection stands.
     pub connect: String,
@@ -154,7 +155,7 @@ pub struct TimeoutsSeen {
 }
 
 /// What would be tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RetrySeen {
     /// Further attempts after the first.
     pub attempts: u32,

@@ -10,12 +10,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::rollout::judge::{Earlier, Judge, SlotCounts};
 use crate::rollout::objective::{Objective, Signal};
 use crate::rollout::plan::Plan;
-use crate::rollout::record::{Compared, Packed, Record, Replay, What, parse};
+use crate::rollout::record::{Change, Compared, Packed, Record, Replay, What, parse};
 use crate::rollout::verdict::Decision;
 use crate::units::Tick;
 
@@ -27,6 +29,51 @@ pub struct Outcome {
     pub json: Value,
     /// Whether everything came to the same.
     pub is_same: bool,
+}
+
+/// A recorded change, and whether it comes out again.
+#[derive(Serialize, JsonSchema)]
+pub struct ReplayedChange<'a> {
+    /// When, RFC 3339.
+    at: &'a str,
+    /// The rollout's name.
+    rollout: &'a str,
+    /// Its version.
+    version: &'a str,
+    /// As it stands in the journal.
+    recorded: &'a Change,
+    /// `same`, `different`, or `unknown` without what came before.
+    result: &'static str,
+}
+
+/// A version, as it was and as another policy would have had it.
+#[derive(Serialize, JsonSchema)]
+pub struct ReplayedVersion<'a> {
+    /// The rollout's name.
+    rollout: &'a str,
+    /// Its version.
+    version: &'a str,
+    /// As it was; null if it was not rolled back.
+    recorded: Option<Rollback<'a>>,
+    /// By the policy; null if it would not have been rolled back.
+    policy: Option<Rollback<'a>>,
+    /// Objectives of the policy that the journal has no counts of.
+    left_out: &'a [String],
+}
+
+/// A rollback.
+#[derive(Serialize, JsonSchema)]
+pub struct Rollback<'a> {
+    /// When, RFC 3339.
+    at: &'a str,
+    /// As a sentence with its numbers.
+    reason: &'a str,
+}
+
+impl<'a> Rollback<'a> {
+    fn of((at, reason): &'a (String, String)) -> Self {
+        Self { at, reason }
+    }
 }
 
 /// The records of `path`, after those of the file that was put aside before it.
@@ -73,9 +120,12 @@ pub fn recompute(path: &Path) -> Result<Outcome> {
             let why = now.reason.as_ref().or(now.hold_reason.as_ref()).cloned();
             let _ = writeln!(text, "          now: {} {}", now.state, why.unwrap_or_default());
         }
-        rows.push(json!({
-            "at": record.at, "rollout": record.rollout, "version": record.version,
-            "recorded": change, "result": found,
+        rows.push(json!(ReplayedChange {
+            at: &record.at,
+            rollout: &record.rollout,
+            version: &record.version,
+            recorded: change,
+            result: found,
         }));
     }
     let _ = writeln!(
@@ -133,12 +183,12 @@ pub fn reconsider(path: &Path, policy: &Plan) -> Result<Outcome> {
         for name in &other.uncounted {
             let _ = writeln!(text, "  left out, for the journal has no counts: {name}");
         }
-        let end = |end: Option<&(String, String)>| {
-            end.map_or(Value::Null, |(at, reason)| json!({ "at": at, "reason": reason }))
-        };
-        rows.push(json!({
-            "rollout": rollout, "version": version, "recorded": end(recorded.as_ref()),
-            "policy": end(other.found.as_ref()), "left_out": other.uncounted,
+        rows.push(json!(ReplayedVersion {
+            rollout,
+            version,
+            recorded: recorded.as_ref().map(Rollback::of),
+            policy: other.found.as_ref().map(Rollback::of),
+            left_out: &other.uncounted,
         }));
     }
     Ok(Outcome { text, json: Value::Array(rows), is_same })

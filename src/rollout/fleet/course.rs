@@ -6,6 +6,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::machine::{Effect, Pause, State};
@@ -14,12 +15,13 @@ use crate::rollout::step::{Step, Until};
 use crate::units::{Ratio, Tick};
 
 /// Where a version stands in its plan.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Position {
     /// From 0; 0 without steps.
     pub step: usize,
     /// The canary's share in that step; another form of the plan finds its own step by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<f64>")]
     pub share: Option<Ratio>,
     /// What stopped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::traffic::client::ClientMatch;
@@ -13,7 +14,7 @@ use crate::traffic::matching::{
 };
 
 /// A condition that is not met.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Misfit {
     /// `hostname`, `path`, `method`, `header`, `cookie`, `query`, `client` or `model`.
     pub part: String,
