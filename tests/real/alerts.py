@@ -10,6 +10,7 @@ import http.server
 import json
 import pathlib
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -37,6 +38,7 @@ EXPECTED = {
     "SerinShadowNotKeepingUp",
     "SerinCertificateExpiring",
     "SerinConfigRejected",
+    "SerinStateNotWritten",
     "SerinDown",
 }
 # Parts of queries that have nothing to say here: nothing of the kind happened.
@@ -57,7 +59,7 @@ listeners:
     tls: {{ certificates: [{{ cert: {work}/tls.crt, key: {work}/tls.key }}] }}
 admin: {{ address: 127.0.0.1:{admin} }}
 metrics: {{ address: 127.0.0.1:{metrics} }}
-state: {{ file: {work}/state.json }}
+state: {{ file: {work}/state/state.json }}
 tracing: {{ otlp: "http://127.0.0.1:{collector}", sample: 10% }}
 workers: 1
 backends:
@@ -290,6 +292,7 @@ def main():
         values = {**ports, "work": work}
         certificate(work, 3)
         write_rules(work)
+        (work / "state").mkdir()
         config = work / "serin.yaml"
         config.write_text(CONFIG.format(**values))
         (work / "prometheus.yaml").write_text(PROMETHEUS.format(**values))
@@ -330,6 +333,9 @@ def main():
             start(LOADTEST, "load", "--target", target, "--rps", rps, "--duration", "80s", *extra)
         for _ in range(5):
             shake_hands(ports["https"])
+
+        # As a volume that goes away: the rollback is in force all the same.
+        shutil.rmtree(work / "state")
 
         def is_rolled_back():
             rollout = get(f"http://127.0.0.1:{ports['admin']}/api/rollouts/sentiment-v2")
