@@ -168,6 +168,34 @@ fn the_steps_for_ci_pass_a_good_config_and_stop_a_bad_one() {
     }
 }
 
+/// Lines of scripts that check what lies in this project, and change nothing.
+fn checks_of_this_project() -> Vec<(String, String)> {
+    let lines = blocks("sh").into_iter().flat_map(|(place, text)| {
+        text.lines().map(|line| (place.clone(), line.trim().to_owned())).collect::<Vec<_>>()
+    });
+    let is_here = |word: &str| word.contains('/') && in_project(word).exists();
+    lines
+        .filter(|(_, line)| line.contains("serin check") && line.split(' ').any(is_here))
+        .filter(|(_, line)| line.starts_with("serin ") || line.starts_with("kubectl kustomize "))
+        .collect()
+}
+
+#[test]
+fn checks_of_what_lies_here_pass_as_the_docs_have_them() {
+    let all = checks_of_this_project();
+    assert!(all.iter().any(|(_, line)| line.contains("k8s/example")), "{all:?}");
+    let has_kubectl = shell("command -v kubectl", &[], Path::new("/")).status.success();
+    for (place, line) in all {
+        if line.starts_with("kubectl") && !has_kubectl {
+            eprintln!("SKIPPED {place}: there is no kubectl. `{line}` was NOT run.");
+            continue;
+        }
+        let ran = shell(&format!("set -o pipefail; {line}"), &["-e"], &in_project("."));
+        let said = String::from_utf8_lossy(&ran.stderr) + String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "{place}: {line}\n{said}");
+    }
+}
+
 #[test]
 fn a_block_that_is_no_yaml_is_found() {
     assert!(yaml("a: [1\n").is_err());

@@ -209,7 +209,7 @@ async fn deliver(to: &Target, message: Bytes, tries: u32) -> Result<(), String> 
 /// Once, by whatever `to` speaks.
 async fn send(to: &Target, message: Bytes) -> Result<(), Refusal> {
     if to.protocol == OtlpProtocol::Grpc {
-        return grpc::send(&to.uri, message).await;
+        return grpc::send(&to.uri, message, None).await;
     }
     match notify::send(&with_path(&to.uri), "application/x-protobuf", message, None).await {
         Ok(status) if status.is_success() => Ok(()),

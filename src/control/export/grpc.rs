@@ -2,12 +2,15 @@
 //!
 //! Never keeps a connection: a message a second is not worth one.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::RootCertStore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::control::export::collector::Refusal;
@@ -27,10 +30,15 @@ const WORDS_MAX: usize = 200;
 /// aborted, out of range, unavailable, data loss.
 const AGAIN: [u16; 6] = [1, 4, 10, 11, 14, 15];
 
-/// Whether the collector at `to` took `message`. Takes as long as it takes.
-pub async fn send(to: &Uri, message: Bytes) -> Result<(), Refusal> {
+/// Whether the collector at `to` took `message`. `roots` are whom to believe; `None` is whom this
+/// machine believes. Takes as long as it takes.
+pub async fn send(
+    to: &Uri,
+    message: Bytes,
+    roots: Option<Arc<RootCertStore>>,
+) -> Result<(), Refusal> {
     let unheard = |error: Error| Refusal { error: error.to_string(), is_for_now: true };
-    let (status, head, trailers) = call(to, message).await.map_err(unheard)?;
+    let (status, head, trailers) = call(to, message, roots).await.map_err(unheard)?;
     if status != StatusCode::OK {
         // As gRPC's table of HTTP statuses has it.
         let is_for_now = matches!(status.as_u16(), 429 | 502..=504);
@@ -42,8 +50,9 @@ pub async fn send(to: &Uri, message: Bytes) -> Result<(), Refusal> {
 async fn call(
     to: &Uri,
     message: Bytes,
+    roots: Option<Arc<RootCertStore>>,
 ) -> Result<(StatusCode, HeaderMap, Option<HeaderMap>), Error> {
-    let stream = notify::connect(to, None, Offer::Http2).await?;
+    let stream = notify::connect(to, roots, Offer::Http2).await?;
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     // Over with this call, however that ends.
@@ -91,6 +100,9 @@ fn verdict(head: &HeaderMap, trailers: Option<&HeaderMap>) -> Result<(), Refusal
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
 
     #[test]
@@ -124,5 +136,28 @@ mod tests {
                 .map_err(|(error, is_for_now): (&str, bool)| (error.to_owned(), is_for_now));
             assert_eq!(found.map_err(|one| (one.error, one.is_for_now)), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn over_tls_it_asks_for_http2_and_only_of_whom_the_authorities_vouch_for() {
+        let authority = serin_testkit::Authority::named("collectors");
+        let certificate = authority.issue(&serin_testkit::Leaf::server(&["localhost"]));
+        let mut head = HeaderMap::new();
+        head.insert("grpc-status", "0".parse().unwrap());
+        let collector = serin_testkit::Http2Backend::start(head).await;
+        let to = (collector.address, collector.address);
+        let front = serin_testkit::TlsFront::start(&certificate, None, &["h2"], to).await;
+        let url: Uri = format!("https://localhost:{}", front.address.port()).parse().unwrap();
+        let roots = |authority: &serin_testkit::Authority| {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+            Some(Arc::new(roots))
+        };
+        send(&url, Bytes::from_static(b"spans"), roots(&authority)).await.unwrap();
+        assert_eq!(collector.seen()[0].uri.path(), PATH);
+        assert_eq!(front.handshakes()[0].protocol.as_deref(), Some("h2"));
+        let others = serin_testkit::Authority::named("others");
+        let refusal = send(&url, Bytes::new(), roots(&others)).await.unwrap_err();
+        assert!(refusal.is_for_now && collector.seen().len() == 1, "{refusal:?}");
     }
 }
