@@ -18,6 +18,7 @@ use serin::rollout::verdict::Tally;
 use serin::telemetry::counts::{Arm, Evidence, Leg, LegKey, Measures};
 use serin::telemetry::sample::{Judged, OpenAttempts, Sample, WorkerArm, WorkerLeg};
 use serin::traffic::draw::Salt;
+use serin::traffic::fields::Fields;
 use serin::traffic::matching::{HostPattern, Match, ModelView, PathMatch, RequestView, ValueMatch};
 use serin::traffic::outcome::Outcome;
 use serin::traffic::route::{Entry, Table};
@@ -58,6 +59,7 @@ fn find_a_rule(c: &mut Criterion) {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    let fields = Fields::from(&headers);
     for rules in [10, 1_000, 10_000] {
         let table = table(rules);
         let found = format!("/v2/models/m{}/infer", rules / 4);
@@ -67,7 +69,7 @@ fn find_a_rule(c: &mut Criterion) {
                 host: Some("models.example.com"),
                 path,
                 query: None,
-                headers: &headers,
+                fields: &fields,
                 client: None,
                 model: ModelView::Unread,
             };
@@ -148,7 +150,7 @@ fn record_an_attempt(c: &mut Criterion) {
         let sample = Sample::open(Rc::clone(&leg), clock, clock.now());
         let sample =
             sample.judged(&arm, &open, Judged { id: Some(id.clone()), ..Judged::default() });
-        sample.first_byte(200);
+        sample.first_byte(200, clock.now());
         sample.settle(black_box(outcome));
     };
     c.bench_function("record a good attempt", |b| b.iter(|| record(Outcome::Good)));

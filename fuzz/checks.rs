@@ -15,12 +15,12 @@ use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::HOST;
 use serin::proxy::forward::{self, Peer};
 use serin::proxy::http1::chunked::{Chunks, Piece};
 use serin::proxy::http1::outgoing::Outgoing;
 use serin::proxy::protocol::http1::head::{Framing, decode};
 use serin::proxy::upstream::head::{decode_head, encode_head, response_framing};
+use serin::traffic::fields::Known;
 
 /// The first byte tells in how large pieces the others arrive.
 fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
@@ -52,24 +52,27 @@ pub fn request_head(data: &[u8]) {
         return;
     };
     let same = slowly.expect("it is a request in pieces too").expect("and a whole one");
-    assert_eq!((&head.parts.method, &head.parts.uri), (&same.parts.method, &same.parts.uri));
-    assert_eq!((&head.parts.headers, head.framing), (&same.parts.headers, same.framing));
-    let mut parts = head.parts;
-    if forward::read_target(&mut parts).is_err() {
+    assert_eq!(
+        (&head.request.method, &head.request.uri),
+        (&same.request.method, &same.request.uri)
+    );
+    assert_eq!((&head.request.fields, head.framing), (&same.request.fields, same.framing));
+    let mut request = head.request;
+    if forward::read_target(&mut request).is_err() {
         return;
     }
     let peer = Peer::cleartext(IpAddr::from([127, 0, 0, 1]));
-    forward::to_endpoint(&mut parts, &peer, true, head.framing != Framing::Ended);
+    forward::to_endpoint(&mut request, &peer, true, head.framing != Framing::Ended);
     let mut output = BytesMut::new();
-    encode_head(&parts, &mut output);
+    encode_head(&request, &mut output);
     let mut again = output.clone();
     let sent = decode(&mut again);
     let sent = sent.unwrap_or_else(|error| panic!("{output:?} is no request: {error}"));
     let sent = sent.unwrap_or_else(|| panic!("{output:?} is not whole"));
     assert!(again.is_empty(), "something is left of {output:?}");
-    assert_eq!((&sent.parts.method, &sent.parts.uri), (&parts.method, &parts.uri));
+    assert_eq!((&sent.request.method, &sent.request.uri), (&request.method, &request.uri));
     assert_eq!(sent.framing, head.framing, "{output:?}");
-    assert_eq!(sent.parts.headers.get_all(HOST).iter().count(), 1);
+    assert_eq!(sent.request.fields.all(Known::Host).count(), 1);
 }
 
 /// A response's head is refused, or framed in one way whatever was asked.
@@ -78,10 +81,9 @@ pub fn response_head(data: &[u8]) {
     let Ok(Some(response)) = decode_head(&mut input) else { return };
     assert!(data.windows(4).any(|end| end == b"\r\n\r\n"), "it had no end");
     for method in [http::Method::GET, http::Method::HEAD] {
-        let (mut parts, ()) = response.clone().into_parts();
-        if response_framing(&method, &mut parts).is_ok() {
-            let lengths = parts.headers.get_all(http::header::CONTENT_LENGTH);
-            assert!(lengths.iter().count() <= 1);
+        let mut head = response.clone();
+        if response_framing(&method, &mut head).is_ok() {
+            assert!(head.fields.all(Known::ContentLength).count() <= 1);
         }
     }
 }

@@ -4,10 +4,12 @@
 use std::net::IpAddr;
 
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, Request};
-use serin::proxy::forward::{self, Peer, Upgrade};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use serin::proxy::forward::{self, Peer};
 use serin::proxy::http1::chunked::may_be_trailer;
+use serin::traffic::fields::Known;
 use serin::traffic::headers::{keeps_request_id, keeps_traceparent, strip_trailers};
+use serin::traffic::message::{RequestHead, Upgrade};
 
 const HOP_BY_HOP: [&str; 7] = [
     "connection",
@@ -32,32 +34,32 @@ pub fn check(data: &[u8]) {
     let Some((flags, lines)) = data.split_first() else { return };
     let flag = |bit: u8| flags & (1 << bit) != 0;
     let (trusted, has_body, encrypted, upgrades) = (flag(0), flag(1), flag(2), flag(3));
-    let mut request = Request::new(());
+    let mut head = RequestHead::new(Method::GET, Uri::default());
+    let mut trailers = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n').take(200) {
         let mut parts = line.splitn(2, |byte| *byte == b':');
         let name = HeaderName::from_bytes(parts.next().unwrap_or_default());
         let value = HeaderValue::from_bytes(parts.next().unwrap_or_default());
         if let (Ok(name), Ok(value)) = (name, value) {
-            request.headers_mut().append(name, value);
+            head.fields.append(&name, &value);
+            trailers.append(name, value);
         }
     }
     if upgrades {
-        request.extensions_mut().insert(Upgrade(HeaderValue::from_static("websocket")));
+        head.upgrade = Some(Upgrade(HeaderValue::from_static("websocket")));
     }
-    let came = fields(request.headers());
-    check_trailers(request.headers().clone());
-    let (mut parts, ()) = request.into_parts();
+    let came = fields(head.fields.iter());
+    check_trailers(trailers);
     let address = IpAddr::from([127, 0, 0, 1]);
     let peer =
         if encrypted { Peer::encrypted(address, None, None) } else { Peer::cleartext(address) };
-    forward::to_endpoint(&mut parts, &peer, trusted, has_body);
-    let mut went = fields(&parts.headers);
+    forward::to_endpoint(&mut head, &peer, trusted, has_body);
+    let mut went = fields(head.fields.iter());
     for (name, value) in &went {
         assert!(!value.iter().any(|b| b"\r\n\0".contains(b)), "{name}: {value:?}");
     }
-    let drawn = |name: &str| parts.headers.get_all(name).iter().count() == 1;
-    assert!(drawn("x-request-id") && keeps_request_id(&parts.headers["x-request-id"]));
-    assert!(drawn("traceparent") && keeps_traceparent(&parts.headers["traceparent"]));
+    assert!(head.fields.sole(Known::XRequestId).is_some_and(keeps_request_id));
+    assert!(head.fields.sole(Known::Traceparent).is_some_and(keeps_traceparent));
     let proto = if encrypted { "https" } else { "http" };
     let wanted = rules(&came, trusted, has_body, upgrades, proto);
     // What was drawn is like nothing that was there.
@@ -69,8 +71,12 @@ pub fn check(data: &[u8]) {
     assert_eq!(by_name(went), by_name(wanted), "of {came:?}");
 }
 
-fn fields(headers: &HeaderMap) -> Fields {
-    headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
+fn fields<'f>(all: impl Iterator<Item = (&'f str, &'f [u8])>) -> Fields {
+    all.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+}
+
+fn trailing(trailers: &HeaderMap) -> Fields {
+    fields(trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
 /// Those of one name stay in their order, which alone means something (RFC 9110, section 5.3).
@@ -134,8 +140,8 @@ fn rules(came: &Fields, trusted: bool, has_body: bool, upgrades: bool, proto: &s
         values.filter_map(|(_, value)| HeaderValue::from_bytes(value).ok()).collect()
     };
     // Two would be none.
-    let keeps_id = matches!(&named("x-request-id")[..], [id] if keeps_request_id(id));
-    let keeps_trace = matches!(&named("traceparent")[..], [id] if keeps_traceparent(id));
+    let keeps_id = matches!(&named("x-request-id")[..], [id] if keeps_request_id(id.as_bytes()));
+    let keeps_trace = matches!(&named("traceparent")[..], [id] if keeps_traceparent(id.as_bytes()));
     out.retain(|(name, _)| match &**name {
         "x-request-id" => keeps_id,
         "traceparent" => keeps_trace,
@@ -146,7 +152,7 @@ fn rules(came: &Fields, trusted: bool, has_body: bool, upgrades: bool, proto: &s
 
 /// Of trailers, what an endpoint would take for a proxy's word is gone.
 fn check_trailers(mut trailers: HeaderMap) {
-    let before = fields(&trailers);
+    let before = trailing(&trailers);
     strip_trailers(&mut trailers);
     let forged = |name: &str| {
         let name = name.replace('_', "-");
@@ -154,7 +160,7 @@ fn check_trailers(mut trailers: HeaderMap) {
     };
     let mut kept = before;
     kept.retain(|(name, _)| !forged(name));
-    assert_eq!(by_name(fields(&trailers)), by_name(kept));
+    assert_eq!(by_name(trailing(&trailers)), by_name(kept));
     // Of those, others are left out before: what frames, addresses or tells who asks.
     for name in ["content-length", "transfer-encoding", "host", "authorization", "trailer"] {
         assert!(!may_be_trailer(&HeaderName::from_static(name)));

@@ -9,8 +9,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use http::header::HOST;
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serin::clock::Clock;
 use serin::proxy::forward::{self, Peer};
@@ -22,7 +20,9 @@ use serin::proxy::protocol::http2::frames::Frames;
 use serin::proxy::protocol::http2::watch::{Watch, Watched};
 use serin::proxy::protocol::http2::{PREFACE, builder, head};
 use serin::proxy::upstream::head::encode_head;
+use serin::traffic::fields::Known;
 use serin::traffic::headers::strip_trailers;
+use serin::traffic::message::RequestHead;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Empty SETTINGS, which come first.
@@ -154,40 +154,44 @@ struct Body {
 
 /// What is made of a request, checked.
 fn begin(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) -> Option<Body> {
-    let (mut parts, stream) = request.into_parts();
-    let refused = head::read(&mut parts).map(drop).and_then(|()| forward::read_target(&mut parts));
-    if refused.is_err() {
+    let (parts, stream) = request.into_parts();
+    let head = head::read(&parts).and_then(|mut head| {
+        forward::read_target(&mut head)?;
+        Ok(head)
+    });
+    let Ok(mut head) = head else {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::BAD_REQUEST;
         let _ = respond.send_response(response, true);
         return None;
-    }
+    };
     let incoming = Incoming::of(stream);
     let has_body = !incoming.is_end_stream();
-    let framing = check_head(&mut parts, has_body);
+    let framing = check_head(&mut head, has_body);
     Some(Body { incoming, framing, bytes: 0, sent: Outgoing::default(), _respond: respond })
 }
 
 /// The head as an endpoint gets it is one message, and says the same.
-fn check_head(parts: &mut Parts, has_body: bool) -> Framing {
+fn check_head(head: &mut RequestHead, has_body: bool) -> Framing {
     let peer = Peer::cleartext(IpAddr::from([127, 0, 0, 1]));
-    forward::to_endpoint(parts, &peer, true, has_body);
+    forward::to_endpoint(head, &peer, true, has_body);
     let mut output = BytesMut::new();
-    encode_head(parts, &mut output);
+    encode_head(head, &mut output);
     let mut again = output.clone();
     let sent = decode(&mut again);
     // HTTP/2 allows more fields than are read here.
     let Ok(sent) = sent else {
-        assert!(parts.headers.len() > 120, "{output:?} is no request: {}", sent.unwrap_err());
+        assert!(head.fields.len() > 120, "{output:?} is no request: {}", sent.unwrap_err());
         return Framing::Ended;
     };
     let sent = sent.unwrap_or_else(|| panic!("{output:?} is not whole"));
     assert!(again.is_empty(), "something is left of {output:?}");
-    let target = |parts: &Parts| parts.uri.path_and_query().map(ToString::to_string);
-    assert_eq!((&sent.parts.method, target(&sent.parts)), (&parts.method, target(parts)));
-    assert_eq!(sent.parts.headers.get_all(HOST).iter().count(), 1);
-    assert_eq!(sent.parts.headers, parts.headers, "{output:?}");
-    assert_ne!(sent.parts.method, Method::CONNECT);
+    let target = |head: &RequestHead| head.uri.path_and_query().map(ToString::to_string);
+    let again = &sent.request;
+    assert_eq!((&again.method, target(again)), (&head.method, target(head)));
+    assert!(again.fields.sole(Known::Host).is_some());
+    assert_eq!(again.fields, head.fields, "{output:?}");
+    assert_ne!(again.method, Method::CONNECT);
     assert!(sent.framing == Framing::Ended || has_body, "no body follows {output:?}");
     sent.framing
 }

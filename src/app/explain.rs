@@ -8,7 +8,6 @@ mod seen;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 
 pub use seen::{
     Candidate, Explanation, MirrorSeen, Refusal, RequestSeen, RetrySeen, RolloutSeen, RuleSeen,
@@ -27,6 +26,7 @@ use crate::traffic::draw::StickyKey;
 use crate::traffic::grpc;
 use crate::traffic::matching::misfit::Misfit;
 use crate::traffic::matching::{Match, ModelView, RequestView, host_name};
+use crate::traffic::message::RequestHead;
 use crate::traffic::mirror::Mirror;
 use crate::traffic::model::{Named, may_be_named};
 use crate::traffic::outcome::is_grpc;
@@ -40,18 +40,25 @@ use crate::units::{Ratio, Tick, duration_text};
 #[derive(Clone, Debug)]
 pub struct Thought {
     /// As a client sends it; an authority in its target is its host.
-    pub head: Parts,
+    pub head: RequestHead,
     /// All of it.
     pub body: Bytes,
     /// Who sends it, by a verified certificate: its SPIFFE id, `spiffe://…`, or its subject.
     pub client: Option<String>,
 }
 
+impl Thought {
+    /// Of a head as a library reads it.
+    pub fn new(head: &http::request::Parts, body: Bytes, client: Option<String>) -> Self {
+        Self { head: RequestHead::from(head), body, client }
+    }
+}
+
 /// What would become of `thought` under `config`, with `rollouts` as they stand; `None` is at
 /// their beginning.
 pub fn explain(config: &Config, rollouts: Option<&[RolloutView]>, thought: Thought) -> Explanation {
     let Thought { mut head, body, client } = thought;
-    let named = if may_be_named(&head.headers) { Named::of(&body) } else { Named::Never };
+    let named = if may_be_named(&head.fields) { Named::of(&body) } else { Named::Never };
     let peer = Peer::cleartext(std::net::Ipv4Addr::LOCALHOST.into());
     let read = forward::read_target(&mut head);
     let request = forward::view(&head, &peer, ModelView::Read(named.name()));
@@ -105,7 +112,7 @@ fn find(
     if !found.by_model && !renames {
         return Ok(found);
     }
-    if may_be_named(request.headers) && body.len() > config.replay_body_bytes_max {
+    if may_be_named(request.fields) && body.len() > config.replay_body_bytes_max {
         let what =
             "the request's body is larger than `replay_body_max`, so its `model` is not read";
         return Err(Error::Refused(http::StatusCode::PAYLOAD_TOO_LARGE, what));
@@ -239,7 +246,7 @@ fn rule_seen(
     config: &Config,
     (id, rule): (&RuleId, &config::Rule),
     rollouts: Option<&[RolloutView]>,
-    (head, body): (&Parts, &Bytes),
+    (head, body): (&RequestHead, &Bytes),
 ) -> RuleSeen {
     let plan = config.rollouts.iter().find(|plan| plan.rule == *id);
     let standing = plan.map(|plan| Standing::of(plan, rollouts));
@@ -247,7 +254,7 @@ fn rule_seen(
     let weights = build::weights(rule, plan, share);
     let split = build::split(&weights);
     let key = rule.sticky.as_ref();
-    let value = key.and_then(|key| key.value(&head.headers, head.uri.query()));
+    let value = key.and_then(|key| key.value(&head.fields, head.uri.query()));
     let draw = value.as_ref().map(|value| build::salt(id, plan).draw(value));
     let certain = split.as_ref().and_then(|split| {
         let only = || split.shares().find(|(_, share)| *share == Ratio::ONE).map(|(one, _)| one);
@@ -319,7 +326,7 @@ fn sticky(key: &StickyKey, value: Option<&[u8]>, draw: Option<u64>) -> StickySee
     }
 }
 
-fn mirror_seen(mirror: &Mirror, head: &Parts, body: &Bytes) -> MirrorSeen {
+fn mirror_seen(mirror: &Mirror, head: &RequestHead, body: &Bytes) -> MirrorSeen {
     // The first and the last of all draws: where they agree, chance has no say.
     let [least, most] = [0, u64::MAX].map(|draw| mirror.wants(&head.method, draw));
     let too_large = body.len() as u64 > mirror.body_bytes_max;
@@ -339,9 +346,9 @@ fn mirror_seen(mirror: &Mirror, head: &Parts, body: &Bytes) -> MirrorSeen {
     MirrorSeen { backend, percent, copied: copied.to_owned(), why }
 }
 
-fn timeouts(rule: &config::Rule, head: &Parts) -> TimeoutsSeen {
+fn timeouts(rule: &config::Rule, head: &RequestHead) -> TimeoutsSeen {
     let limits = &rule.timeouts;
-    let client = is_grpc(&head.headers).then(|| grpc::timeout(&head.headers)).flatten();
+    let client = is_grpc(&head.fields).then(|| grpc::timeout(&head.fields)).flatten();
     let request: Option<Duration> = limits.request.into_iter().chain(client).min();
     TimeoutsSeen {
         connect: duration_text(limits.connect),

@@ -170,7 +170,7 @@ fn thought(args: &ExplainArgs) -> anyhow::Result<Thought> {
         let host = args.url.authority().map_or("localhost", Authority::as_str);
         head.headers.insert(HOST, HeaderValue::from_str(host)?);
     }
-    Ok(Thought { head, body, client: args.client.clone() })
+    Ok(Thought::new(&head, body, args.client.clone()))
 }
 
 fn rollouts(client: &Client) -> Result<Vec<RolloutView>, ClientError> {

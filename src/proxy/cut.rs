@@ -10,16 +10,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
-use http::header::CONTENT_LENGTH;
 use http_body::Frame;
 use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::proxy::error::Error;
-use crate::proxy::forward::Upgrade;
 use crate::proxy::relayed::Relayed;
 use crate::traffic::farewell::{Farewell, Stream};
+use crate::traffic::fields::Known;
+use crate::traffic::message::{Response, Upgrade};
 use crate::traffic::retry::Timeouts;
 
 /// How often a worker looks whether a version was taken out, while it has such answers.
@@ -69,9 +68,9 @@ pub fn is_to_be_cut(response: &Response<Relayed>, is_cut: &AtomicBool) -> bool {
 }
 
 fn stream_of(response: &Response<Relayed>) -> Stream {
-    let length_is_told = response.headers().contains_key(CONTENT_LENGTH);
-    let upgrade = response.extensions().get().map(|Upgrade(protocol)| protocol);
-    Stream::of(upgrade, response.headers(), length_is_told)
+    let length_is_told = response.head.fields.contains(Known::ContentLength);
+    let upgrade = response.head.upgrade.as_ref().map(|Upgrade(protocol)| protocol);
+    Stream::of(upgrade, &response.head.fields, length_is_told)
 }
 
 impl Cuttable {

@@ -8,15 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HeaderValue;
-use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{Method, Version};
 
 use crate::proxy::admission;
 use crate::proxy::body::Source;
 use crate::proxy::cut::{Cuttable, is_to_be_cut};
 use crate::proxy::error::{Error, Timeout};
-use crate::proxy::forward::{self, Peer, Upgrade};
+use crate::proxy::forward::{self, Peer};
 use crate::proxy::incoming::Incoming;
 use crate::proxy::interim::Interims;
 use crate::proxy::mirror::{Copy, Place};
@@ -34,9 +32,11 @@ use crate::telemetry::sample::{CLIENT_GONE, Judged, Sample};
 use crate::telemetry::story::{From, Story};
 use crate::telemetry::told::End;
 use crate::traffic::draw::{Salt, StickyKey};
+use crate::traffic::fields::{Known, Name};
 use crate::traffic::grpc;
-use crate::traffic::headers::{X_REQUEST_ID, strip_hop_by_hop};
+use crate::traffic::headers::strip_hop_by_hop;
 use crate::traffic::matching::ModelView;
+use crate::traffic::message::{Request, RequestHead, Response};
 use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
 use crate::traffic::retry::Timeouts;
 use crate::traffic::route::Found;
@@ -81,8 +81,8 @@ impl Exchange {
     /// Answers `request`, with an answer of Serin's own where there is no other. `Err`
     /// cuts the connection: there is nobody to answer.
     pub async fn answer(self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
-        let grpc = is_grpc(request.headers());
-        let method = request.method().clone();
+        let grpc = is_grpc(&request.head.fields);
+        let method = request.head.method.clone();
         match self.run(request).await {
             Ok(response) => Ok(response),
             Err(error) => reply::of(&error, &method, grpc).ok_or(error),
@@ -108,7 +108,7 @@ impl Exchange {
     async fn run(&self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
         let started = self.worker.clock.now();
         let mut view = self.worker.view();
-        let (mut head, body) = request.into_parts();
+        let Request { mut head, body } = request;
 
         let story = self.story(&view, &head, started);
         let source = source_of(&head, body, &view.snapshot);
@@ -122,20 +122,18 @@ impl Exchange {
         source.size.set(rule.rule.body_bytes_max);
         forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), has_body);
         if let Some(story) = &story {
-            story.routed(&head.headers, rule.rule.rollout.as_ref().map(|one| &one.name));
+            story.routed(&head.fields, rule.rule.rollout.as_ref().map(|one| &one.name));
         }
         self.mirror(&view, rule, (&head, &source, whole.as_deref(), story.as_ref()), started);
 
-        let mut timeouts = rule.rule.timeouts;
-        if is_grpc(&head.headers) {
-            // Its streams may be silent: what a client has to say may come any time.
-            timeouts.upload_rate = 0;
-        }
+        let timeouts = timeouts_of(rule.rule, &head);
         let wait = Rc::new(self.worker.deadlines.open_named(started, time_limit(&head, &timeouts)));
         let interims = self.interims.clone();
         let outbound = Outbound { source, wait, timeouts, interims };
         let mut tries = Tries::first(rule, rule.split(draws.split));
         tries.prepare(&outbound.source);
+        // The present, as long as nothing was waited for.
+        let mut arrived = whole.is_none().then_some(started);
         loop {
             let (target, counters) = tries.target();
             if let Some(whole) = &whole {
@@ -144,12 +142,12 @@ impl Exchange {
             }
             let mut sample = self.open_sample(&tries, counters, (&head, &draws), started);
             if let Some(story) = &story {
-                sample.is_told_in(story.attempt(&mut head.headers, tries.why()));
+                sample.is_told_in(story.attempt(&mut head.fields, tries.why()));
             }
             let pick = self.pick(&view, rule.rule, (target.backend, &draws), &head, tries.avoid());
             let request = (&head, &outbound);
-            let answered = self.attempt(&view, rule, pick, (&mut tries, &mut sample), request);
-            let answered = answered.await;
+            let attempt = (&mut tries, &mut sample, arrived.take());
+            let answered = self.attempt(&view, rule, pick, attempt, request).await;
             if tries.go_on(&answered, &head.method, &outbound, self.worker.clock) {
                 give_up(answered, sample);
                 continue;
@@ -186,8 +184,8 @@ impl Exchange {
         view: &Rc<View>,
         rule: RuleRef<'_>,
         pick: Pick,
-        (tries, sample): (&mut Tries<'_>, &mut Sample),
-        (head, outbound): (&Parts, &Outbound),
+        (tries, sample, arrived): (&mut Tries<'_>, &mut Sample, Option<Tick>),
+        (head, outbound): (&RequestHead, &Outbound),
     ) -> Result<Response<AnswerBody>, Error> {
         let (target, counters) = tries.target();
         if forward::announces_more(head, rule.rule.body_bytes_max) {
@@ -196,7 +194,7 @@ impl Exchange {
         let (backend, clock) = (&view.snapshot.backends[target.backend], self.worker.clock);
         let counters = counters.leg.counters();
         let pass = admission::enter(backend, &outbound.wait, counters, clock).await?;
-        let now = clock.now();
+        let now = arrived.filter(|_| pass.is_none()).unwrap_or_else(|| clock.now());
         sample.admitted(pass, now);
         // While it waited in line, or failed elsewhere, the world may have gone on.
         let present = self.worker.view();
@@ -216,7 +214,7 @@ impl Exchange {
     }
 
     /// What is told of a request; `None` where nothing is asked for.
-    fn story(&self, view: &View, head: &Parts, started: Tick) -> Option<Rc<Story>> {
+    fn story(&self, view: &View, head: &RequestHead, started: Tick) -> Option<Rc<Story>> {
         let telling = view.snapshot.telling.as_ref()?;
         let here = (self.worker.index, self.worker.clock);
         Some(Story::begin(telling, here, head, self.from(view), started))
@@ -235,7 +233,7 @@ impl Exchange {
     async fn route(
         &self,
         view: &mut Rc<View>,
-        head: &mut Parts,
+        head: &mut RequestHead,
         source: &Rc<Source>,
     ) -> Result<(Found, Option<Box<Whole>>), Error> {
         forward::read_target(head)?;
@@ -252,7 +250,7 @@ impl Exchange {
     }
 
     /// The rule for a request, whose target is addressable.
-    fn find(&self, view: &View, head: &Parts, model: ModelView<'_>) -> Result<Found, Error> {
+    fn find(&self, view: &View, head: &RequestHead, model: ModelView<'_>) -> Result<Found, Error> {
         view.find(&forward::view(head, &self.peer, model)).ok_or(Error::NoRoute)
     }
 
@@ -278,19 +276,22 @@ impl Exchange {
         &self,
         view: &View,
         rule: RuleRef<'_>,
-        (head, source, whole, story): (&Parts, &Rc<Source>, Option<&Whole>, Option<&Rc<Story>>),
+        (head, source, whole, story): (
+            &RequestHead,
+            &Rc<Source>,
+            Option<&Whole>,
+            Option<&Rc<Story>>,
+        ),
         started: Tick,
     ) {
         for (shadow, leg) in rule.shadows() {
             let mirror = &shadow.mirror;
             // What follows the answer in another protocol is no copy of anything.
-            let upgrade = head.extensions.get::<Upgrade>().is_some();
+            let upgrade = head.upgrade.is_some();
             if upgrade || !mirror.wants(&head.method, fastrand::u64(..)) {
                 continue;
             }
-            let length = head.headers.get(http::header::CONTENT_LENGTH);
-            let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-            if length.is_some_and(|bytes: u64| bytes > mirror.body_bytes_max) {
+            if forward::announces_more(head, Some(mirror.body_bytes_max)) {
                 leg.counters().mirrored(MirrorResult::TooLarge).add(1);
                 continue;
             }
@@ -311,7 +312,7 @@ impl Exchange {
             let body = whole.map(|whole| whole.for_version(&mut copy, model));
             let tale = story.and_then(|story| {
                 let leg = Arc::clone(leg.shared());
-                story.copy((&mut copy.headers, &head.method), leg, endpoint.endpoint.address())
+                story.copy((&mut copy.fields, &head.method), leg, endpoint.endpoint.address())
             });
             let copy = Copy::new(
                 mirror,
@@ -333,7 +334,7 @@ impl Exchange {
         view: &View,
         rule: &snapshot::Rule,
         (backend, draws): (usize, &Draws),
-        head: &Parts,
+        head: &RequestHead,
         avoid: Option<SocketAddr>,
     ) -> Pick {
         let affinity = if view.wants_affinity(backend) {
@@ -352,7 +353,7 @@ impl Exchange {
         &self,
         tries: &Tries<'_>,
         counters: &TargetView,
-        (head, draws): (&Parts, &Draws),
+        (head, draws): (&RequestHead, &Draws),
         started: Tick,
     ) -> Sample {
         let clock = self.worker.clock;
@@ -360,7 +361,7 @@ impl Exchange {
         match &counters.arm {
             Some(arm) if !tries.has_failed_over() => {
                 let again = (!tries.is_first()).then(|| clock.now());
-                let id = head.headers.get(X_REQUEST_ID).cloned();
+                let id = head.fields.value(Known::XRequestId);
                 let judged = Judged { again, sticky: draws.sticky, id };
                 sample.judged(arm, &self.worker.open_attempts, judged)
             }
@@ -370,17 +371,24 @@ impl Exchange {
 }
 
 /// What the client sends behind `head`.
-fn source_of(head: &Parts, body: Incoming, snapshot: &snapshot::Snapshot) -> Rc<Source> {
-    let is_tunnel = head.extensions.get::<Upgrade>().is_some();
+fn source_of(head: &RequestHead, body: Incoming, snapshot: &snapshot::Snapshot) -> Rc<Source> {
+    let is_tunnel = head.upgrade.is_some();
     let source = if is_tunnel { Source::new_tunnel(body) } else { Source::new(body) };
     source.replay_bytes_max.set(snapshot.replay_body_bytes_max);
     source
 }
 
+/// The limits of time of a request's phases.
+fn timeouts_of(rule: &snapshot::Rule, head: &RequestHead) -> Timeouts {
+    // Streams of gRPC may be silent: what a client has to say may come any time.
+    let upload_rate = if is_grpc(&head.fields) { 0 } else { rule.timeouts.upload_rate };
+    Timeouts { upload_rate, ..rule.timeouts }
+}
+
 /// How long the whole exchange may take: as the rule says, or as its gRPC client does.
-fn time_limit(head: &Parts, timeouts: &Timeouts) -> Option<(Duration, Timeout)> {
+fn time_limit(head: &RequestHead, timeouts: &Timeouts) -> Option<(Duration, Timeout)> {
     let request = timeouts.request.map(|span| (span, Timeout::Request));
-    let client = is_grpc(&head.headers).then(|| grpc::timeout(&head.headers)).flatten();
+    let client = is_grpc(&head.fields).then(|| grpc::timeout(&head.fields)).flatten();
     let client = client.map(|span| (span, Timeout::Deadline));
     request.into_iter().chain(client).min_by_key(|(span, _)| *span)
 }
@@ -390,9 +398,9 @@ fn give_up(answered: Result<Response<AnswerBody>, Error>, sample: Sample) {
     match answered {
         Ok(response) => {
             sample.set_code(response.status().as_u16());
-            let status = grpc_status(response.headers());
+            let status = grpc_status(&response.head.fields);
             sample.settle_unanswered(Outcome::of(response.status(), status));
-            response.into_body().discard();
+            response.body.discard();
         }
         Err(error) => {
             set_failure(&sample, &error);
@@ -408,7 +416,7 @@ fn set_failure(sample: &Sample, error: &Error) {
 }
 
 impl Draws {
-    fn for_rule(rule: &snapshot::Rule, head: &Parts) -> Self {
+    fn for_rule(rule: &snapshot::Rule, head: &RequestHead) -> Self {
         let sticky = rule.sticky.as_ref().and_then(|key| sticky_draw(rule.salt, key, head));
         let split = sticky.unwrap_or_else(|| fastrand::u64(..));
         Self { split, sticky, balance: fastrand::u64(..) }
@@ -416,8 +424,8 @@ impl Draws {
 }
 
 /// The draw of the request's sticky key.
-fn sticky_draw(salt: Salt, key: &StickyKey, head: &Parts) -> Option<u64> {
-    key.value(&head.headers, head.uri.query()).map(|key| salt.draw(&key))
+fn sticky_draw(salt: Salt, key: &StickyKey, head: &RequestHead) -> Option<u64> {
+    key.value(&head.fields, head.uri.query()).map(|key| salt.draw(&key))
 }
 
 fn no_endpoint(view: &View, rule: &snapshot::Rule, target: &snapshot::Target) -> Error {
@@ -432,17 +440,15 @@ fn to_client<B>(
     rule: &snapshot::Rule,
     target: &snapshot::Target,
 ) {
-    *response.version_mut() = Version::HTTP_11;
-    let headers = response.headers_mut();
-    strip_hop_by_hop(headers);
+    const BACKEND: Name<'static> = Name::other("x-serin-backend");
+    const ROLLOUT: Name<'static> = Name::other("x-serin-rollout");
+    response.head.version = Version::HTTP_11;
+    let fields = &mut response.head.fields;
+    strip_hop_by_hop(fields);
     if view.snapshot.response_headers {
-        let value = |name: &str| HeaderValue::from_str(name).ok();
-        if let Some(backend) = value(view.snapshot.backends[target.backend].name.as_str()) {
-            headers.insert("x-serin-backend", backend);
-        }
-        let rollout = rule.rollout.as_ref().and_then(|rollout| value(rollout.name.as_str()));
-        if let Some(rollout) = rollout {
-            headers.insert("x-serin-rollout", rollout);
+        fields.insert(BACKEND, view.snapshot.backends[target.backend].name.as_str());
+        if let Some(rollout) = &rule.rollout {
+            fields.insert(ROLLOUT, rollout.name.as_str());
         }
     }
 }

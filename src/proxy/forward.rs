@@ -4,22 +4,18 @@
 
 use std::net::IpAddr;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::proxy::error::Error;
 use crate::tls::certificate::ClientCertificate;
 use crate::traffic::client::Client;
+use crate::traffic::fields::{Fields, Known};
 use crate::traffic::headers::{
-    FORWARDED, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
-    X_FORWARDED_PROTO, X_REQUEST_ID, append_to_list, is_host, keeps_request_id, keeps_traceparent,
-    request_id, strip_hop_by_hop, traceparent,
+    is_host, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop, traceparent,
 };
 use crate::traffic::matching::{ModelView, RequestView, resolve_path};
+use crate::traffic::message::{RequestHead, Upgrade};
 
 /// What a connection tells of each of its requests.
 #[derive(Clone, Debug)]
@@ -44,11 +40,6 @@ pub enum Spoken {
     /// `h2`
     Http2,
 }
-
-/// The protocols that a client asks for instead of HTTP: its `upgrade` field. Rides on the
-/// head of its request, and on that of the response which grants one of them.
-#[derive(Clone, Debug)]
-pub struct Upgrade(pub HeaderValue);
 
 impl Peer {
     /// A client on a cleartext connection.
@@ -87,19 +78,17 @@ impl Peer {
 
 /// Refuses what cannot be routed, and makes the rest addressable: the target in origin
 /// form with its dot segments resolved, the host in a `host` field.
-pub fn read_target(head: &mut Parts) -> Result<(), Error> {
+pub fn read_target(head: &mut RequestHead) -> Result<(), Error> {
     if head.method == Method::CONNECT {
         return Err(Error::Connect);
     }
     // The target's authority outranks the field (RFC 9112, section 3.2.2).
     if let Some(authority) = head.uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Error::BadRequest("the host is not a field value"))?;
-        head.headers.insert(HOST, host);
+        head.fields.insert(Known::Host, authority.as_str());
     }
     // In HTTP/1.1 it was checked where the head was read.
     if head.version == Version::HTTP_2 {
-        check_host(&head.headers)?;
+        check_host(&head.fields)?;
     }
     count_forwards(head)?;
     let target = head.uri.path_and_query().cloned();
@@ -122,10 +111,10 @@ pub fn read_target(head: &mut Parts) -> Result<(), Error> {
 }
 
 /// One host, and nobody's password in it (RFC 9110, sections 4.2.4 and 7.2).
-fn check_host(headers: &HeaderMap) -> Result<(), Error> {
-    let mut hosts = headers.get_all(HOST).iter();
+fn check_host(fields: &Fields) -> Result<(), Error> {
+    let mut hosts = fields.all(Known::Host);
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(host), None) if is_host(host) => Ok(()),
         (Some(_), None) => Err(Error::BadRequest("the host is not well-formed")),
         (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
         (None, _) => Err(Error::BadRequest("the request names no host")),
@@ -133,18 +122,18 @@ fn check_host(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 /// TRACE and OPTIONS tell how far they go (RFC 9110, section 7.6.2).
-fn count_forwards(head: &mut Parts) -> Result<(), Error> {
+fn count_forwards(head: &mut RequestHead) -> Result<(), Error> {
     if !matches!(head.method, Method::TRACE | Method::OPTIONS) {
         return Ok(());
     }
-    let left = head.headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse().ok());
+    let left = head.fields.number(Known::MaxForwards);
     match left {
-        Some(0u32) => Err(Error::Refused(
+        Some(0) => Err(Error::Refused(
             StatusCode::NOT_IMPLEMENTED,
             "this method is answered by endpoints, and `max-forwards` lets it go no further",
         )),
         Some(left) => {
-            head.headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+            head.fields.insert_number(Known::MaxForwards, left - 1);
             Ok(())
         }
         None => Ok(()),
@@ -152,9 +141,8 @@ fn count_forwards(head: &mut Parts) -> Result<(), Error> {
 }
 
 /// Nothing is known of other expectations than one (RFC 9110, section 10.1.1).
-pub fn check_expectations(headers: &HeaderMap) -> Result<(), Error> {
-    let mut all = headers.get_all(EXPECT).iter();
-    if all.all(|one| one.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+pub fn check_expectations(fields: &Fields) -> Result<(), Error> {
+    if fields.all(Known::Expect).all(|one| one.eq_ignore_ascii_case(b"100-continue")) {
         return Ok(());
     }
     let what = "nothing but `100-continue` can be expected here";
@@ -162,87 +150,84 @@ pub fn check_expectations(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 /// What matches look at; `head` as [`read_target`] left it.
-pub fn view<'a>(head: &'a Parts, peer: &'a Peer, model: ModelView<'a>) -> RequestView<'a> {
+pub fn view<'a>(head: &'a RequestHead, peer: &'a Peer, model: ModelView<'a>) -> RequestView<'a> {
     RequestView {
         method: &head.method,
-        host: head.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        host: head.fields.text(Known::Host),
         path: head.uri.path(),
         query: head.uri.query(),
-        headers: &head.headers,
+        fields: &head.fields,
         client: peer.client(),
         model,
     }
 }
 
+/// Bytes of the body, as far as the head tells them.
+pub fn announced(head: &RequestHead) -> Option<u64> {
+    head.fields.number(Known::ContentLength)
+}
+
 /// Whether the head tells of a body of more than `bytes_max`.
-pub fn announces_more(head: &Parts, bytes_max: Option<u64>) -> bool {
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let length = length.and_then(|text| text.parse::<u64>().ok());
-    length.zip(bytes_max).is_some_and(|(length, max)| length > max)
+pub fn announces_more(head: &RequestHead, bytes_max: Option<u64>) -> bool {
+    announced(head).zip(bytes_max).is_some_and(|(length, max)| length > max)
 }
 
 /// Makes the head of a client's request that of one to an endpoint. What it says of where
 /// it came from is kept only if it is `trusted`.
-pub fn to_endpoint(head: &mut Parts, peer: &Peer, trusted: bool, has_body: bool) {
-    let headers = &mut head.headers;
-    let stripped = strip_hop_by_hop(headers);
+pub fn to_endpoint(head: &mut RequestHead, peer: &Peer, trusted: bool, has_body: bool) {
+    const FROM: u64 = Known::set(&[
+        Known::XForwardedFor,
+        Known::XForwardedProto,
+        Known::XForwardedHost,
+        Known::Forwarded,
+    ]);
+    let fields = &mut head.fields;
+    let stripped = strip_hop_by_hop(fields);
     if stripped.te_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        fields.insert(Known::Te, "trailers");
+        fields.insert(Known::Connection, "te");
     }
-    if let Some(Upgrade(protocols)) = head.extensions.get() {
-        headers.insert(UPGRADE, protocols.clone());
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(Upgrade(protocols)) = &head.upgrade {
+        fields.insert(Known::Upgrade, protocols);
+        fields.insert(Known::Connection, "upgrade");
     }
-    if has_body && !headers.contains_key(CONTENT_LENGTH) {
+    if has_body && !fields.contains(Known::ContentLength) {
         // Said aloud, for a GET with a body of unknown length would be sent without it.
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        fields.insert(Known::TransferEncoding, "chunked");
     }
     if let Some(certificate) = &peer.certificate {
         // What came under this name is gone by now.
-        headers.insert(X_FORWARDED_CLIENT_CERT, certificate.field.clone());
+        fields.insert(Known::XForwardedClientCert, &certificate.field);
     }
     if !trusted {
-        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED] {
-            headers.remove(name);
-        }
+        fields.remove_all(FROM);
     }
-    append_to_list(headers, X_FORWARDED_FOR, &peer.address);
-    append_to_list(headers, X_FORWARDED_PROTO, &peer.proto);
-    if let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()).cloned() {
-        append_to_list(headers, X_FORWARDED_HOST, &host);
+    fields.append_to_list(Known::XForwardedFor, &peer.address);
+    fields.append_to_list(Known::XForwardedProto, &peer.proto);
+    fields.append_copy_to_list(Known::XForwardedHost, Known::Host);
+    if !fields.sole(Known::XRequestId).is_some_and(keeps_request_id) {
+        fields.insert(Known::XRequestId, request_id(fastrand::u64(..), fastrand::u64(..)));
     }
-    if !sole(headers, &X_REQUEST_ID).is_some_and(keeps_request_id) {
-        headers.insert(X_REQUEST_ID, request_id(fastrand::u64(..), fastrand::u64(..)));
-    }
-    if !sole(headers, &TRACEPARENT).is_some_and(keeps_traceparent) {
+    if !fields.sole(Known::Traceparent).is_some_and(keeps_traceparent) {
         let parent = fastrand::u64(..);
-        headers.insert(TRACEPARENT, traceparent(fastrand::u64(..), fastrand::u64(..), parent));
+        let field = traceparent(fastrand::u64(..), fastrand::u64(..), parent);
+        fields.insert(Known::Traceparent, field);
     }
     head.version = Version::HTTP_11;
 }
 
-/// The value of a field that is there once.
-fn sole<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    first.filter(|_| values.next().is_none())
-}
-
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
     fn read(uri: &str, host: Option<&str>) -> Result<(String, String), u16> {
-        let mut request = Request::builder().version(Version::HTTP_2).uri(uri);
+        let mut head = RequestHead::new(Method::GET, uri.parse().unwrap());
+        head.version = Version::HTTP_2;
         if let Some(host) = host {
-            request = request.header("host", host);
+            head.fields.insert(Known::Host, host);
         }
-        let (mut head, ()) = request.body(()).unwrap().into_parts();
         read_target(&mut head).map_err(|error| error.status().unwrap().as_u16())?;
-        Ok((head.uri.to_string(), head.headers["host"].to_str().unwrap().to_owned()))
+        Ok((head.uri.to_string(), head.fields.text(Known::Host).unwrap().to_owned()))
     }
 
     #[test]
@@ -268,18 +253,18 @@ mod tests {
 
     #[test]
     fn an_endpoint_learns_who_asked_and_gets_one_clear_framing() {
-        let request = Request::builder()
-            .uri("/")
-            .header("host", "h")
-            .header("te", "trailers")
-            .header("connection", "keep-alive, x-hop")
-            .header("x-hop", "1")
-            .header("transfer-encoding", "chunked")
-            .header("x-request-id", "mine")
-            .header("x-forwarded-for", "9.9.9.9");
-        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let mut head = RequestHead::new(Method::GET, Uri::default());
+        head.fields = Fields::of(&[
+            ("host", "h"),
+            ("te", "trailers"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("x-request-id", "mine"),
+            ("x-forwarded-for", "9.9.9.9"),
+        ]);
         to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true, true);
-        let get = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
+        let get = |name: &'static str| head.fields.text(&http::HeaderName::from_static(name));
         assert_eq!(get("x-forwarded-for"), Some("9.9.9.9, 127.0.0.1"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
         assert_eq!(get("x-forwarded-host"), Some("h"));
@@ -287,35 +272,40 @@ mod tests {
         assert_eq!(get("transfer-encoding"), Some("chunked"));
         assert_eq!((get("te"), get("connection")), (Some("trailers"), Some("te")));
         assert_eq!(get("x-hop"), None);
-        assert!(keeps_traceparent(&head.headers[TRACEPARENT]));
+        assert!(head.fields.get(Known::Traceparent).is_some_and(keeps_traceparent));
     }
 
     #[test]
     fn of_two_names_for_one_request_none_is_kept() {
         let named = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let request = Request::builder().header("host", "h");
-        let twice = request.header("x-request-id", "a").header("x-request-id", "b");
-        let twice = twice.header("traceparent", named).header("traceparent", named);
-        let (mut head, ()) = twice.body(()).unwrap().into_parts();
+        let mut head = RequestHead::new(Method::GET, Uri::default());
+        head.fields = Fields::of(&[
+            ("host", "h"),
+            ("x-request-id", "a"),
+            ("x-request-id", "b"),
+            ("traceparent", named),
+            ("traceparent", named),
+        ]);
         to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true, false);
-        for (name, old) in [("x-request-id", "a"), ("traceparent", named)] {
-            let values: Vec<_> = head.headers.get_all(name).iter().collect();
-            assert!(values.len() == 1 && values[0] != old, "{name}: {values:?}");
+        for (name, old) in [(Known::XRequestId, "a"), (Known::Traceparent, named)] {
+            let values: Vec<_> = head.fields.all(name).collect();
+            assert!(values.len() == 1 && values[0] != old.as_bytes(), "{name:?}: {values:?}");
         }
     }
 
     #[test]
     fn where_a_request_came_from_is_said_by_whoever_is_trusted() {
-        let request = Request::builder()
-            .header("host", "h")
-            .header("x-forwarded-for", "9.9.9.9")
-            .header("x-forwarded-for", "8.8.8.8")
-            .header("x-forwarded-proto", "https")
-            .header("x-forwarded-host", "other")
-            .header("forwarded", "for=9.9.9.9");
-        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let mut head = RequestHead::new(Method::GET, Uri::default());
+        head.fields = Fields::of(&[
+            ("host", "h"),
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x-forwarded-for", "8.8.8.8"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "other"),
+            ("forwarded", "for=9.9.9.9"),
+        ]);
         to_endpoint(&mut head, &Peer::encrypted([127, 0, 0, 1].into(), None, None), false, false);
-        let get = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap());
+        let get = |name: &'static str| head.fields.text(&http::HeaderName::from_static(name));
         assert_eq!(get("x-forwarded-for"), Some("127.0.0.1"));
         assert_eq!(get("x-forwarded-proto"), Some("https"));
         assert_eq!(get("x-forwarded-host"), Some("h"));

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http_body_util::BodyExt;
 
 use crate::proxy::body::Source;
@@ -21,8 +20,9 @@ use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::gate::Pass;
 use crate::telemetry::sample::WorkerLeg;
 use crate::telemetry::story::CopyTale;
+use crate::traffic::message::RequestHead;
 use crate::traffic::mirror::Mirror;
-use crate::traffic::outcome::{Outcome, grpc_status};
+use crate::traffic::outcome::{Outcome, grpc_status, trailing_grpc_status};
 use crate::traffic::retry::Timeouts;
 
 /// A copy that has not ended by then is given up: it holds a place of the budget.
@@ -60,7 +60,7 @@ pub struct Copy {
 /// What it takes to send a copy.
 #[derive(Debug)]
 struct Order {
-    head: Parts,
+    head: RequestHead,
     endpoint: Rc<Endpoint>,
     deadlines: Rc<Deadlines>,
     timeouts: Timeouts,
@@ -75,12 +75,12 @@ impl Copy {
     /// A copy of a request with `head`, to be sent to `endpoint`.
     pub fn new(
         mirror: &Mirror,
-        mut head: Parts,
+        mut head: RequestHead,
         endpoint: Rc<Endpoint>,
         (deadlines, timeouts): (&Rc<Deadlines>, Timeouts),
         (leg, place, tale): (Rc<WorkerLeg>, Places, Option<CopyTale>),
     ) -> Self {
-        mirror.dress(&mut head.headers);
+        mirror.dress(&mut head.fields);
         let deadlines = Rc::clone(deadlines);
         let order = Some(Order { head, endpoint, deadlines, timeouts, place, tale });
         Self { order, body_bytes_max: mirror.body_bytes_max, leg }
@@ -133,9 +133,9 @@ impl Order {
         let ended = match endpoint.send(&head, &outbound, now).await {
             Ok(response) => {
                 code = Some(response.status());
-                told = grpc_status(response.headers());
+                told = grpc_status(&response.head.fields);
                 wait.set(Timeout::Request, total);
-                let read = wait.within(read_out(response.into_body())).await;
+                let read = wait.within(read_out(response.body)).await;
                 read.unwrap_or_else(|late| Err(Error::Timeout(late)))
             }
             Err(error) => Err(error),
@@ -176,7 +176,7 @@ async fn read_out(body: AnswerBody) -> Result<Option<u32>, Error> {
     while let Some(frame) = body.frame().await {
         let frame = frame?;
         bytes += frame.data_ref().map_or(0, Bytes::len);
-        told = frame.trailers_ref().and_then(grpc_status).or(told);
+        told = frame.trailers_ref().and_then(trailing_grpc_status).or(told);
         if bytes > ANSWER_BYTES_MAX {
             break;
         }

@@ -10,9 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use http::header::{HOST, USER_AGENT};
-use http::request::Parts;
-use http::{HeaderValue, Request};
 
 use crate::clock::Clock;
 use crate::proxy::body::Source;
@@ -25,7 +22,9 @@ use crate::proxy::worker::Worker;
 use crate::snapshot::{Probing, Rule};
 use crate::telemetry::counts::{Arm, Leg};
 use crate::telemetry::sample::{Sample, WorkerLeg};
-use crate::traffic::headers::{X_REQUEST_ID, request_id};
+use crate::traffic::fields::Known;
+use crate::traffic::headers::request_id;
+use crate::traffic::message::RequestHead;
 use crate::traffic::probe::Probe;
 
 /// How often it is looked whose turn it is.
@@ -95,12 +94,12 @@ fn ask_both(
     for ((endpoint, model, pass), leg) in [stable, canary].into_iter().zip(&probing.legs) {
         let total = rule.timeouts.request.map_or(PROBE_TIME_MAX, |all| all.min(PROBE_TIME_MAX));
         let wait = Rc::new(worker.deadlines.open(now, Some(total)));
-        let Some(mut head) = head_of(&probing.probe, &endpoint) else { continue };
+        let mut head = head_of(&probing.probe, &endpoint);
         let body = Bytes::copy_from_slice(&probing.probe.body);
         let source = if body.is_empty() {
             Source::of_kept(Vec::new())
         } else {
-            let whole = Whole::of(body, &head.headers);
+            let whole = Whole::of(body, &head.fields);
             Source::of_kept(whole.for_version(&mut head, model))
         };
         let outbound = Outbound { source, wait, timeouts: rule.timeouts, interims: None };
@@ -113,26 +112,22 @@ fn ask_both(
     true
 }
 
-/// `None` only for what a checked config cannot hold.
-fn head_of(probe: &Probe, endpoint: &Endpoint) -> Option<Parts> {
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = probe.method.clone();
-    head.uri = probe.target.clone().into();
-    let host = HeaderValue::try_from(endpoint.address().to_string()).ok()?;
-    head.headers.insert(HOST, host);
-    head.headers.insert(USER_AGENT, HeaderValue::from_static(NAME));
-    head.headers.insert(X_REQUEST_ID, request_id(fastrand::u64(..), fastrand::u64(..)));
+fn head_of(probe: &Probe, endpoint: &Endpoint) -> RequestHead {
+    let mut head = RequestHead::new(probe.method.clone(), probe.target.clone().into());
+    head.fields.insert(Known::Host, endpoint.address().to_string());
+    head.fields.insert(Known::UserAgent, NAME);
+    head.fields.insert(Known::XRequestId, request_id(fastrand::u64(..), fastrand::u64(..)));
     for (name, value) in &probe.headers {
-        head.headers.insert(name.clone(), value.clone());
+        head.fields.insert(name, value);
     }
-    Some(head)
+    head
 }
 
 const NAME: &str = concat!("serin/", env!("CARGO_PKG_VERSION"), " (probe)");
 
 /// One probe, to the end of its answer.
 async fn ask(
-    head: &Parts,
+    head: &RequestHead,
     (endpoint, outbound): (Rc<Endpoint>, Outbound),
     leg: Arc<Leg>,
     clock: Clock,
@@ -143,7 +138,7 @@ async fn ask(
         Ok(response) => {
             let Outbound { source, wait, timeouts, .. } = outbound;
             let answer = Relayed::ride(response, (sample, None), (source, wait), timeouts);
-            let mut body = answer.into_body();
+            let mut body = answer.body;
             let mut bytes = 0;
             // It is settled as it ends; an endless one says nothing.
             while let Some(Ok(frame)) = poll_fn(|cx| body.poll_frame(cx)).await {

@@ -19,7 +19,8 @@ use crate::proxy::upstream::AnswerBody;
 use crate::telemetry::counts::RetryPermit;
 use crate::telemetry::sample::Sample;
 use crate::traffic::events::Events;
-use crate::traffic::outcome::{Outcome, grpc_status, is_grpc};
+use crate::traffic::message::Response;
+use crate::traffic::outcome::{Outcome, grpc_status, is_grpc, trailing_grpc_status};
 use crate::traffic::retry::Timeouts;
 
 /// What the endpoint sends, with the measuring of its attempt.
@@ -70,13 +71,13 @@ impl Attempt {
 impl Relayed {
     /// Lets `attempt` ride on the body of `response`.
     pub fn ride(
-        response: http::Response<AnswerBody>,
+        response: Response<AnswerBody>,
         (sample, permit): (Sample, Option<RetryPermit>),
         (source, wait): (Rc<Source>, Rc<Deadline>),
         timeouts: Timeouts,
-    ) -> http::Response<Self> {
+    ) -> Response<Self> {
         wait.clear();
-        sample.first_byte(response.status().as_u16());
+        sample.first_byte(response.status().as_u16(), response.body.answered());
         let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if tunnel {
             sample.is_not_timed();
@@ -88,10 +89,10 @@ impl Relayed {
             wait,
             idle,
             status: response.status(),
-            grpc_status: grpc_status(response.headers()),
-            grpc: is_grpc(response.headers()),
+            grpc_status: grpc_status(&response.head.fields),
+            grpc: is_grpc(&response.head.fields),
             permit,
-            events: Events::of(response.headers()).map(Box::new),
+            events: Events::of(&response.head.fields).map(Box::new),
             told_error: false,
         };
         response.map(|answer| {
@@ -165,7 +166,8 @@ impl Relayed {
                         attempt.told_error |= events.take(data);
                     }
                     if let Some(trailers) = frame.trailers_ref() {
-                        attempt.grpc_status = grpc_status(trailers).or(attempt.grpc_status);
+                        attempt.grpc_status =
+                            trailing_grpc_status(trailers).or(attempt.grpc_status);
                     }
                 }
                 if self.answer.is_end_stream() {

@@ -5,22 +5,23 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SERVER};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::proxy::error::Error;
 use crate::proxy::response::ResponseBody;
+use crate::traffic::fields::{Fields, Known};
+use crate::traffic::message::{Response, ResponseHead};
 
 /// What the client of a request by `method` gets for `error`; `None` when there is no
 /// client left.
 pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<ResponseBody>> {
     let status = error.status()?;
-    let mut response = if grpc {
-        let mut response = Response::new(ResponseBody::Own(None));
-        *response.headers_mut() = grpc_trailers(error);
-        let kind = HeaderValue::from_static("application/grpc");
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        response
+    let (mut head, body) = if grpc {
+        let mut head = ResponseHead::new(StatusCode::OK);
+        head.fields = Fields::from(&grpc_trailers(error));
+        head.fields.insert(Known::ContentType, "application/grpc");
+        (head, None)
     } else {
         let problem = serde_json::json!({
             "type": "about:blank",
@@ -30,21 +31,17 @@ pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<Respons
             "reason": error.reason().as_str(),
         });
         let body = Bytes::from(problem.to_string());
-        let length = HeaderValue::from(body.len());
+        let mut head = ResponseHead::new(status);
+        head.fields.insert_number(Known::ContentLength, body.len() as u64);
+        head.fields.insert(Known::ContentType, "application/problem+json");
         // HTTP/2 would send what HTTP/1.1 leaves out.
-        let body = (*method != Method::HEAD).then_some(body);
-        let mut response = Response::new(ResponseBody::Own(body));
-        response.headers_mut().insert(CONTENT_LENGTH, length);
-        *response.status_mut() = status;
-        let kind = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        response
+        (head, (*method != Method::HEAD).then_some(body))
     };
     if let Some(seconds) = error.retry_after() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        head.fields.insert_number(Known::RetryAfter, seconds.into());
     }
-    response.headers_mut().insert(SERVER, HeaderValue::from_static("serin"));
-    Some(response)
+    head.fields.insert(Known::Server, "serin");
+    Some(Response { head, body: ResponseBody::Own(body) })
 }
 
 /// What the client of a gRPC request gets behind, or instead of, a body.
@@ -92,11 +89,12 @@ mod tests {
     fn a_problem_says_what_and_a_grpc_client_gets_a_status() {
         let response = of(&Error::NoRoute, &Method::GET, false).unwrap();
         assert_eq!(response.status(), 404);
-        assert_eq!(response.headers()["server"], "serin");
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.head.fields.get(Known::Server), Some(&b"serin"[..]));
+        let kind = response.head.fields.text(Known::ContentType);
+        assert_eq!(kind, Some("application/problem+json"));
         let response = of(&Error::NoRoute, &Method::POST, true).unwrap();
         assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["grpc-status"], "12");
+        assert_eq!(response.head.fields.text(Known::GrpcStatus), Some("12"));
         assert!(of(&Error::ClientGone, &Method::GET, false).is_none());
     }
 

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use http::{Method, Response};
+use http::Method;
 
 use crate::clock::Clock;
 use crate::proxy::body::Source;
@@ -16,6 +16,7 @@ use crate::proxy::view::{RuleRef, TargetView};
 use crate::snapshot::{self, Rollout};
 use crate::telemetry::counts::{RetryPermit, RetryRefused};
 use crate::telemetry::told::Why;
+use crate::traffic::message::Response;
 use crate::traffic::outcome::{Outcome, grpc_status};
 use crate::traffic::retry::Failure;
 
@@ -188,7 +189,7 @@ fn failure_of(answered: &Result<Response<AnswerBody>, Error>) -> Option<Failure>
 fn is_fault(answered: &Result<Response<AnswerBody>, Error>) -> bool {
     match answered {
         Ok(response) => {
-            let status = grpc_status(response.headers());
+            let status = grpc_status(&response.head.fields);
             Outcome::of(response.status(), status) == Outcome::Bad
         }
         Err(error) => error.failure().is_some(),

@@ -19,8 +19,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
-use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::clock::Clock;
@@ -34,6 +32,7 @@ use crate::proxy::upstream::http2::pool::{Dial, Lease, Pool, Turn};
 use crate::proxy::upstream::transport::Transport;
 use crate::tls::client::{Encryption, Offer};
 use crate::traffic::balance::{Cost, Latency};
+use crate::traffic::message::{RequestHead, Response};
 use crate::traffic::protocol::Protocol;
 use crate::traffic::retry::{Excuse, Failed, Timeouts};
 use crate::units::Tick;
@@ -92,6 +91,8 @@ pub struct Outbound {
 pub struct AnswerBody {
     /// `None` once it has ended.
     open: Option<(Wire, Busy)>,
+    /// When its head was there.
+    answered: Tick,
 }
 
 /// A response's body, by what is spoken.
@@ -157,8 +158,7 @@ impl Endpoint {
         Cost::new(self.latency.get(), self.in_flight.get(), now)
     }
 
-    fn observe<T>(&self, began: Tick, answered: &Result<Response<T>, Error>) {
-        let now = self.clock.now();
+    fn observe<T>(&self, began: Tick, answered: &Result<Response<T>, Error>, now: Tick) {
         self.answered.set(now);
         let failed = match answered {
             Ok(response) => response.status().is_server_error(),
@@ -195,18 +195,22 @@ impl Endpoint {
     /// did not look at.
     pub async fn send(
         self: &Rc<Self>,
-        head: &Parts,
+        head: &RequestHead,
         outbound: &Outbound,
         began: Tick,
     ) -> Result<Response<AnswerBody>, Error> {
-        let answered = self.send_unmeasured(head, outbound).await;
-        self.observe(began, &answered);
+        let mut answered = self.send_unmeasured(head, outbound).await;
+        let now = self.clock.now();
+        self.observe(began, &answered, now);
+        if let Ok(response) = &mut answered {
+            response.body.answered = now;
+        }
         answered
     }
 
     async fn send_unmeasured(
         self: &Rc<Self>,
-        head: &Parts,
+        head: &RequestHead,
         outbound: &Outbound,
     ) -> Result<Response<AnswerBody>, Error> {
         let busy = Busy::new(self);
@@ -301,7 +305,7 @@ impl Outbound {
     async fn attempt(
         &self,
         way: Way,
-        head: &Parts,
+        head: &RequestHead,
         retries: u32,
         endpoint: SocketAddr,
     ) -> Result<Response<Wire>, (Failed, Error)> {
@@ -392,7 +396,7 @@ impl Wire {
 impl AnswerBody {
     fn of(response: Response<Wire>, busy: Busy) -> Response<Self> {
         response.map(|body| {
-            let mut body = Self { open: Some((body, busy)) };
+            let mut body = Self { open: Some((body, busy)), answered: Tick::default() };
             body.give_back_if_ended();
             body
         })
@@ -408,6 +412,11 @@ impl AnswerBody {
         }
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut self).poll_frame(&mut cx) {}
+    }
+
+    /// When its head was there.
+    pub fn answered(&self) -> Tick {
+        self.answered
     }
 
     /// Nothing more is wanted of it.

@@ -8,15 +8,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
-use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body::Body;
 
 use crate::proxy::body::{RequestBody, Source};
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::Error;
+use crate::traffic::fields::{Fields, Known, Name};
 use crate::traffic::matching::ModelView;
+use crate::traffic::message::RequestHead;
 use crate::traffic::model::{Named, may_be_named, quoted};
 use crate::traffic::retry::Timeouts;
 
@@ -28,22 +28,22 @@ pub struct Whole {
 }
 
 /// Fields that speak of the very bytes of a body (RFC 9530; RFC 2616, section 14.15).
-const DIGESTS: [HeaderName; 4] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-md5"),
+const DIGESTS: [Name<'static>; 4] = [
+    Name::other("content-digest"),
+    Name::other("repr-digest"),
+    Name::other("digest"),
+    Name::other("content-md5"),
 ];
 
 impl Whole {
     /// Waits for the body, if it is one that may name a model. The rule is not known yet, so
     /// `wait` has the default limits of time.
     pub async fn read(
-        head: &mut Parts,
+        head: &mut RequestHead,
         source: &Rc<Source>,
         wait: Deadline,
     ) -> Result<Option<Self>, Error> {
-        if source.is_ended() || !may_be_named(&head.headers) {
+        if source.is_ended() || !may_be_named(&head.fields) {
             return Ok(None);
         }
         source.keep_to_replay();
@@ -65,15 +65,15 @@ impl Whole {
         if named == Named::Twice {
             return Err(Error::BadRequest("the request's body names its `model` more than once"));
         }
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        head.fields.insert_number(Known::ContentLength, bytes.len() as u64);
         // They are gone: the body is one piece now.
-        head.headers.remove(TRAILER);
+        head.fields.remove(Known::Trailer);
         Ok(Some(Self { bytes, named }))
     }
 
     /// A body of Serin's own.
-    pub fn of(bytes: Bytes, headers: &HeaderMap) -> Self {
-        let named = if may_be_named(headers) { Named::of(&bytes) } else { Named::Never };
+    pub fn of(bytes: Bytes, fields: &Fields) -> Self {
+        let named = if may_be_named(fields) { Named::of(&bytes) } else { Named::Never };
         Self { bytes, named }
     }
 
@@ -83,11 +83,11 @@ impl Whole {
     }
 
     /// The body for a version that knows itself as `model`, and `head` for it.
-    pub fn for_version(&self, head: &mut Parts, model: Option<&str>) -> Vec<Bytes> {
+    pub fn for_version(&self, head: &mut RequestHead, model: Option<&str>) -> Vec<Bytes> {
         let pieces = match (&self.named, model) {
             (Named::Once { name, at }, Some(model)) if name != model => {
                 for name in DIGESTS {
-                    head.headers.remove(name);
+                    head.fields.remove(name);
                 }
                 let (before, behind) = (self.bytes.slice(..at.start), self.bytes.slice(at.end..));
                 vec![before, Bytes::from(quoted(model)), behind]
@@ -96,7 +96,7 @@ impl Whole {
             _ => vec![self.bytes.clone()],
         };
         let length: usize = pieces.iter().map(Bytes::len).sum();
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        head.fields.insert_number(Known::ContentLength, length as u64);
         pieces
     }
 }

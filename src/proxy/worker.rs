@@ -292,8 +292,10 @@ impl Visit {
     fn poll_idle_for(&self, cx: &Context<'_>, has_own_limit: bool) -> Poll<()> {
         self.wake_on_drain(cx);
         let seat = &mut self.worker.connections.borrow_mut()[self.key];
-        let clock = self.worker.clock;
-        seat.idle.get_or_insert_with(|| Idle { since: clock.now(), sweeps: 0, has_own_limit });
+        // Coarse, and free: it is told in seconds.
+        let deadlines = &self.worker.deadlines;
+        let since = || deadlines.coarse_now();
+        seat.idle.get_or_insert_with(|| Idle { since: since(), sweeps: 0, has_own_limit });
         if seat.expired || self.worker.is_draining() { Poll::Ready(()) } else { Poll::Pending }
     }
 

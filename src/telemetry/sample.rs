@@ -296,10 +296,9 @@ impl Sample {
         }
     }
 
-    /// The response's head is there.
-    pub fn first_byte(&self, code: u16) {
+    /// The response's head was there at `now`.
+    pub fn first_byte(&self, code: u16, now: Tick) {
         self.code.set(code);
-        let now = self.clock.now();
         self.leg.counters().first_byte.record(now.since(self.started));
         if let Some(pass) = &self.pass {
             pass.answered(self.leg.worker, now);

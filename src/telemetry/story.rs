@@ -9,14 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::clock::Clock;
 use crate::names::RolloutName;
 use crate::telemetry::counts::{Counter, Leg};
 use crate::telemetry::told::{End, Told, ToldAttempt, ToldCopy, ToldRefusal, ToldRequest, Why};
-use crate::traffic::headers::{TRACEPARENT, X_REQUEST_ID};
+use crate::traffic::fields::{Fields, Known};
+use crate::traffic::message::RequestHead;
 use crate::traffic::outcome::Outcome;
 use crate::traffic::trace::{TraceContext, is_sampled};
 use crate::units::{Ratio, Tick};
@@ -27,8 +27,6 @@ pub const QUEUE_MAX: usize = 2048;
 
 /// Attempts of one request that are told; no rule makes more.
 const ATTEMPTS_USUAL: usize = 2;
-
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// What of single requests is asked for.
 #[derive(Debug)]
@@ -206,11 +204,11 @@ impl Story {
     pub fn begin(
         telling: &Arc<Telling>,
         (worker, clock): (usize, Clock),
-        head: &Parts,
+        head: &RequestHead,
         from: From,
         started: Tick,
     ) -> Rc<Self> {
-        let context = match (&telling.traces, head.headers.get(TRACEPARENT)) {
+        let context = match (&telling.traces, head.fields.get(Known::Traceparent)) {
             (None, _) => TraceContext::default(),
             (Some(traces), field) => {
                 let parent = field.and_then(TraceContext::parse);
@@ -226,15 +224,15 @@ impl Story {
             is_logged: lines.is_some_and(|lines| fastrand::f64() < lines.share.get()),
             context,
             span: new_span(),
-            tracestate: telling.traces.as_ref().and_then(|_| head.headers.get(TRACESTATE)).cloned(),
+            tracestate: telling.traces.as_ref().and_then(|_| head.fields.value(Known::Tracestate)),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
-            host: head.headers.get(http::header::HOST).cloned(),
+            host: head.fields.value(Known::Host),
             version: head.version,
             is_encrypted: from.is_encrypted,
             client: from.client,
             id: None,
-            fields: lines.map(|lines| chosen(&head.headers, &lines.headers)).unwrap_or_default(),
+            fields: lines.map(|lines| chosen(&head.fields, &lines.headers)).unwrap_or_default(),
             rollout: None,
             started,
             end: End {
@@ -262,34 +260,34 @@ impl Story {
         }
     }
 
-    /// It has a rule; `headers` are those for endpoints.
-    pub fn routed(&self, headers: &HeaderMap, rollout: Option<&RolloutName>) {
+    /// It has a rule; `fields` are those for endpoints.
+    pub fn routed(&self, fields: &Fields, rollout: Option<&RolloutName>) {
         let mut told = self.told.borrow_mut();
         let Some(told) = told.as_mut() else { return };
-        told.id = headers.get(X_REQUEST_ID).cloned();
+        told.id = fields.value(Known::XRequestId);
         told.rollout = rollout.cloned();
         if self.telling.traces.is_none() {
             // Somebody else's trace may be worth to be looked up.
             told.context =
-                headers.get(TRACEPARENT).and_then(TraceContext::parse).unwrap_or_default();
+                fields.get(Known::Traceparent).and_then(TraceContext::parse).unwrap_or_default();
         }
     }
 
-    /// One more attempt, which `headers` tell the endpoint of.
-    pub fn attempt(self: &Rc<Self>, headers: &mut HeaderMap, why: Why) -> Tale {
+    /// One more attempt, which `fields` tell the endpoint of.
+    pub fn attempt(self: &Rc<Self>, fields: &mut Fields, why: Why) -> Tale {
         let span = new_span();
         if let Some(context) = self.context_of(span) {
-            headers.insert(TRACEPARENT, context.field());
+            fields.insert(Known::Traceparent, context.field());
         }
         let (endpoint, first_byte) = (Cell::new(None), Cell::new(None));
         let (story, started) = (Rc::clone(self), self.clock.now());
         Tale { story, span, why, endpoint, started, first_byte, received: Cell::new(0) }
     }
 
-    /// A copy, which `headers` tell the shadow of; `None` if nothing is told of it.
+    /// A copy, which `fields` tell the shadow of; `None` if nothing is told of it.
     pub fn copy(
         &self,
-        (headers, method): (&mut HeaderMap, &Method),
+        (fields, method): (&mut Fields, &Method),
         leg: Arc<Leg>,
         endpoint: SocketAddr,
     ) -> Option<CopyTale> {
@@ -297,7 +295,7 @@ impl Story {
         let of = TraceContext { span: self.told.borrow().as_ref()?.span, ..of };
         let trace = fastrand::u128(..).max(1);
         let context = TraceContext { trace, span: new_span(), sampled: of.sampled };
-        headers.insert(TRACEPARENT, context.field());
+        fields.insert(Known::Traceparent, context.field());
         let started = self.clock.now();
         let told = ToldCopy {
             context,
@@ -433,8 +431,8 @@ fn new_span() -> u64 {
 }
 
 /// The first value of each of `names` that is there.
-fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
-    let there = |name: &HeaderName| Some((name.clone(), headers.get(name)?.clone()));
+fn chosen(fields: &Fields, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+    let there = |name: &HeaderName| Some((name.clone(), fields.value(name)?));
     names.iter().filter_map(there).collect()
 }
 

@@ -5,9 +5,10 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::traffic::fields::Fields;
 use crate::traffic::matching::{cookies, query_value};
 
 /// Where a rule finds the key that keeps a user on one version.
@@ -25,12 +26,12 @@ impl StickyKey {
     /// The key that a request brings; an empty one is none.
     pub fn value<'a>(
         &'a self,
-        headers: &'a HeaderMap,
+        fields: &'a Fields,
         query: Option<&'a str>,
     ) -> Option<Cow<'a, [u8]>> {
         let value = match self {
-            Self::Header(name) => Cow::Borrowed(headers.get(name)?.as_bytes()),
-            Self::Cookie(name) => Cow::Borrowed(cookies(headers, name.as_bytes()).next()?),
+            Self::Header(name) => Cow::Borrowed(fields.get(name)?),
+            Self::Cookie(name) => Cow::Borrowed(cookies(fields, name.as_bytes()).next()?),
             Self::Query(name) => match query_value(query, name)? {
                 Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),
                 Cow::Owned(value) => Cow::Owned(value.into_bytes()),

@@ -2,8 +2,7 @@
 //!
 //! Never keeps more of a line than tells what it is, and changes nothing.
 
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use crate::traffic::fields::{Fields, Known};
 
 /// The longest beginning of a line that is looked at.
 const LINE_BYTES_MAX: usize = 24;
@@ -18,12 +17,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// For a response with `headers`; `None` when it is no stream of events, or one that cannot
+    /// For a response with `fields`; `None` when it is no stream of events, or one that cannot
     /// be read.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let kind = headers.get(CONTENT_TYPE)?.as_bytes();
+    pub fn of(fields: &Fields) -> Option<Self> {
+        let kind = fields.get(Known::ContentType)?;
         let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        let readable = !headers.contains_key(CONTENT_ENCODING);
+        let readable = !fields.contains(Known::ContentEncoding);
         (kind.eq_ignore_ascii_case(b"text/event-stream") && readable).then(Self::default)
     }
 
@@ -67,7 +66,6 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -110,16 +108,12 @@ mod tests {
 
     #[test]
     fn only_a_stream_that_can_be_read_is_looked_at() {
-        let kind = |kind: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-            headers
-        };
+        let kind = |kind: &str| Fields::of(&[("content-type", kind)]);
         assert!(Events::of(&kind("text/event-stream")).is_some());
         assert!(Events::of(&kind("Text/Event-Stream; charset=utf-8")).is_some());
         assert!(Events::of(&kind("text/event-streams")).is_none());
-        let mut headers = kind("text/event-stream");
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert!(Events::of(&headers).is_none());
+        let mut fields = kind("text/event-stream");
+        fields.insert(Known::ContentEncoding, "gzip");
+        assert!(Events::of(&fields).is_none());
     }
 }

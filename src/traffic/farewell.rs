@@ -3,9 +3,9 @@
 //!
 //! Never ends a stream as if it were whole, and never in the middle of an event or a frame.
 
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 
+use crate::traffic::fields::{Fields, Known};
 use crate::traffic::outcome::is_grpc;
 
 /// What a stream is to whoever reads it, and where in it one is.
@@ -38,19 +38,19 @@ const WHY: &str = "the model version that was answering has been taken out; plea
 impl Stream {
     /// Of a response, by the protocol that it switches to, if it does. One whose length was
     /// told takes no more than that.
-    pub fn of(upgrade: Option<&HeaderValue>, headers: &HeaderMap, length_is_told: bool) -> Self {
-        let is = |value: Option<&HeaderValue>, wanted: &str| {
-            let found = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
-            found.trim().to_ascii_lowercase().starts_with(wanted)
+    pub fn of(upgrade: Option<&HeaderValue>, fields: &Fields, length_is_told: bool) -> Self {
+        let is = |value: Option<&[u8]>, wanted: &str| {
+            let found = value.unwrap_or_default().trim_ascii_start();
+            found.get(..wanted.len()).is_some_and(|one| one.eq_ignore_ascii_case(wanted.as_bytes()))
         };
-        if upgrade.is_some() {
-            let known = is(upgrade, "websocket");
+        if let Some(upgrade) = upgrade {
+            let known = is(Some(upgrade.as_bytes()), "websocket");
             return if known { Self::WebSocket(Frames::default()) } else { Self::Other };
         }
-        match headers.get(CONTENT_TYPE) {
+        match fields.get(Known::ContentType) {
             _ if length_is_told => Self::Other,
             kind if is(kind, "text/event-stream") => Self::Events(Vec::new()),
-            _ if is_grpc(headers) => Self::Grpc,
+            _ if is_grpc(fields) => Self::Grpc,
             _ => Self::Other,
         }
     }
@@ -168,10 +168,7 @@ mod tests {
 
     fn stream(upgrade: Option<&str>, fields: &[(&'static str, &str)], told: bool) -> Stream {
         let upgrade = upgrade.map(|text| HeaderValue::from_str(text).unwrap());
-        let fields = fields.iter().map(|(name, value)| {
-            (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
-        });
-        Stream::of(upgrade.as_ref(), &fields.collect(), told)
+        Stream::of(upgrade.as_ref(), &Fields::of(fields), told)
     }
 
     #[test]

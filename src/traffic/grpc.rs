@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use crate::traffic::fields::{Fields, Known};
 
 /// How long the client of a gRPC request waits: its `grpc-timeout`, up to eight digits and a
 /// unit (gRPC over HTTP/2, "Requests"). `None` where there is none, or none that can be
 /// read.
-pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.as_bytes();
+pub fn timeout(fields: &Fields) -> Option<Duration> {
+    let text = fields.get(Known::GrpcTimeout)?;
     let (unit, digits) = text.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -51,11 +51,10 @@ mod tests {
             ("1.5S", None),
             ("1h", None),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
-            let found = timeout(&headers).map(|span| span.as_millis());
+            let found =
+                timeout(&Fields::of(&[("grpc-timeout", text)])).map(|span| span.as_millis());
             assert_eq!(found, millis.map(|millis: u64| u128::from(millis)), "{text:?}");
         }
-        assert_eq!(timeout(&HeaderMap::new()), None);
+        assert_eq!(timeout(&Fields::default()), None);
     }
 }

@@ -7,10 +7,11 @@ pub mod misfit;
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use regex::bytes::Regex;
 
 use crate::traffic::client::{Client, ClientMatch};
+use crate::traffic::fields::{Fields, Known};
 
 /// What a match may look at.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub struct RequestView<'a> {
     /// Without the question mark; `None` when there is none.
     pub query: Option<&'a str>,
     /// As sent.
-    pub headers: &'a HeaderMap,
+    pub fields: &'a Fields,
     /// Who has sent it; `None` without a verified certificate.
     pub client: Option<&'a Client>,
     /// What its body asks for.
@@ -302,11 +303,11 @@ impl Match {
 }
 
 fn header_fits((name, value): &(HeaderName, ValueMatch), request: &RequestView<'_>) -> bool {
-    value.fits(request.headers.get_all(name).iter().map(http::HeaderValue::as_bytes))
+    value.fits(request.fields.all(name))
 }
 
 fn cookie_fits((name, value): &(String, ValueMatch), request: &RequestView<'_>) -> bool {
-    value.fits(cookies(request.headers, name.as_bytes()))
+    value.fits(cookies(request.fields, name.as_bytes()))
 }
 
 fn parameter_fits((name, value): &(String, ValueMatch), request: &RequestView<'_>) -> bool {
@@ -323,16 +324,14 @@ fn model_fits(value: &ValueMatch, request: &RequestView<'_>) -> bool {
 
 /// The values of the cookie `name`, over all `cookie` fields (RFC 6265, section 4.2.1;
 /// HTTP/2 may split the field).
-pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(http::header::COOKIE)
-        .iter()
-        .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
-        .filter_map(move |pair| {
+pub fn cookies<'a>(fields: &'a Fields, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    fields.all(Known::Cookie).flat_map(|field| field.split(|b| *b == b';')).filter_map(
+        move |pair| {
             let pair = pair.trim_ascii();
             let equals = pair.iter().position(|b| *b == b'=')?;
             (&pair[..equals] == name).then(|| &pair[equals + 1..])
-        })
+        },
+    )
 }
 
 /// The first value of the query parameter `name`, percent-decoded.

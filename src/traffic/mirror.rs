@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use crate::names::BackendName;
+use crate::traffic::fields::Fields;
 use crate::units::Ratio;
 
 /// One shadow of a rule.
@@ -45,12 +46,12 @@ impl Mirror {
     }
 
     /// Makes the head of a request the head of its copy.
-    pub fn dress(&self, headers: &mut HeaderMap) {
+    pub fn dress(&self, fields: &mut Fields) {
         for name in &self.remove {
-            headers.remove(name);
+            fields.remove(name);
         }
         for (name, value) in &self.set {
-            headers.insert(name, value.clone());
+            fields.insert(name, value);
         }
     }
 }
@@ -90,12 +91,12 @@ mod tests {
 
     #[test]
     fn a_copy_wears_what_the_rule_says() {
-        let mut headers = HeaderMap::new();
-        headers.insert("authorization", HeaderValue::from_static("secret"));
-        headers.append("x-shadow", HeaderValue::from_static("a client's"));
-        headers.append("x-shadow", HeaderValue::from_static("another"));
-        mirror(100.0).dress(&mut headers);
-        assert_eq!(headers.len(), 1);
-        assert_eq!(headers["x-shadow"], "true");
+        let mut fields = Fields::of(&[
+            ("authorization", "secret"),
+            ("x-shadow", "a client's"),
+            ("x-shadow", "another"),
+        ]);
+        mirror(100.0).dress(&mut fields);
+        assert_eq!(fields, Fields::of(&[("x-shadow", "true")]));
     }
 }

@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::traffic::fields::{Fields, Known};
 
 /// What a body says of the model that it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub enum Named {
     Twice,
 }
 
-/// Whether a body under `headers` may name its model: it is JSON, and not compressed.
-pub fn may_be_named(headers: &HeaderMap) -> bool {
-    let plain = headers.get(CONTENT_ENCODING).is_none_or(|coding| coding == "identity");
+/// Whether a body under `fields` may name its model: it is JSON, and not compressed.
+pub fn may_be_named(fields: &Fields) -> bool {
+    let plain = fields.get(Known::ContentEncoding).is_none_or(|coding| coding == b"identity");
     let is_json = |kind: &str| {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         let (major, minor) = kind.split_once('/').unwrap_or_default();
@@ -40,7 +40,7 @@ pub fn may_be_named(headers: &HeaderMap) -> bool {
         let is_json = minor == "json" || (minor.ends_with("+json") && !minor.starts_with("grpc"));
         major.eq_ignore_ascii_case("application") && is_json
     };
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = fields.text(Known::ContentType);
     plain && kind.is_some_and(is_json)
 }
 
@@ -116,7 +116,6 @@ struct Key<'b>(#[serde(borrow)] Cow<'b, str>);
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -165,11 +164,10 @@ mod tests {
             (Some("multipart/form-data; boundary=x"), None, false),
             (None, None, false),
         ] {
-            let mut headers = HeaderMap::new();
-            let value = |text: &'static str| HeaderValue::from_static(text);
-            kind.map(|kind| headers.insert(CONTENT_TYPE, value(kind)));
-            coding.map(|coding| headers.insert(CONTENT_ENCODING, value(coding)));
-            assert_eq!(may_be_named(&headers), read, "{kind:?} {coding:?}");
+            let kinds = kind.map(|kind| (Known::ContentType, kind));
+            let codings = coding.map(|coding| (Known::ContentEncoding, coding));
+            let fields = kinds.into_iter().chain(codings).collect();
+            assert_eq!(may_be_named(&fields), read, "{kind:?} {coding:?}");
         }
     }
 

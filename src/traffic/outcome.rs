@@ -2,7 +2,9 @@
 //!
 //! Never knows why an attempt failed on the wire: the shell says whose fault it was.
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
+
+use crate::traffic::fields::{Fields, Known};
 
 /// Class of a finished attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,21 +62,25 @@ pub const fn is_local(errno: i32) -> bool {
     matches!(errno, 1 | 12 | 13 | 23 | 24 | 99 | 100 | 101 | 105)
 }
 
-/// The `grpc-status` among `headers`; a value that is no number is UNKNOWN (2).
-pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-    let value = headers.get(GRPC_STATUS)?;
-    Some(value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(2))
+/// The `grpc-status` among the `fields` of a head; a value that is no number is UNKNOWN (2).
+pub fn grpc_status(fields: &Fields) -> Option<u32> {
+    fields.get(Known::GrpcStatus).map(grpc_code)
+}
+
+/// The same of trailers.
+pub fn trailing_grpc_status(trailers: &HeaderMap) -> Option<u32> {
+    trailers.get(Known::GrpcStatus.as_str()).map(|value| grpc_code(value.as_bytes()))
+}
+
+fn grpc_code(value: &[u8]) -> u32 {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
 /// Whether a message with these fields is gRPC.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-    })
+pub fn is_grpc(fields: &Fields) -> bool {
+    let rest =
+        fields.get(Known::ContentType).and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 #[cfg(test)]
@@ -114,12 +120,12 @@ mod tests {
 
     #[test]
     fn grpc_is_told_by_its_fields() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(grpc_status(&headers), None);
-        headers.insert("grpc-status", HeaderValue::from_static("14"));
-        assert_eq!(grpc_status(&headers), Some(14));
-        headers.insert("grpc-status", HeaderValue::from_static("oops"));
-        assert_eq!(grpc_status(&headers), Some(2));
+        assert_eq!(grpc_status(&Fields::default()), None);
+        for (value, status) in [("14", 14), ("oops", 2)] {
+            assert_eq!(grpc_status(&Fields::of(&[("grpc-status", value)])), Some(status));
+            let trailers = ("grpc-status".parse().unwrap(), HeaderValue::from_static(value));
+            assert_eq!(trailing_grpc_status(&HeaderMap::from_iter([trailers])), Some(status));
+        }
         for (value, grpc) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
@@ -127,8 +133,7 @@ mod tests {
             ("application/grpc-web", false),
             ("application/json", false),
         ] {
-            headers.insert("content-type", HeaderValue::from_static(value));
-            assert_eq!(is_grpc(&headers), grpc, "{value}");
+            assert_eq!(is_grpc(&Fields::of(&[("content-type", value)])), grpc, "{value}");
         }
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Never draws an id: whoever calls brings the bits.
 
-use http::HeaderValue;
-
 use crate::traffic::headers::keeps_traceparent;
 use crate::units::Ratio;
 
@@ -20,8 +18,8 @@ pub struct TraceContext {
 
 impl TraceContext {
     /// What `value` says; `None` if it is not one that is kept.
-    pub fn parse(value: &HeaderValue) -> Option<Self> {
-        let text = value.to_str().ok().filter(|_| keeps_traceparent(value))?;
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok().filter(|_| keeps_traceparent(value))?;
         Some(Self {
             trace: u128::from_str_radix(text.get(3..35)?, 16).ok()?,
             span: u64::from_str_radix(text.get(36..52)?, 16).ok()?,
@@ -30,13 +28,12 @@ impl TraceContext {
     }
 
     /// The field for whoever gets the request next.
-    pub fn field(&self) -> HeaderValue {
+    pub fn field(&self) -> [u8; 55] {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         hex(self.trace, &mut text[3..35]);
         hex(u128::from(self.span), &mut text[36..52]);
         text[54] = if self.sampled { b'1' } else { b'0' };
-        // Digits and dashes are a field value.
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+        text
     }
 }
 
@@ -62,7 +59,7 @@ mod tests {
     fn a_context_survives_being_written() {
         let context = TraceContext { trace: 0x1f, span: 0xab << 56, sampled: true };
         let field = context.field();
-        assert_eq!(field, "00-0000000000000000000000000000001f-ab00000000000000-01");
+        assert_eq!(&field, b"00-0000000000000000000000000000001f-ab00000000000000-01");
         assert_eq!(TraceContext::parse(&field), Some(context));
     }
 
@@ -74,7 +71,7 @@ mod tests {
             "00-0000000000000000000000000000001f-0000000000000000-01",
             "00-0000000000000000000000000000001F-ab00000000000000-01",
         ] {
-            assert_eq!(TraceContext::parse(&HeaderValue::from_static(text)), None, "{text}");
+            assert_eq!(TraceContext::parse(text.as_bytes()), None, "{text}");
         }
     }
 

@@ -14,13 +14,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode, Version};
+use http::{StatusCode, Version};
 use http_body::Body as _;
 
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::Error;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::forward::Upgrade;
 use crate::proxy::incoming::{Inbound, Incoming};
 use crate::proxy::interim::Interims;
 use crate::proxy::protocol::ClientStream;
@@ -29,6 +28,7 @@ use crate::proxy::protocol::http1::head::Head;
 use crate::proxy::protocol::http1::io::Io;
 use crate::proxy::response::ResponseBody;
 use crate::proxy::worker::Visit;
+use crate::traffic::message::{Request, Response};
 
 /// From the first byte of a head to its last.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -172,9 +172,9 @@ impl<S: ClientStream> Connection<S> {
     }
 
     async fn serve_one(&self, head: Head) -> Next {
-        let Head { parts, framing, keep_alive, expects_continue, takes_trailers } = head;
-        let wants = Wants::of(&parts.method, parts.version, keep_alive, takes_trailers);
-        let tunnel = parts.extensions.get::<Upgrade>().is_some();
+        let Head { request, framing, keep_alive, expects_continue, takes_trailers } = head;
+        let wants = Wants::of(&request.method, request.version, keep_alive, takes_trailers);
+        let tunnel = request.upgrade.is_some();
         self.io.begin_body(framing, tunnel, expects_continue);
         let incoming = if framing == head::Framing::Ended && !tunnel {
             Incoming::Empty
@@ -182,7 +182,7 @@ impl<S: ClientStream> Connection<S> {
             let inbound: Rc<dyn Inbound> = Rc::<Io<S>>::clone(&self.io);
             Incoming::Http1(inbound)
         };
-        match self.answer(Request::from_parts(parts, incoming), wants).await {
+        match self.answer(Request { head: request, body: incoming }, wants).await {
             Some(response) => self.reply(response, wants).await,
             None => Next::Cut,
         }
@@ -232,7 +232,7 @@ impl<S: ClientStream> Connection<S> {
 
     async fn reply(&self, response: Response<ResponseBody>, wants: Wants) -> Next {
         let worker = self.visit.worker();
-        let (head, body) = response.into_parts();
+        let Response { mut head, body } = response;
         let ended = body.is_end_stream();
         let framing = answer::framing(&head, wants, ended);
         let unread = matches!(body, ResponseBody::Own(_)) && !self.io.is_end_stream();
@@ -241,7 +241,7 @@ impl<S: ClientStream> Connection<S> {
         self.io.begin_answer();
         worker.with_date(|date| {
             let mut output = self.io.output().borrow_mut();
-            answer::encode(&head, framing, (wants, keep_alive), date, output.buffer());
+            answer::encode(&mut head, framing, (wants, keep_alive), date, output.buffer());
         });
         let done = framing == Framing::Ended;
         let trailers = wants.trailers;

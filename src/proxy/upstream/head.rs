@@ -5,15 +5,12 @@
 use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode, Version, response};
+use http::{Method, StatusCode, Version};
 
-use crate::proxy::http1::fields::{
-    FIELDS_MAX, HEAD_BYTES_MAX, content_length, encode_field, has_bare_line_feed, is_chunked,
-    places, read_into,
-};
+use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX, content_length, is_chunked};
 use crate::proxy::upstream::fault::Fault;
+use crate::traffic::fields::{Fields, Known, Places};
+use crate::traffic::message::{RequestHead, ResponseHead};
 
 /// How the end of a response's body is told (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +29,19 @@ pub enum Framing {
 const HEAD_BYTES_USUAL: usize = 1 << 10;
 
 /// Writes a request's head, in origin form, behind `output`.
-pub fn encode_head(head: &Parts, output: &mut BytesMut) {
+pub fn encode_head(head: &RequestHead, output: &mut BytesMut) {
     output.reserve(HEAD_BYTES_USUAL);
     let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     output.extend_from_slice(head.method.as_str().as_bytes());
     output.extend_from_slice(b" ");
     output.extend_from_slice(target.as_bytes());
     output.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        encode_field(name, value, output);
-    }
+    head.fields.encode(output);
     output.extend_from_slice(b"\r\n");
 }
 
 /// One response head from the front of `input`; `None` when it is not whole yet.
-pub fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> {
+pub fn decode_head(input: &mut BytesMut) -> Result<Option<ResponseHead>, Fault> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -66,49 +61,43 @@ pub fn decode_head(input: &mut BytesMut) -> Result<Option<Response<()>>, Fault> 
         Some(1) => Version::HTTP_11,
         _ => Version::HTTP_10,
     };
-    let places = places(input, parsed.headers);
-    let head = input.split_to(length).freeze();
-    if has_bare_line_feed(&head) {
+    let fields = parsed.headers.iter().map(|field| (field.name.as_bytes(), field.value));
+    let places = Places::of(input, fields);
+    let head = input.split_to(length);
+    if places.have_bare_line_feed(&head) {
         return Err(Fault::Malformed("a line that ends without CR"));
     }
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.version_mut() = version;
-    read_into(response.headers_mut(), &head, &places)?;
-    Ok(Some(response))
+    let fields = Fields::read(head, places);
+    Ok(Some(ResponseHead { status, version, fields, upgrade: None }))
 }
 
 /// How the body of a response is framed, and whether the connection may be used again
 /// (RFC 9112, sections 6.3 and 9.3). Fields that would frame it twice are a fault.
 pub fn response_framing(
     method: &Method,
-    head: &mut response::Parts,
+    head: &mut ResponseHead,
 ) -> Result<(Framing, bool), Fault> {
     let says = |token: &[u8]| {
-        if !head.headers.contains_key(CONNECTION) {
-            return false;
-        }
-        let values = head.headers.get_all(CONNECTION).iter();
-        let mut tokens = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+        let values = head.fields.all(Known::Connection);
+        let mut tokens = values.flat_map(|value| value.split(|b| *b == b','));
         tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token))
     };
     let keep_alive =
         if head.version == Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
-    let length = content_length(&head.headers)?;
-    let has_zeros = |text: &HeaderValue| text.len() > 1 && text.as_bytes().starts_with(b"0");
+    let length = content_length(&head.fields)?;
+    let has_zeros = |text: &[u8]| text.len() > 1 && text.starts_with(b"0");
     if let Some(length) = length
-        && (head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
-            || head.headers.get(CONTENT_LENGTH).is_some_and(has_zeros))
+        && head.fields.sole(Known::ContentLength).is_none_or(has_zeros)
     {
         // Repeated, it was the same, and `007` goes on as `7`; it goes on once.
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        head.fields.insert_number(Known::ContentLength, length);
     }
     let no_body = *method == Method::HEAD
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if no_body {
         return Ok((Framing::Ended, keep_alive));
     }
-    match (is_chunked(&head.headers), length) {
+    match (is_chunked(&head.fields), length) {
         (Some(_), Some(_)) => Err(Fault::Malformed("both a length and a transfer coding")),
         (Some(true), None) if head.version == Version::HTTP_11 => {
             Ok((Framing::Chunked, keep_alive))

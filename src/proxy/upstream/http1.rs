@@ -8,15 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::body::RequestBody;
-use crate::proxy::forward::Upgrade;
 use crate::proxy::http1::chunked::{Chunks, Piece};
 use crate::proxy::http1::fields::{HEAD_BYTES_MAX, content_length};
 use crate::proxy::http1::outgoing::Outgoing;
@@ -24,6 +21,8 @@ use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::head::{self, decode_head, encode_head, response_framing};
 use crate::proxy::upstream::transport::Transport;
+use crate::traffic::fields::{Fields, Known};
+use crate::traffic::message::{RequestHead, Response, ResponseHead, Upgrade};
 
 /// Interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 16;
@@ -138,7 +137,7 @@ impl Connection {
     /// the fields that frame `body`. Interim responses go to `interims`.
     pub async fn send(
         mut self: Box<Self>,
-        head: &Parts,
+        head: &RequestHead,
         body: RequestBody,
         interims: Option<&Interims>,
     ) -> Result<Response<Body>, Failed> {
@@ -146,8 +145,8 @@ impl Connection {
         self.small_reads = false;
         let failed = |fault, silent| Failed { fault, reused, silent };
         encode_head(head, self.output.buffer());
-        let framing = upload_framing(&head.headers).map_err(|fault| failed(fault, true))?;
-        let asked = head.extensions.get::<Upgrade>();
+        let framing = upload_framing(&head.fields).map_err(|fault| failed(fault, true))?;
+        let asked = head.upgrade.as_ref();
         let mut upload = Upload { body, framing, stuck: false };
         let mut uploading = true;
         let mut write_error = None;
@@ -166,8 +165,8 @@ impl Connection {
                     Ok(head) => head,
                     Err(fault) => return Poll::Ready(Err(write_error.take().unwrap_or(fault))),
                 };
-                let switches = head.status() == StatusCode::SWITCHING_PROTOCOLS;
-                if !head.status().is_informational() || (switches && grants(&head, asked)) {
+                let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+                if !head.status.is_informational() || (switches && grants(&head, asked)) {
                     return Poll::Ready(Ok(head));
                 }
                 interim += 1;
@@ -181,21 +180,18 @@ impl Connection {
         })
         .await;
         let silent = self.input.is_empty() && interim == 0;
-        let response = answered.map_err(|fault| failed(fault, silent))?;
-        let (mut parts, ()) = response.into_parts();
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            if let Some(protocol) = parts.headers.get(UPGRADE).cloned() {
-                parts.extensions.insert(Upgrade(protocol));
-            }
-            return Ok(Response::from_parts(parts, self.into_tunnel(upload)));
+        let mut answer = answered.map_err(|fault| failed(fault, silent))?;
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            answer.upgrade = answer.fields.value(Known::Upgrade).map(Upgrade);
+            return Ok(Response { head: answer, body: self.into_tunnel(upload) });
         }
         let (framing, keep_alive) =
-            response_framing(&head.method, &mut parts).map_err(|fault| failed(fault, false))?;
+            response_framing(&head.method, &mut answer).map_err(|fault| failed(fault, false))?;
         let keep_alive = keep_alive && write_error.is_none();
         let framing = Framing::from(framing);
         let upload = uploading.then(|| Box::new(upload));
         let body = Body { connection: self, framing, upload, keep_alive, client_gone: false };
-        Ok(Response::from_parts(parts, body))
+        Ok(Response { head: answer, body })
     }
 
     /// From here on, what the client sends and what the endpoint sends passes as it is.
@@ -213,7 +209,7 @@ impl Connection {
     }
 
     /// The next head, when it is whole.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Fault>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Fault>> {
         loop {
             if !self.input.is_empty()
                 && let Some(head) = decode_head(&mut self.input)?
@@ -429,20 +425,20 @@ impl Body {
 }
 
 /// Whether a 101 grants what was `asked` for, and one of it (RFC 9110, section 7.8).
-fn grants(head: &Response<()>, asked: Option<&Upgrade>) -> bool {
-    let mut granted = head.headers().get_all(UPGRADE).iter();
+fn grants(head: &ResponseHead, asked: Option<&Upgrade>) -> bool {
+    let mut granted = head.fields.all(Known::Upgrade);
     let (Some(asked), Some(protocol), None) = (asked, granted.next(), granted.next()) else {
         return false;
     };
     let mut protocols = asked.0.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    protocols.any(|one| one.eq_ignore_ascii_case(protocol.as_bytes()))
+    protocols.any(|one| one.eq_ignore_ascii_case(protocol))
 }
 
-fn upload_framing(headers: &HeaderMap) -> Result<UploadFraming, Fault> {
-    if headers.contains_key(TRANSFER_ENCODING) {
+fn upload_framing(fields: &Fields) -> Result<UploadFraming, Fault> {
+    if fields.contains(Known::TransferEncoding) {
         return Ok(UploadFraming::Chunked);
     }
-    match content_length(headers) {
+    match content_length(fields) {
         // Our own head: what frames it was checked where it came in.
         Err(_) => Err(Fault::ClientGone),
         Ok(None | Some(0)) => Ok(UploadFraming::Ended),

@@ -14,10 +14,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::proxy::body::RequestBody;
@@ -26,6 +24,8 @@ use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http2::pool::Lease;
 use crate::proxy::upstream::http2::websocket::Asked;
+use crate::traffic::fields::Known;
+use crate::traffic::message::{RequestHead, Response, ResponseHead};
 use crate::traffic::retry::Excuse;
 
 /// Interim responses (1xx) that are passed on; those beyond are not.
@@ -98,7 +98,7 @@ impl Upload {
 /// head.
 pub async fn send(
     mut lease: Lease,
-    head: &Parts,
+    head: &RequestHead,
     body: RequestBody,
     (endpoint, interims): (SocketAddr, Option<&Interims>),
 ) -> Result<Response<Body>, Failed> {
@@ -144,7 +144,7 @@ pub async fn send(
                 && let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx)
             {
                 passed += 1;
-                interims.push(interim);
+                interims.push(ResponseHead::from(&interim.into_parts().0));
             }
         }
         Pin::new(&mut response).poll(cx).map_err(|error| told(&lease, &error))
@@ -154,10 +154,11 @@ pub async fn send(
             lease.retire();
         }
     })?;
-    let (mut parts, stream) = response.into_parts();
-    check(&mut parts).map_err(failed)?;
+    let (parts, stream) = response.into_parts();
+    check(&parts).map_err(failed)?;
+    let mut head = ResponseHead::from(&parts);
     if let Some(mut opening) = tunnel.take() {
-        if websocket.is_some_and(|asked| asked.read(&mut parts)) {
+        if websocket.is_some_and(|asked| asked.read(&mut head)) {
             opening.body.open_tunnel();
             upload = Some(opening);
         } else {
@@ -165,15 +166,14 @@ pub async fn send(
             let _ = opening.stream.send_data(Bytes::new(), true);
         }
     }
-    let length = parts.headers.get(http::header::CONTENT_LENGTH);
-    let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+    let length = head.fields.number(Known::ContentLength);
     let incoming = Incoming::of(stream);
     let body = Body { incoming, upload, client_gone: false, length, _lease: lease };
-    Ok(Response::from_parts(parts, body))
+    Ok(Response { head, body })
 }
 
 /// What the library has not looked at.
-fn check(parts: &mut http::response::Parts) -> Result<(), Fault> {
+fn check(parts: &http::response::Parts) -> Result<(), Fault> {
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Fault::Malformed("status 101, which HTTP/2 has not"));
     }
@@ -181,13 +181,19 @@ fn check(parts: &mut http::response::Parts) -> Result<(), Fault> {
 }
 
 /// The head of a request as HTTP/2 has it: the host in the target, nothing that frames.
-fn request(head: &Parts, endpoint: SocketAddr, encrypted: bool) -> Result<Request<()>, Fault> {
-    let mut headers = head.headers.clone();
-    let host = headers.remove(HOST);
-    headers.remove(CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(UPGRADE);
-    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+fn request(
+    head: &RequestHead,
+    endpoint: SocketAddr,
+    encrypted: bool,
+) -> Result<Request<()>, Fault> {
+    const OF_HTTP1: [Known; 4] =
+        [Known::Host, Known::Connection, Known::TransferEncoding, Known::Upgrade];
+    let mut headers = head.fields.to_map();
+    for known in OF_HTTP1 {
+        headers.remove(known.as_str());
+    }
+    let authority = head.fields.get(Known::Host);
+    let authority = authority.and_then(|host| Authority::try_from(host).ok());
     // An HTTP/1.0 client need not name one.
     let authority = authority.or_else(|| Authority::try_from(endpoint.to_string()).ok());
     let mut target = http::uri::Parts::default();

@@ -1,5 +1,3 @@
-use http::Request;
-
 use super::*;
 use crate::telemetry::counts::LegKey;
 
@@ -24,16 +22,16 @@ fn end(code: u16, outcome: Outcome) -> End {
 }
 
 impl World {
-    fn request(&self, traceparent: Option<&str>, is_trusted: bool) -> (Rc<Story>, HeaderMap) {
-        let mut request = Request::get("/a?secret=1").header("x-tenant", "t1");
+    fn request(&self, traceparent: Option<&str>, is_trusted: bool) -> (Rc<Story>, Fields) {
+        let mut head = RequestHead::new(Method::GET, "/a?secret=1".parse().unwrap());
+        head.fields = Fields::of(&[("x-tenant", "t1")]);
         if let Some(value) = traceparent {
-            request = request.header("traceparent", value);
+            head.fields.insert(Known::Traceparent, value);
         }
-        let (head, ()) = request.body(()).unwrap().into_parts();
         let from = From { client: [127, 0, 0, 1].into(), is_encrypted: false, is_trusted };
         let clock = Clock::start();
         let story = Story::begin(&self.telling, (0, clock), &head, from, clock.now());
-        (story, head.headers)
+        (story, head.fields)
     }
 
     fn told(&self) -> Option<Box<ToldRequest>> {
@@ -57,10 +55,10 @@ fn a_parents_word_counts_if_it_is_trusted_else_the_share_does() {
         (0.0, None, true, false),
     ] {
         let world = world(share, 0, None);
-        let (story, mut headers) = world.request(parent, trusted);
-        let tale = story.attempt(&mut headers, Why::First);
+        let (story, mut fields) = world.request(parent, trusted);
+        let tale = story.attempt(&mut fields, Why::First);
         tale.end(end(200, Outcome::Good), true);
-        let sent = TraceContext::parse(&headers[TRACEPARENT]).unwrap();
+        let sent = fields.get(Known::Traceparent).and_then(TraceContext::parse).unwrap();
         assert_eq!(sent.sampled, is_told, "{parent:?} {trusted}");
         drop(story);
         let told = world.told();
@@ -80,9 +78,9 @@ fn a_parents_word_counts_if_it_is_trusted_else_the_share_does() {
 fn bad_ones_are_told_at_a_bounded_rate() {
     let world = world(0.0, 3, None);
     for _ in 0..1000 {
-        let (story, mut headers) = world.request(None, true);
-        story.attempt(&mut headers, Why::First).end(end(500, Outcome::Bad), false);
-        story.attempt(&mut headers, Why::Failover).end(end(200, Outcome::Good), true);
+        let (story, mut fields) = world.request(None, true);
+        story.attempt(&mut fields, Why::First).end(end(500, Outcome::Bad), false);
+        story.attempt(&mut fields, Why::Failover).end(end(200, Outcome::Good), true);
     }
     let told: Vec<_> = std::iter::from_fn(|| world.told()).collect();
     // The second may end while the test runs.
@@ -107,8 +105,8 @@ fn bad_ones_have_a_line_whatever_the_share_and_no_query() {
 fn what_finds_no_room_is_counted() {
     let world = world(1.0, 0, Some(1.0));
     for _ in 0..QUEUE_MAX + 5 {
-        let (story, mut headers) = world.request(None, true);
-        story.attempt(&mut headers, Why::First).end(end(200, Outcome::Good), true);
+        let (story, mut fields) = world.request(None, true);
+        story.attempt(&mut fields, Why::First).end(end(200, Outcome::Good), true);
     }
     assert_eq!(world.telling.outlets.lines_dropped(), 5);
     assert_eq!(world.telling.outlets.spans_dropped(), 10);
@@ -117,14 +115,14 @@ fn what_finds_no_room_is_counted() {
 #[test]
 fn a_copy_has_a_trace_of_its_own_that_leads_back() {
     let world = world(1.0, 0, None);
-    let (story, mut headers) = world.request(None, true);
+    let (story, mut fields) = world.request(None, true);
     let leg = end(200, Outcome::Good).leg.unwrap();
-    let tale = story.copy((&mut headers, &Method::GET), leg, ([127, 0, 0, 1], 1).into());
+    let tale = story.copy((&mut fields, &Method::GET), leg, ([127, 0, 0, 1], 1).into());
     tale.unwrap().end("ok", Some(200));
     let Ok(Told::Copy(copy)) = world.ends[0].try_recv() else { panic!("no copy") };
     drop(story);
     let request = world.told().unwrap();
-    assert_eq!(TraceContext::parse(&headers[TRACEPARENT]), Some(copy.context));
+    assert_eq!(fields.get(Known::Traceparent).and_then(TraceContext::parse), Some(copy.context));
     assert_eq!((copy.of.trace, copy.of.span), (request.context.trace, request.span));
     assert_ne!(copy.context.trace, request.context.trace);
 }

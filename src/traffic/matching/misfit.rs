@@ -60,12 +60,12 @@ impl Match {
             add("client", None, client_words(client), got);
         }
         for one in self.headers.iter().filter(|one| !header_fits(one, request)) {
-            let got = request.headers.get_all(&one.0).iter().next();
-            let got = got.map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let got = request.fields.all(&one.0).next();
+            let got = got.map(String::from_utf8_lossy);
             add("header", Some(one.0.as_str()), value_words(&one.1), got);
         }
         for one in self.cookies.iter().filter(|one| !cookie_fits(one, request)) {
-            let got = cookies(request.headers, one.0.as_bytes()).next();
+            let got = cookies(request.fields, one.0.as_bytes()).next();
             add("cookie", Some(&one.0), value_words(&one.1), got.map(String::from_utf8_lossy));
         }
         for one in self.query.iter().filter(|one| !parameter_fits(one, request)) {
@@ -112,19 +112,20 @@ fn client_words(client: &ClientMatch) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue, Method};
+    use http::Method;
     use proptest::prelude::*;
     use regex::bytes::Regex;
 
     use super::*;
+    use crate::traffic::fields::Fields;
 
-    fn view<'a>(path: &'a str, headers: &'a HeaderMap, query: &'a str) -> RequestView<'a> {
+    fn view<'a>(path: &'a str, fields: &'a Fields, query: &'a str) -> RequestView<'a> {
         RequestView {
             method: &Method::GET,
             host: None,
             path,
             query: Some(query),
-            headers,
+            fields,
             client: None,
             model: ModelView::Read(Some("chat")),
         }
@@ -144,9 +145,8 @@ mod tests {
 
     #[test]
     fn every_condition_that_fails_is_told_with_what_was_found() {
-        let headers =
-            HeaderMap::from_iter([("x-tier".parse().unwrap(), HeaderValue::from_static("silver"))]);
-        let misfits = demanding().misfits(&view("/v20", &headers, "q=2"));
+        let fields = Fields::of(&[("x-tier", "silver")]);
+        let misfits = demanding().misfits(&view("/v20", &fields, "q=2"));
         let told: Vec<_> = misfits.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
@@ -167,10 +167,7 @@ mod tests {
         fn there_is_none_exactly_if_the_match_fits(
             path in "/(v2|v20)(/a)?", tier in "gold|silver", query in "q=[12]", keep in 0u8..128,
         ) {
-            let headers = HeaderMap::from_iter([
-                ("x-tier".parse().unwrap(), HeaderValue::from_str(&tier).unwrap()),
-                (http::header::COOKIE, HeaderValue::from_static("beta=1")),
-            ]);
+            let fields = Fields::of(&[("x-tier", &tier), ("cookie", "beta=1")]);
             let mut one = demanding();
             let keeps = |bit: u8| keep & (1 << bit) != 0;
             one.path = one.path.filter(|_| keeps(0));
@@ -180,7 +177,7 @@ mod tests {
             one.query.truncate(usize::from(keeps(4)));
             one.client = one.client.filter(|_| keeps(5));
             one.model = one.model.filter(|_| keeps(6));
-            let view = view(&path, &headers, &query);
+            let view = view(&path, &fields, &query);
             prop_assert_eq!(one.misfits(&view).is_empty(), one.fits(&view));
         }
     }

@@ -1,5 +1,3 @@
-use http::HeaderValue;
-
 use super::*;
 
 #[test]
@@ -98,19 +96,12 @@ fn paths_that_no_request_can_have_are_refused() {
 }
 
 fn fits(condition: &Match, headers: &[(&str, &str)], query: Option<&str>) -> bool {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.append(
-            HeaderName::from_bytes(name.as_bytes()).unwrap(),
-            HeaderValue::from_str(value).unwrap(),
-        );
-    }
     condition.fits(&RequestView {
         method: &Method::GET,
         host: None,
         path: "/",
         query,
-        headers: &map,
+        fields: &Fields::of(headers),
         client: None,
         model: ModelView::Unread,
     })

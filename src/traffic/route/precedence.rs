@@ -61,10 +61,11 @@ fn path_rank(one: Option<&Match>) -> (u8, usize) {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method};
+    use http::Method;
     use regex::bytes::Regex;
 
     use super::*;
+    use crate::traffic::fields::Fields;
     use crate::traffic::matching::{ModelView, RequestView, ValueMatch};
     use crate::traffic::route::{Entry, Table};
 
@@ -91,13 +92,13 @@ mod tests {
             (vec![], Some(prefix("/")), "nothing else"),
             (vec![], Some(path(PathMatch::Regex(Regex::new("q").unwrap()))), "a prefix"),
         ];
-        let (headers, host) = (HeaderMap::new(), Some("a.b.c"));
+        let (fields, host) = (Fields::default(), Some("a.b.c"));
         let request = RequestView {
             method: &Method::GET,
             host,
             path: "/p/q",
             query: None,
-            headers: &headers,
+            fields: &fields,
             client: None,
             model: ModelView::Read(None),
         };

@@ -1,7 +1,8 @@
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, Method};
 use proptest::prelude::*;
 
 use super::*;
+use crate::traffic::fields::{Fields, Name};
 use crate::traffic::matching::{ModelView, ValueMatch};
 
 /// One rule of a table: `host` (`-` is every host), then path (`=/x` exact, `~x` regex,
@@ -54,19 +55,13 @@ fn check(rules: &[&str], requests: &[(&str, Option<usize>)]) {
         let host = words.next().unwrap();
         let target = words.next().unwrap();
         let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
-        let mut headers = HeaderMap::new();
-        for (name, value) in words.filter_map(|word| word.split_once('=')) {
-            headers.append(
-                HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                HeaderValue::from_str(value).unwrap(),
-            );
-        }
+        let fields: Vec<_> = words.filter_map(|word| word.split_once('=')).collect();
         let request = RequestView {
             method: &method,
             host: Some(host),
             path,
             query,
-            headers: &headers,
+            fields: &Fields::of(&fields),
             client: None,
             model: ModelView::Unread,
         };
@@ -176,16 +171,14 @@ proptest! {
         h: bool, i: bool, query: bool,
     ) {
         let rules: Vec<_> = rules.iter().map(|text| rule(text)).collect();
-        let mut headers = HeaderMap::new();
-        for (name, there) in [("h", h), ("i", i)] {
-            if there {
-                headers.insert(name, HeaderValue::from_static("1"));
-            }
+        let mut fields = Fields::default();
+        for (name, _) in [("h", h), ("i", i)].into_iter().filter(|(_, there)| *there) {
+            fields.insert(Name::other(name), "1");
         }
         let method: Method = method.parse().unwrap();
         let query = query.then_some("q=1");
         let request =
-            RequestView { method: &method, host: Some(&host), path: &path, query, headers: &headers, client: None,
+            RequestView { method: &method, host: Some(&host), path: &path, query, fields: &fields, client: None,
                 model: ModelView::Unread };
         prop_assert_eq!(
             table(&rules).find(&request).map(|found| found.rule),

@@ -3,12 +3,11 @@
 //! Never frames a message twice: what an endpoint said of its own framing is gone by now.
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, UPGRADE};
-use http::response::Parts;
 use http::{Method, StatusCode, Version};
 
-use crate::proxy::forward::Upgrade;
-use crate::proxy::http1::fields::{content_length, encode_field};
+use crate::proxy::http1::fields::content_length;
+use crate::traffic::fields::Known;
+use crate::traffic::message::{ResponseHead, Upgrade};
 
 /// What a request wants of the shape of its response.
 #[derive(Clone, Copy, Debug)]
@@ -55,14 +54,14 @@ pub enum Framing {
 const HEAD_BYTES_USUAL: usize = 512;
 
 /// How a response with `head` is framed; `ended` when its body is known to be empty.
-pub fn framing(head: &Parts, wants: Wants, ended: bool) -> Framing {
+pub fn framing(head: &ResponseHead, wants: Wants, ended: bool) -> Framing {
     match head.status {
         StatusCode::SWITCHING_PROTOCOLS => return Framing::Tunnel,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => return Framing::Ended,
         _ if wants.head_only => return Framing::Ended,
         _ => {}
     }
-    match content_length(&head.headers) {
+    match content_length(&head.fields) {
         Ok(Some(length)) => Framing::Length(length),
         Ok(None) | Err(_) if ended => Framing::Length(0),
         Ok(None) | Err(_) if wants.http11 => Framing::Chunked,
@@ -73,7 +72,7 @@ pub fn framing(head: &Parts, wants: Wants, ended: bool) -> Framing {
 /// Writes a response's head behind `output`; `date` is for one that has none (RFC 9110,
 /// section 6.6.1).
 pub fn encode(
-    head: &Parts,
+    head: &mut ResponseHead,
     framing: Framing,
     (wants, keep_alive): (Wants, bool),
     date: &[u8],
@@ -81,46 +80,42 @@ pub fn encode(
 ) {
     output.reserve(HEAD_BYTES_USUAL);
     encode_status_line(head.status, output);
-    let no_length = head.status == StatusCode::NO_CONTENT || framing == Framing::Tunnel;
-    let mut dated = false;
-    for (name, value) in &head.headers {
-        dated |= name == DATE;
-        if !(no_length && name == CONTENT_LENGTH) {
-            encode_field(name, value, output);
-        }
+    if head.status == StatusCode::NO_CONTENT || framing == Framing::Tunnel {
+        head.fields.remove(Known::ContentLength);
     }
-    if !dated {
+    head.fields.encode(output);
+    if !head.fields.contains(Known::Date) {
         output.extend_from_slice(b"date: ");
         output.extend_from_slice(date);
         output.extend_from_slice(b"\r\n");
     }
     match framing {
         Framing::Chunked => output.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(0) if !head.headers.contains_key(CONTENT_LENGTH) => {
+        Framing::Length(0) if !head.fields.contains(Known::ContentLength) => {
             output.extend_from_slice(b"content-length: 0\r\n");
         }
         Framing::Tunnel => {
-            if let Some(Upgrade(protocol)) = head.extensions.get() {
-                encode_field(&UPGRADE, protocol, output);
+            if let Some(Upgrade(protocol)) = &head.upgrade {
+                output.extend_from_slice(b"upgrade: ");
+                output.extend_from_slice(protocol.as_bytes());
+                output.extend_from_slice(b"\r\n");
             }
             output.extend_from_slice(b"connection: upgrade\r\n");
         }
         Framing::Ended | Framing::Length(_) | Framing::UntilClose => {}
     }
     if framing != Framing::Tunnel && !keep_alive {
-        encode_field(&CONNECTION, &http::HeaderValue::from_static("close"), output);
+        output.extend_from_slice(b"connection: close\r\n");
     } else if keep_alive && !wants.http11 {
-        encode_field(&CONNECTION, &http::HeaderValue::from_static("keep-alive"), output);
+        output.extend_from_slice(b"connection: keep-alive\r\n");
     }
     output.extend_from_slice(b"\r\n");
 }
 
 /// Writes an interim response behind `output`.
-pub fn encode_interim(head: &Parts, output: &mut BytesMut) {
+pub fn encode_interim(head: &ResponseHead, output: &mut BytesMut) {
     encode_status_line(head.status, output);
-    for (name, value) in &head.headers {
-        encode_field(name, value, output);
-    }
+    head.fields.encode(output);
     output.extend_from_slice(b"\r\n");
 }
 
@@ -134,19 +129,17 @@ fn encode_status_line(status: StatusCode, output: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
-    use http::Response;
-
     use super::*;
 
     fn head(status: u16, fields: &[(&str, &str)], wants: Wants, ended: bool) -> (Framing, String) {
-        let mut response = Response::builder().status(status);
+        let mut head = ResponseHead::new(StatusCode::from_u16(status).unwrap());
         for (name, value) in fields {
-            response = response.header(*name, *value);
+            let name: http::HeaderName = name.parse().unwrap();
+            head.fields.append(&name, value);
         }
-        let (head, ()) = response.body(()).unwrap().into_parts();
         let framing = framing(&head, wants, ended);
         let mut output = BytesMut::new();
-        encode(&head, framing, (wants, wants.keep_alive), b"now", &mut output);
+        encode(&mut head, framing, (wants, wants.keep_alive), b"now", &mut output);
         (framing, String::from_utf8(output.to_vec()).unwrap())
     }
 

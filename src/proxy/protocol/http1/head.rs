@@ -6,18 +6,17 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version};
 
 use crate::proxy::error::Error;
-use crate::proxy::forward::{Upgrade, check_expectations};
+use crate::proxy::forward::check_expectations;
 use crate::proxy::http1::fields::{
-    FIELDS_MAX, HEAD_BYTES_MAX, Noted, Place, check_names, content_length, has_bare_line_feed,
-    is_chunked, places, read_into,
+    FIELDS_MAX, HEAD_BYTES_MAX, check_names, content_length, is_chunked,
 };
+use crate::traffic::fields::{Fields, Known, Places};
 use crate::traffic::headers::is_host;
+use crate::traffic::message::{RequestHead, Upgrade};
 
 /// Bytes of a request's target.
 pub const TARGET_BYTES_MAX: usize = 16 << 10;
@@ -33,7 +32,7 @@ const EMPTY_LINES_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Head {
     /// Its target in origin, absolute or asterisk form, as it came.
-    pub parts: Parts,
+    pub request: RequestHead,
     /// How its body ends.
     pub framing: Framing,
     /// The client lets the connection be used again.
@@ -61,46 +60,34 @@ struct Parsed {
     method: Method,
     target: (usize, usize),
     version: Version,
-    fields: Vec<Place>,
+    places: Places,
 }
 
 /// One head from the front of `input`; `None` when it is not whole yet.
 pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
     skip_empty_lines(input)?;
-    let Some(Parsed { bytes, method, target, version, fields }) = parse(input)? else {
+    let Some(Parsed { bytes, method, target, version, places }) = parse(input)? else {
         return check_size(input).map(|()| None);
     };
     check_size(&input[..bytes])?;
-    let head = input.split_to(bytes).freeze();
-    if has_bare_line_feed(&head) {
+    let head = input.split_to(bytes);
+    if places.have_bare_line_feed(&head) {
         return Err(Error::BadRequest("a line of the head ends without CR"));
     }
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.version = version;
-    let noted = read_into(&mut parts.headers, &head, &fields)
-        .map_err(|_| Error::BadRequest("a field is not well-formed"))?;
-    check_host(&mut parts.headers, noted, version)?;
-    let (path, authority) = read_target(head.slice(target.0..target.1), &method)?;
+    let mut fields = Fields::read(head, places);
+    check_host(&mut fields, version)?;
+    let (path, authority) = read_target(fields.came().slice(target.0..target.1), &method)?;
     if let Some(authority) = authority {
         // It outranks the field (RFC 9112, section 3.2.2).
-        let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Error::BadRequest("the host is not a field value"))?;
-        parts.headers.insert(HOST, host);
+        fields.insert(Known::Host, authority.as_str());
     }
-    parts.uri = Uri::from(path);
-    parts.method = method;
-    let framing = read_framing(&mut parts.headers, noted, version)?;
-    let keep_alive = keeps_alive(&parts.headers, noted, version);
-    let expects_continue =
-        noted.expectations > 0 && expects_continue(&parts.headers, version, framing)?;
-    let takes_trailers =
-        noted.tes > 0 && version == Version::HTTP_11 && takes_trailers(&parts.headers);
-    if noted.upgrades == 1
-        && let Some(upgrade) = wants_upgrade(&parts.headers, version, framing)
-    {
-        parts.extensions.insert(upgrade);
-    }
-    Ok(Some(Head { parts, framing, keep_alive, expects_continue, takes_trailers }))
+    let framing = read_framing(&mut fields, version)?;
+    let keep_alive = keeps_alive(&fields, version);
+    let expects_continue = expects_continue(&fields, version, framing)?;
+    let takes_trailers = version == Version::HTTP_11 && takes_trailers(&fields);
+    let upgrade = wants_upgrade(&fields, version, framing);
+    let request = RequestHead { method, uri: Uri::from(path), version, fields, upgrade };
+    Ok(Some(Head { request, framing, keep_alive, expects_continue, takes_trailers }))
 }
 
 fn skip_empty_lines(input: &mut BytesMut) -> Result<(), Error> {
@@ -170,13 +157,14 @@ fn try_parse(input: &[u8]) -> Result<Option<Parsed>, httparse::Error> {
     };
     let method = parsed.method.unwrap_or_default().as_bytes();
     let path = parsed.path.unwrap_or_default();
+    let fields = parsed.headers.iter().map(|field| (field.name.as_bytes(), field.value));
     let start = path.as_ptr() as usize - input.as_ptr() as usize;
     Ok(Some(Parsed {
         bytes,
         method: Method::from_bytes(method).map_err(|_| httparse::Error::Token)?,
         target: (start, start + path.len()),
         version: if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
-        fields: places(input, parsed.headers),
+        places: Places::of(input, fields),
     }))
 }
 
@@ -193,17 +181,21 @@ fn name_known_version(input: &mut [u8]) -> bool {
 }
 
 /// One host; none or an empty one where HTTP/1.0 has none (RFC 9112, section 3.2).
-fn check_host(headers: &mut HeaderMap, noted: Noted, version: Version) -> Result<(), Error> {
-    match noted.hosts {
-        0 if version >= Version::HTTP_11 => Err(Error::BadRequest("the request names no host")),
-        0 => {
+fn check_host(fields: &mut Fields, version: Version) -> Result<(), Error> {
+    let mut hosts = fields.all(Known::Host);
+    let host = hosts.next();
+    match (host, hosts.next()) {
+        (None, _) if version >= Version::HTTP_11 => {
+            Err(Error::BadRequest("the request names no host"))
+        }
+        (None, _) => {
             // An HTTP/1.1 endpoint must be told one, if only that there is none.
-            headers.insert(HOST, HeaderValue::from_static(""));
+            fields.insert(Known::Host, "");
             Ok(())
         }
-        1 if headers.get(HOST).is_some_and(|host| is_host(host.as_bytes())) => Ok(()),
-        1 => Err(Error::BadRequest("the host is not well-formed")),
-        _ => Err(Error::BadRequest("the request names more than one host")),
+        (Some(host), None) if is_host(host) => Ok(()),
+        (Some(_), None) => Err(Error::BadRequest("the host is not well-formed")),
+        (Some(_), Some(_)) => Err(Error::BadRequest("the request names more than one host")),
     }
 }
 
@@ -250,21 +242,22 @@ fn read_target(target: Bytes, method: &Method) -> Result<(PathAndQuery, Option<A
 }
 
 /// How the body is framed; makes the fields say it in one way.
-fn read_framing(headers: &mut HeaderMap, noted: Noted, version: Version) -> Result<Framing, Error> {
-    check_names(headers).map_err(|malformed| Error::BadRequest(malformed.0))?;
-    if noted.lengths == 0 && noted.codings == 0 {
+fn read_framing(fields: &mut Fields, version: Version) -> Result<Framing, Error> {
+    const FRAMING: u64 = Known::set(&[Known::ContentLength, Known::TransferEncoding]);
+    check_names(fields).map_err(|malformed| Error::BadRequest(malformed.0))?;
+    if !fields.may_have(FRAMING) {
         return Ok(Framing::Ended);
     }
-    let length = content_length(headers).map_err(|malformed| Error::BadRequest(malformed.0))?;
-    if noted.lengths > 1 {
+    let length = content_length(fields).map_err(|malformed| Error::BadRequest(malformed.0))?;
+    if fields.all(Known::ContentLength).nth(1).is_some() {
         return Err(Error::BadRequest("the length is told twice"));
     }
-    match (is_chunked(headers), length) {
+    match (is_chunked(fields), length) {
         (None, None) => Ok(Framing::Ended),
         (None, Some(length)) => {
-            if headers.get(CONTENT_LENGTH).is_some_and(|text| text.as_bytes().starts_with(b"0")) {
+            if fields.get(Known::ContentLength).is_some_and(|text| text.starts_with(b"0")) {
                 // `007` goes on as `7`.
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                fields.insert_number(Known::ContentLength, length);
             }
             Ok(if length == 0 { Framing::Ended } else { Framing::Length(length) })
         }
@@ -273,20 +266,21 @@ fn read_framing(headers: &mut HeaderMap, noted: Noted, version: Version) -> Resu
             Err(Error::BadRequest("HTTP/1.0 has no transfer coding"))
         }
         (Some(true), None) => {
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            fields.insert(Known::TransferEncoding, "chunked");
             Ok(Framing::Chunked)
         }
-        (Some(false), None) => Err(unknown_coding(headers)),
+        (Some(false), None) => Err(unknown_coding(fields)),
     }
 }
 
 /// 501 for a coding that ends in `chunked`, as another server may know it; 400 where the
 /// end of the body cannot be told (RFC 9112, sections 6.1 and 6.3).
-fn unknown_coding(headers: &HeaderMap) -> Error {
+fn unknown_coding(fields: &Fields) -> Error {
     const KNOWN: [&str; 5] = ["gzip", "x-gzip", "deflate", "compress", "x-compress"];
     let known = |coding: &str| KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let text = codings.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut codings = fields.all(Known::TransferEncoding);
+    let text = codings.next().and_then(|value| std::str::from_utf8(value).ok());
+    let text = text.unwrap_or_default();
     let mut list = text.split(',').map(|coding| coding.trim_matches([' ', '\t'])).rev();
     let chunked_last = list.next().is_some_and(|last| last.eq_ignore_ascii_case("chunked"));
     if codings.next().is_none() && chunked_last && list.all(known) {
@@ -299,16 +293,14 @@ fn unknown_coding(headers: &HeaderMap) -> Error {
 }
 
 /// The comma-separated words of the field `name`.
-fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-    let values = headers.get_all(name).into_iter();
-    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+fn words(fields: &Fields, name: Known) -> impl Iterator<Item = &[u8]> {
+    let values = fields.all(name);
+    values.flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
-fn keeps_alive(headers: &HeaderMap, noted: Noted, version: Version) -> bool {
-    if noted.connections == 0 {
-        return version == Version::HTTP_11;
-    }
-    let says = |word: &[u8]| words(headers, CONNECTION).any(|one| one.eq_ignore_ascii_case(word));
+fn keeps_alive(fields: &Fields, version: Version) -> bool {
+    let says =
+        |word: &[u8]| words(fields, Known::Connection).any(|one| one.eq_ignore_ascii_case(word));
     if version == Version::HTTP_11 {
         !says(b"close")
     } else {
@@ -316,30 +308,30 @@ fn keeps_alive(headers: &HeaderMap, noted: Noted, version: Version) -> bool {
     }
 }
 
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    words(headers, http::header::TE).any(|word| word.eq_ignore_ascii_case(b"trailers"))
+fn takes_trailers(fields: &Fields) -> bool {
+    words(fields, Known::Te).any(|word| word.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether to say 100 (RFC 9110, section 10.1.1).
-fn expects_continue(
-    headers: &HeaderMap,
-    version: Version,
-    framing: Framing,
-) -> Result<bool, Error> {
-    if version < Version::HTTP_11 {
+fn expects_continue(fields: &Fields, version: Version, framing: Framing) -> Result<bool, Error> {
+    if version < Version::HTTP_11 || !fields.contains(Known::Expect) {
         return Ok(false);
     }
-    check_expectations(headers)?;
+    check_expectations(fields)?;
     Ok(framing != Framing::Ended)
 }
 
 /// The protocols that a request asks for instead of HTTP. HTTP/2 is none of them: behind it,
 /// requests would pass that nobody looked at. Nor is anything asked for with a body, which
 /// would leave open where the other protocol begins.
-fn wants_upgrade(headers: &HeaderMap, version: Version, framing: Framing) -> Option<Upgrade> {
-    let upgrade = headers.get(UPGRADE)?;
-    let nominated = words(headers, CONNECTION).any(|one| one.eq_ignore_ascii_case(b"upgrade"));
-    let http = words(headers, UPGRADE).any(|protocol| {
+fn wants_upgrade(fields: &Fields, version: Version, framing: Framing) -> Option<Upgrade> {
+    let mut upgrades = fields.all(Known::Upgrade);
+    if upgrades.next().is_none() || upgrades.next().is_some() {
+        return None;
+    }
+    let nominated =
+        words(fields, Known::Connection).any(|one| one.eq_ignore_ascii_case(b"upgrade"));
+    let http = words(fields, Known::Upgrade).any(|protocol| {
         let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
         name.is_empty()
             || name.eq_ignore_ascii_case(b"h2c")
@@ -348,7 +340,9 @@ fn wants_upgrade(headers: &HeaderMap, version: Version, framing: Framing) -> Opt
             || name.eq_ignore_ascii_case(b"h2")
     });
     let asked = version == Version::HTTP_11 && nominated && !http;
-    (asked && framing == Framing::Ended).then(|| Upgrade(upgrade.clone()))
+    (asked && framing == Framing::Ended)
+        .then(|| fields.value(Known::Upgrade).map(Upgrade))
+        .flatten()
 }
 
 #[cfg(test)]

@@ -4,52 +4,50 @@
 //! it goes to an endpoint.
 
 use h2::ext::Protocol;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use crate::proxy::error::Error;
-use crate::proxy::forward::{Upgrade, check_expectations};
+use crate::proxy::forward::check_expectations;
 use crate::proxy::http1::Malformed;
 use crate::proxy::http1::fields::{FIELDS_MAX, check_names, content_length};
 use crate::proxy::http2::check_fields;
 use crate::proxy::protocol::http1::head::{METHOD_BYTES_MAX, TARGET_BYTES_MAX};
+use crate::traffic::fields::{Fields, Known};
+use crate::traffic::message::{RequestHead, Upgrade};
 
-/// In HTTP/1.1 the client proves with it that it asked; over HTTP/2 there is no doubt (RFC
-/// 8441, section 5).
-const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-
-/// What the library has not looked at, and what HTTP/1.1 has otherwise. Whether the request
-/// asks for a WebSocket.
-pub fn read(head: &mut Parts) -> Result<bool, Error> {
+/// What the library has not looked at, and what HTTP/1.1 has otherwise.
+pub fn read(parts: &Parts) -> Result<RequestHead, Error> {
     let malformed = |malformed: Malformed| Error::BadRequest(malformed.0);
-    check_fields(&head.headers).map_err(malformed)?;
-    check_names(&head.headers).map_err(malformed)?;
-    let length = content_length(&head.headers).map_err(malformed)?;
+    check_fields(&parts.headers).map_err(malformed)?;
+    let mut head = RequestHead::from(parts);
+    check_names(&head.fields).map_err(malformed)?;
+    let length = content_length(&head.fields).map_err(malformed)?;
     if let Some(length) = length {
         // Repeated, it was the same; it goes on once.
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        head.fields.insert_number(Known::ContentLength, length);
     }
-    check_expectations(&head.headers)?;
-    check_lengths(head)?;
-    check_target(head)?;
-    join_cookies(&mut head.headers);
-    if head.headers.len() > FIELDS_MAX {
+    check_expectations(&head.fields)?;
+    check_lengths(&head)?;
+    check_target(&head)?;
+    join_cookies(&mut head.fields);
+    if head.fields.len() > FIELDS_MAX {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(Error::Refused(status, "the head is too large"));
     }
-    let websocket = asks_for_websocket(head)?;
-    if websocket {
+    if asks_for_websocket(parts)? {
         head.method = Method::GET;
-        head.extensions.insert(Upgrade(HeaderValue::from_static("websocket")));
-        head.headers.insert(SEC_WEBSOCKET_KEY, websocket_key(fastrand::u128(..)));
+        head.upgrade = Some(Upgrade(HeaderValue::from_static("websocket")));
+        // In HTTP/1.1 the client proves with it that it asked; over HTTP/2 there is no doubt
+        // (RFC 8441, section 5).
+        head.fields.insert(Known::SecWebSocketKey, websocket_key(fastrand::u128(..)));
     }
-    Ok(websocket)
+    Ok(head)
 }
 
 /// As long as in HTTP/1.1, in which it goes on.
-fn check_lengths(head: &Parts) -> Result<(), Error> {
+fn check_lengths(head: &RequestHead) -> Result<(), Error> {
     if head.method.as_str().len() > METHOD_BYTES_MAX {
         return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "there is no such method"));
     }
@@ -62,10 +60,9 @@ fn check_lengths(head: &Parts) -> Result<(), Error> {
 
 /// One host, one scheme, and a path (RFC 9113, section 8.3.1). CONNECT has none of these, and
 /// is refused elsewhere.
-fn check_target(head: &Parts) -> Result<(), Error> {
+fn check_target(head: &RequestHead) -> Result<(), Error> {
     let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let hosts = head.headers.get_all(HOST).iter();
-    if hosts.filter(|host| !same_host(host.as_bytes(), authority)).count() > 0 {
+    if head.fields.all(Known::Host).any(|host| !same_host(host, authority)) {
         return Err(Error::BadRequest("the host field and the authority are not the same"));
     }
     let known = [&Scheme::HTTP, &Scheme::HTTPS];
@@ -89,17 +86,10 @@ fn same_host(host: &[u8], authority: Option<&[u8]>) -> bool {
 }
 
 /// HTTP/2 clients may send each cookie in a field of its own (RFC 9113, section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else { return };
-    let mut joined = first.as_bytes().to_vec();
-    for crumb in headers.get_all(COOKIE).iter().skip(1) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(crumb.as_bytes());
-    }
-    // Joined field values are a field value.
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(COOKIE, joined);
+fn join_cookies(fields: &mut Fields) {
+    if fields.all(Known::Cookie).nth(1).is_some() {
+        let joined = fields.all(Known::Cookie).collect::<Vec<_>>().join(&b"; "[..]);
+        fields.insert(Known::Cookie, joined);
     }
 }
 
@@ -118,7 +108,7 @@ fn asks_for_websocket(head: &Parts) -> Result<bool, Error> {
 }
 
 /// 16 bytes in base64 (RFC 6455, section 4.1).
-fn websocket_key(random: u128) -> HeaderValue {
+fn websocket_key(random: u128) -> [u8; 24] {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = [b'='; 24];
     for (index, digit) in text[..22].iter_mut().enumerate() {
@@ -126,7 +116,7 @@ fn websocket_key(random: u128) -> HeaderValue {
         let bits = if shift >= 0 { random >> shift } else { random << -shift };
         *digit = DIGITS[(bits & 63) as usize];
     }
-    HeaderValue::from_bytes(&text).expect("base64 is a field value")
+    text
 }
 
 #[cfg(test)]
@@ -135,14 +125,13 @@ mod tests {
 
     use super::*;
 
-    fn read_one(uri: &str, fields: &[(&str, &str)]) -> Result<Parts, u16> {
+    fn read_one(uri: &str, fields: &[(&str, &str)]) -> Result<RequestHead, u16> {
         let mut request = Request::builder().uri(uri);
         for (name, value) in fields {
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let (mut head, ()) = request.body(()).unwrap().into_parts();
-        read(&mut head).map_err(|error| error.status().unwrap().as_u16())?;
-        Ok(head)
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        read(&parts).map_err(|error| error.status().unwrap().as_u16())
     }
 
     #[test]
@@ -175,9 +164,9 @@ mod tests {
     fn a_name_with_a_quote_is_none() {
         let (mut head, ()) = Request::new(()).into_parts();
         // The library reads names by this, as HPACK has them.
-        let name = HeaderName::from_lowercase(b"x\"y").unwrap();
+        let name = http::HeaderName::from_lowercase(b"x\"y").unwrap();
         head.headers.insert(name, HeaderValue::from_static("v"));
-        assert!(read(&mut head).is_err());
+        assert!(read(&head).is_err());
     }
 
     #[test]
@@ -206,20 +195,20 @@ mod tests {
         assert!(read_one(&long[..long.len() - 1], &[]).is_ok());
         let (mut head, ()) = Request::get("http://a/").body(()).unwrap().into_parts();
         head.method = Method::from_bytes(&[b'A'; METHOD_BYTES_MAX + 1]).unwrap();
-        assert_eq!(read(&mut head).unwrap_err().status(), Some(StatusCode::NOT_IMPLEMENTED));
+        assert_eq!(read(&head).unwrap_err().status(), Some(StatusCode::NOT_IMPLEMENTED));
     }
 
     #[test]
     fn cookies_are_joined() {
         let head = read_one("http://a/", &[("cookie", "a=1"), ("cookie", "b=2")]).unwrap();
-        assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+        assert_eq!(head.fields.all(Known::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);
     }
 
     #[test]
     fn a_key_is_sixteen_bytes_in_base64() {
         // RFC 6455, section 1.3.
         let bytes = u128::from_be_bytes(*b"the sample nonce");
-        assert_eq!(websocket_key(bytes), "dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(websocket_key(u128::MAX), "/////////////////////w==");
+        assert_eq!(&websocket_key(bytes), b"dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(&websocket_key(u128::MAX), b"/////////////////////w==");
     }
 }

@@ -12,8 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{DATE, EXPECT, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, response};
+use http::{Method, StatusCode};
 use http_body::Body;
 
 use crate::proxy::deadline::Deadline;
@@ -26,9 +25,9 @@ use crate::proxy::protocol::http2::head;
 use crate::proxy::protocol::http2::watch::Watch;
 use crate::proxy::reply;
 use crate::proxy::response::ResponseBody;
+use crate::traffic::fields::{Fields, Known};
+use crate::traffic::message::{Request, Response, ResponseHead};
 use crate::traffic::outcome::is_grpc;
-
-const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
 /// Counts a request as long as it lasts.
 pub struct Counted {
@@ -53,7 +52,7 @@ impl Drop for Counted {
 /// Serves one request. Dropped or reset by the client, everything it holds is dropped, which
 /// is how the endpoint learns of it.
 pub async fn serve(
-    request: Request<RecvStream>,
+    request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     exchange: Exchange,
     mut counted: Counted,
@@ -67,10 +66,10 @@ pub async fn serve(
             return;
         }
     };
-    let (mut head, mut body) = response.into_parts();
+    let Response { mut head, mut body } = response;
     worker.with_date(|date| to_client(&mut head, date));
     let ended = body.is_end_stream();
-    let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), ended) else {
+    let Ok(mut stream) = respond.send_response(head.to_http2(), ended) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return;
     };
@@ -91,48 +90,46 @@ pub async fn serve(
 
 /// Makes the head of a response one of HTTP/2. `date` is for one that has none (RFC 9110,
 /// section 6.6.1).
-fn to_client(head: &mut response::Parts, date: &[u8]) {
+fn to_client(head: &mut ResponseHead, date: &[u8]) {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // What HTTP/1.1 switches to, extended CONNECT succeeds with (RFC 8441, section 5).
         head.status = StatusCode::OK;
-        head.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        head.fields.remove(Known::SecWebSocketAccept);
     }
-    if !head.headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::from_bytes(date)
-    {
-        head.headers.insert(DATE, date);
+    if !head.fields.contains(Known::Date) {
+        head.fields.insert(Known::Date, date);
     }
 }
 
 /// Waits for the answer to a request; `None` when the client does not want it any more.
 async fn answer(
-    request: Request<RecvStream>,
+    request: http::Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
     exchange: Exchange,
 ) -> Option<Result<Response<ResponseBody>, Error>> {
-    let (mut head, stream) = request.into_parts();
-    let grpc = is_grpc(&head.headers);
-    let websocket = match head::read(&mut head) {
-        Ok(websocket) => websocket,
+    let (parts, stream) = request.into_parts();
+    let head = match head::read(&parts) {
+        Ok(head) => head,
         Err(error) => {
-            return Some(exchange.refuse(&error, head.version, grpc).ok_or(error));
+            let grpc = is_grpc(&Fields::from(&parts.headers));
+            return Some(exchange.refuse(&error, parts.version, grpc).ok_or(error));
         }
     };
-    let asked = head.headers.contains_key(EXPECT).then(|| Rc::new(Cell::new(false)));
+    let (websocket, grpc) = (head.upgrade.is_some(), is_grpc(&head.fields));
+    let asked = head.fields.contains(Known::Expect).then(|| Rc::new(Cell::new(false)));
     let incoming = http2::Incoming::of(stream).tells_when_asked(asked.clone());
-    let request = Request::from_parts(head, Incoming::Http2(incoming));
+    let request = Request { head, body: Incoming::Http2(incoming) };
     let interims = Rc::new(Interims::default());
     let mut answering = pin!(exchange.clone().with_interims(&interims).answer(request));
     let answered = poll_fn(|cx| {
         let polled = answering.as_mut().poll(cx);
         if asked.as_ref().is_some_and(|asked| asked.take()) {
-            let mut interim = Response::new(());
-            *interim.status_mut() = StatusCode::CONTINUE;
+            let interim = ResponseHead::new(StatusCode::CONTINUE);
             // A client that is gone is found out below.
-            let _ = respond.send_informational(interim);
+            let _ = respond.send_informational(interim.to_http2());
         }
         for interim in interims.take() {
-            let _ = respond.send_informational(Response::from_parts(interim, ()));
+            let _ = respond.send_informational(interim.to_http2());
         }
         match polled {
             Poll::Ready(answered) => Poll::Ready(Some(answered)),

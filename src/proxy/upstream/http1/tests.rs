@@ -25,14 +25,14 @@ fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
         let address = endpoint(response.to_vec(), step, close).await;
         let transport = Transport::Cleartext(Transport::dial(address).await.unwrap());
         let connection = Box::new(Connection::over(transport));
-        let request = Request::builder().method(method).uri("/").header("host", "h");
-        let (head, ()) = request.body(()).unwrap().into_parts();
+        let mut head = RequestHead::new(method.parse().unwrap(), http::Uri::default());
+        head.fields.insert(Known::Host, "h");
         let deadlines = Rc::new(Deadlines::new(Clock::start()));
         let wait = Rc::new(deadlines.open(deadlines.now(), None));
         let body = RequestBody::new(Source::of_kept(Vec::new()), wait, Timeouts::default());
         let response =
             connection.send(&head, body, None).await.map_err(|one| one.fault.to_string())?;
-        let (parts, mut body) = response.into_parts();
+        let Response { head, mut body } = response;
         let (mut data, mut trailers) = (Vec::new(), String::new());
         while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
             match frame.map_err(|fault| fault.to_string())?.into_data() {
@@ -40,7 +40,7 @@ fn ask(method: &str, response: &[u8], step: usize, close: bool) -> Read {
                 Err(frame) => trailers = format!("{:?}", frame.into_trailers().unwrap()),
             }
         }
-        Ok((parts.status.as_u16(), data, trailers, body.into_reusable().is_some()))
+        Ok((head.status.as_u16(), data, trailers, body.into_reusable().is_some()))
     })
 }
 

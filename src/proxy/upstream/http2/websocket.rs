@@ -5,17 +5,14 @@
 
 use aws_lc_rs::digest;
 use h2::ext::Protocol;
-use http::header::{CONTENT_LENGTH, HeaderName};
-use http::request::Parts;
-use http::{HeaderValue, Method, Request, StatusCode, response};
+use http::{HeaderValue, Method, Request, StatusCode};
 
-use crate::proxy::forward::Upgrade;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http2::pool::Lease;
+use crate::traffic::fields::Known;
+use crate::traffic::message::{RequestHead, ResponseHead, Upgrade};
 
 const WEBSOCKET: &str = "websocket";
-const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
 /// Hashed with the key (RFC 6455, section 1.3).
 const SALT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -29,10 +26,10 @@ pub struct Asked {
 
 impl Asked {
     /// Whether `head` asks for WebSocket and nothing else: HTTP/2 has no other upgrades.
-    pub fn of(head: &Parts) -> Option<Self> {
-        let Upgrade(protocols) = head.extensions.get()?;
+    pub fn of(head: &RequestHead) -> Option<Self> {
+        let Upgrade(protocols) = head.upgrade.as_ref()?;
         let asked = protocols.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
-        asked.then(|| Self { key: head.headers.get(SEC_WEBSOCKET_KEY).cloned() })
+        asked.then(|| Self { key: head.fields.value(Known::SecWebSocketKey) })
     }
 
     /// Makes a request for an upgrade one of extended CONNECT, once the endpoint behind `lease`
@@ -44,30 +41,30 @@ impl Asked {
         }
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(Protocol::from_static(WEBSOCKET));
-        request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+        request.headers_mut().remove(Known::SecWebSocketKey.as_str());
         Ok(())
     }
 
     /// Makes the answer one to an upgrade. Whether the endpoint has agreed.
-    pub fn read(&self, head: &mut response::Parts) -> bool {
+    pub fn read(&self, head: &mut ResponseHead) -> bool {
         if !head.status.is_success() {
             return false;
         }
         head.status = StatusCode::SWITCHING_PROTOCOLS;
-        head.headers.remove(CONTENT_LENGTH);
-        head.extensions.insert(Upgrade(HeaderValue::from_static(WEBSOCKET)));
+        head.fields.remove(Known::ContentLength);
+        head.upgrade = Some(Upgrade(HeaderValue::from_static(WEBSOCKET)));
         if let Some(key) = &self.key {
-            head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept(key.as_bytes()));
+            head.fields.insert(Known::SecWebSocketAccept, accept(key.as_bytes()));
         }
         true
     }
 }
 
 /// What a client knows by that its key was read (RFC 6455, section 4.2.2).
-fn accept(key: &[u8]) -> HeaderValue {
+fn accept(key: &[u8]) -> String {
     let salted = [key, SALT].concat();
     let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &salted);
-    HeaderValue::try_from(base64(hash.as_ref())).expect("base64 is a field value")
+    base64(hash.as_ref())
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -97,9 +94,9 @@ mod tests {
     #[test]
     fn other_protocols_and_lists_of_them_are_not_asked_for() {
         for (protocols, asked) in [("WebSocket", true), ("websocket, x", false), ("x", false)] {
-            let (mut head, ()) = Request::new(()).into_parts();
+            let mut head = RequestHead::new(Method::GET, http::Uri::default());
             assert!(Asked::of(&head).is_none());
-            head.extensions.insert(Upgrade(HeaderValue::from_static(protocols)));
+            head.upgrade = Some(Upgrade(HeaderValue::from_static(protocols)));
             assert_eq!(Asked::of(&head).is_some(), asked, "{protocols}");
         }
     }

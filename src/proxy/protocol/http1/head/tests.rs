@@ -8,8 +8,8 @@ fn read(text: &str, step: usize) -> Result<(String, Framing, bool), u16> {
         input.extend_from_slice(piece);
         match decode(&mut input) {
             Ok(Some(head)) => {
-                let host = head.parts.headers.get(HOST).map(|host| host.to_str().unwrap());
-                let line = format!("{} {} {host:?}", head.parts.method, head.parts.uri);
+                let host = head.request.fields.text(Known::Host);
+                let line = format!("{} {} {host:?}", head.request.method, head.request.uri);
                 return Ok((line, head.framing, head.keep_alive));
             }
             Ok(None) => {}
@@ -118,7 +118,7 @@ fn other_protocols_are_asked_for_in_one_way() {
     let upgrade = |fields: &str| {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
         let head = decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
-        head.parts.extensions.get::<Upgrade>().is_some()
+        head.request.upgrade.is_some()
     };
     assert!(upgrade("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
     assert!(!upgrade("Upgrade: websocket\r\n"));
