@@ -206,9 +206,12 @@ impl Fields {
     /// Appends the first value of the field `of`, if that is not empty, to the list in the field
     /// `name`.
     pub fn append_copy_to_list(&mut self, name: Known, of: Known) {
-        if let Some(value) = self.get(of).filter(|value| !value.is_empty()) {
-            let value = value.to_vec();
-            self.append_to_list(name, value);
+        let Some(line) = self.find(of.into(), 0).map(|at| self.lines[at]) else { return };
+        if line.value_bytes > 0 {
+            // Usually it came, and what came is shared.
+            let text =
+                if line.is_added { Bytes::from(self.added.clone()) } else { self.came.clone() };
+            self.append_to_list(name, &text[line.value()]);
         }
     }
 

@@ -160,7 +160,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     let exchange = self.exchange.clone();
                     // Not when its task first runs: until then it would seem idle.
                     let counted = Counted::begin(&self.watch);
-                    tokio::task::spawn_local(stream::serve(request, respond, exchange, counted));
+                    // On the heap at once: a task is moved several times before it runs, and
+                    // this one is large.
+                    let served = stream::serve(request, respond, exchange, counted);
+                    tokio::task::spawn_local(Box::pin(served));
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => match self.watch.verdict() {
