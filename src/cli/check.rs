@@ -147,7 +147,9 @@ fn text(found: &[Found], out: &mut impl Write) -> std::io::Result<()> {
 fn json(found: &[Found], out: &mut impl Write) -> anyhow::Result<()> {
     let all = found.iter();
     let all = all.flat_map(|file| file.list.iter().map(|one| render::json(&file.origin, one)));
-    serde_json::to_writer_pretty(&mut *out, &all.collect::<Vec<_>>())?;
+    let all: Vec<_> = all.collect();
+    // As an error of the pipe, which `main` knows.
+    serde_json::to_writer_pretty(&mut *out, &all).map_err(std::io::Error::from)?;
     writeln!(out)?;
     Ok(())
 }

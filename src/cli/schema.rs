@@ -73,7 +73,8 @@ fn printed<T: JsonSchema>(title: &str) -> Value {
 /// Prints the schema.
 pub fn run(args: SchemaArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &schema(args.of))?;
+    // As an error of the pipe, which `main` knows.
+    serde_json::to_writer_pretty(&mut out, &schema(args.of)).map_err(std::io::Error::from)?;
     writeln!(out)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -192,6 +192,29 @@ async fn what_is_not_as_a_schema_says_is_found() {
     assert_eq!(wrong(&format!("[{}]", whole.replace("help", "hlep"))), 2);
 }
 
+#[test]
+fn whoever_reads_may_have_seen_enough() {
+    let bad = here("tests/bad-configs/quantities.yaml");
+    let golden = here("tests/judge-golden/traces.csv");
+    for args in [
+        &["schema"][..],
+        &["schema", "--of", "why"],
+        &["completions", "zsh"],
+        &["man"],
+        &["check", "-o", "json", arg(&bad)],
+        &["check", arg(&bad)],
+        &["replay", "--counts", arg(&golden)],
+        &["replay", "-o", "json", "--counts", arg(&golden)],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = std::process::Command::new(SERIN).args(args).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.is_empty(), "{args:?}: {said}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_with_a_certificate_is_explained_too() {
     let folder = tempfile::tempdir().unwrap();
