@@ -235,7 +235,8 @@ export function entry(record, named) {
   if (failing.length) {
     text.append(make("p", "", "The first requests that counted against it:"));
     text.append(make("ul", "failing", ...failing.map((one) => make("li", "", make("code", "", one.id),
-      ` ${one.status ?? one.reason ?? "no answer"} after ${millis(one.latency_ms)}, for ${one.objective}`))));
+      ` ${one.status ?? one.reason ?? "no answer"} after ${millis(one.latency_ms)}, for ${one.objective}`,
+      ...(one.trace_id ? [", trace ", make("code", "", one.trace_id)] : [])))));
   }
   const item = make("li", "", time, text);
   item.dataset.state = record.state ?? record.kind;
