@@ -4,6 +4,7 @@
 //! Never on the way of a request: workers have what the last snapshot says. Never publishes:
 //! it says what changed, the controller acts.
 
+mod ejections;
 mod telling;
 
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use crate::config::{self, Config};
 use crate::control::certificates::Certificates;
 use crate::control::discovery::{self, Found};
 use crate::control::health::{self, TlsOfNow};
-use crate::control::roster::telling::Out;
+use crate::control::roster::ejections::Ejections;
 use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
@@ -55,6 +56,7 @@ pub struct Roster {
     /// Of the next asking.
     next_id: u64,
     gauges: Arc<Vec<EndpointGauge>>,
+    ejections: Ejections,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl Roster {
             reports,
             next_id,
             gauges,
+            ejections: Ejections::default(),
         };
         let now = clock.now();
         roster.take_over(config, now);
@@ -365,6 +368,7 @@ impl Roster {
         let gauges: Vec<_> = self.pools.iter().flat_map(Pool::gauges).collect();
         changed |= gauges != *self.gauges;
         if changed {
+            self.ejections.note(&self.gauges, &gauges);
             self.gauges = Arc::new(gauges);
         }
         changed
@@ -408,6 +412,11 @@ impl Roster {
     /// For the metrics.
     pub fn gauges(&self) -> Arc<Vec<EndpointGauge>> {
         Arc::clone(&self.gauges)
+    }
+
+    /// For the metrics: of each backend, how often its endpoints failed too often.
+    pub fn ejections(&self) -> Vec<(BackendName, u64)> {
+        self.ejections.counts()
     }
 }
 
@@ -480,18 +489,6 @@ impl Member {
     fn set_old(&mut self) {
         self.is_old = true;
         self.since = None;
-    }
-
-    /// Says aloud that it goes or comes.
-    fn tell(&self, settings: &config::Backend, serves: bool) {
-        let (backend, endpoint) = (&settings.name, self.address);
-        if serves {
-            telling::serves(backend, endpoint);
-        } else if self.record.is_out() {
-            telling::is_out(backend, endpoint, Out::Ejected);
-        } else {
-            telling::is_out(backend, endpoint, Out::Unwell(&self.complaint));
-        }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Gauges {
     pub rollouts: Vec<RolloutGauges>,
     /// Each endpoint of each backend.
     pub endpoints: Arc<Vec<EndpointGauge>>,
+    /// Each backend, and how often one of its endpoints failed too often.
+    pub ejections: Vec<(BackendName, u64)>,
     /// Each certificate that is shown to somebody.
     pub certificates: Vec<CertificateGauge>,
     /// Each backend that has limits.
@@ -143,6 +145,7 @@ pub fn render(registry: &Registry, gauges: &Gauges, format: Format) -> String {
     in_flight(&mut text, &legs, &mirrors);
     copies(&mut text, &mirrors);
     endpoints(&mut text, &gauges.endpoints);
+    ejections(&mut text, &gauges.ejections);
     searches(&mut text, &gauges.searches);
     limits(&mut text, &gauges.limits, &legs);
     rollouts::write(&mut text, &gauges.rollouts);
@@ -319,6 +322,14 @@ fn endpoints(text: &mut Text, endpoints: &[EndpointGauge]) {
     family("serin_endpoint_healthy", "Whether the endpoint gets requests.", |one| one.serves);
     let help = "Whether the endpoint failed too often, and gets no requests for a while.";
     family("serin_endpoint_ejected", help, |one| one.is_out);
+}
+
+fn ejections(text: &mut Text, ejections: &[(BackendName, u64)]) {
+    let name = "serin_ejections_total";
+    text.family(name, COUNTER, "Endpoints that failed too often and were taken out, by backend.");
+    for (backend, count) in ejections {
+        text.sample(name, &[("backend", backend)], count);
+    }
 }
 
 fn searches(text: &mut Text, searches: &[(BackendName, bool)]) {

@@ -116,8 +116,8 @@ fn metrics() {
     let families = families(&fs::read_to_string(sample).unwrap());
     assert!(families.len() > 40, "{}", families.len());
     let mut page = "# Metrics\n\n<!-- Made of the exposition by a test. -->\n\n\
-        At `/metrics`, on the admin port and on the metrics port, in Prometheus' text format. Names and labels \
-        are API.\nHow many series there are is bounded by the config: labels are names that stand in it, or words \
+        At `/metrics`, on the admin port and on the metrics port, in Prometheus' text format, or as OpenMetrics \
+        with exemplars\nfor who asks for that ([traces](../operating.md#traces)). Names and labels are API.\nHow many series there are is bounded by the config: labels are names that stand in it, or words \
         of a fixed set. A series\nthat has counted nothing may be absent. What to watch is in \
         [operating.md](../operating.md#what-to-watch).\n\n\
         | name | type | labels | what |\n|---|---|---|---|\n"

@@ -189,6 +189,8 @@ async fn an_endpoint_that_always_fails_is_taken_out_and_comes_back() {
         let labels = [("endpoint", address.as_str())];
         let ejected = proxy.metrics().await.value("serin_endpoint_ejected", &labels);
         assert!((ejected - 1.0).abs() < 0.1);
+        let ejections = proxy.metrics().await.value("serin_ejections_total", &[]);
+        assert!(ejections > 0.9, "{ejections}");
         until_healthy(&proxy, faulty, true).await;
     }
 }

@@ -44,6 +44,7 @@ impl Controller {
                 generation: self.generation,
                 rollouts: gauges,
                 endpoints: self.roster.gauges(),
+                ejections: self.roster.ejections(),
                 certificates: self.certificates.borrow().gauges(),
                 limits: self.roster.limits(),
                 searches: self.roster.searches(),

@@ -4,24 +4,40 @@
 
 use std::net::SocketAddr;
 
+use crate::config;
+use crate::control::roster::Member;
 use crate::names::BackendName;
 
 /// Why an endpoint gets no more requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Out<'w> {
+enum Out<'w> {
     /// It failed too often.
     Ejected,
     /// What it answered to its health check.
     Unwell(&'w str),
 }
 
+impl Member {
+    /// Says aloud that it goes or comes.
+    pub(super) fn tell(&self, settings: &config::Backend, serves: bool) {
+        let (backend, endpoint) = (&settings.name, self.address);
+        if serves {
+            self::serves(backend, endpoint);
+        } else if self.record.is_out() {
+            is_out(backend, endpoint, Out::Ejected);
+        } else {
+            is_out(backend, endpoint, Out::Unwell(&self.complaint));
+        }
+    }
+}
+
 /// It gets requests from here on.
-pub fn serves(backend: &BackendName, endpoint: SocketAddr) {
+fn serves(backend: &BackendName, endpoint: SocketAddr) {
     tracing::info!(event = "endpoint_serving", %backend, %endpoint, "the endpoint gets requests");
 }
 
 /// It gets none from here on.
-pub fn is_out(backend: &BackendName, endpoint: SocketAddr, out: Out<'_>) {
+fn is_out(backend: &BackendName, endpoint: SocketAddr, out: Out<'_>) {
     match out {
         Out::Ejected => tracing::warn!(
             event = "endpoint_ejected", %backend, %endpoint,

@@ -79,6 +79,7 @@ fn gauges() -> Gauges {
     let (rollouts, limits) = (vec![rollout], vec![limit]);
     let searches = vec![("sentiment-v2".into(), true)];
     Gauges {
+        ejections: vec![("sentiment-v2".into(), 4)],
         reload_successful: true,
         generation: 3,
         rollouts,
