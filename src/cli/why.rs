@@ -125,7 +125,10 @@ fn sentence(record: &Record) -> String {
         What::Adopted { by, .. } => format!("taken out by {by}"),
         What::Moved { to, by } => format!("followed {by}: {to}"),
         What::Changed(change) => change.to_string(),
+        What::Proposed { to } => format!("proposed to the fleet, by the counts of all: {to}"),
         What::Begins { .. }
+        | What::Pooling { .. }
+        | What::Pooled { .. }
         | What::Replanned { .. }
         | What::Shared { .. }
         | What::Slots { .. }

@@ -295,6 +295,7 @@ impl Controller {
         let now = self.now();
         for index in 0..self.rollouts.len() {
             self.begin(index, now, continues);
+            self.begin_pool(index, now, continues);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::control::disk::{Disk, Job};
 use crate::rollout::record::{Packed, Record, What};
 
 /// A file is put aside when it is larger, and the one put aside before is deleted: a busy
-/// rollout fills it in two days.
+/// rollout fills it in two days, in one where the counts of a fleet are judged.
 pub const FILE_BYTES_MAX: u64 = 32 << 20;
 
 /// Changes and words that are kept in memory, for `serin why`. When full, the oldest goes.
@@ -133,15 +133,22 @@ impl Journal {
         Arc::clone(&self.told)
     }
 
-    /// A slot was judged. It is written with the next record of its rollout, or with a few more
-    /// slots.
+    /// A slot was judged, alone or as a sum of all replicas. It is written with the next record of
+    /// its rollout, or with a few more slots.
     pub fn slot(&mut self, head: Record, slot: Packed) {
         if !self.later.is_empty() {
             self.flush();
         }
-        let same = |one: &&mut (Record, Vec<Packed>)| {
-            (&one.0.rollout, &one.0.version) == (&head.rollout, &head.version)
+        let of = |one: &Record| {
+            let is_pooled = matches!(one.what, What::Pooled { .. });
+            (one.rollout.clone(), one.version.clone(), is_pooled)
         };
+        let key = of(&head);
+        if self.slots.iter().any(|(one, _)| of(one) == key && one.what != head.what) {
+            // Of what is judged otherwise.
+            self.flush();
+        }
+        let same = |one: &&mut (Record, Vec<Packed>)| of(&one.0) == key;
         let full = if let Some((_, slots)) = self.slots.iter_mut().find(same) {
             slots.push(slot);
             slots.len() >= SLOTS_MAX
@@ -157,7 +164,11 @@ impl Journal {
     /// Writes what waits.
     pub fn flush(&mut self) {
         for (head, slots) in std::mem::take(&mut self.slots) {
-            self.append(&Record { what: What::Slots { slots }, ..head });
+            let what = match head.what {
+                What::Pooled { is_missing, .. } => What::Pooled { is_missing, slots },
+                _ => What::Slots { slots },
+            };
+            self.append(&Record { what, ..head });
         }
         for record in std::mem::take(&mut self.later) {
             self.append(&record);
@@ -216,7 +227,9 @@ impl Journal {
         let file = File::open(path)?.take(2 * self.bytes_max);
         for line in BufReader::new(file).split(b'\n') {
             let line = line?;
-            if memchr::memmem::find(&line, br#""kind":"slots""#).is_none()
+            let has = |kind: &[u8]| memchr::memmem::find(&line, kind).is_some();
+            if !has(br#""kind":"slots""#)
+                && !has(br#""kind":"pooled""#)
                 && let Ok(record) = serde_json::from_slice(&line)
             {
                 self.keep(record);

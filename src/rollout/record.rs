@@ -3,6 +3,8 @@
 //! Never writes or reads a file: records come and go as values. Everything that moves a
 //! rollout is a record, so the same records lead to the same states, at any time later.
 
+mod pooled;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use crate::rollout::fleet::course::Position;
 use crate::rollout::judge::{Earlier, Pair, SlotCounts, SlotTally};
 use crate::rollout::machine::{State, Word};
 use crate::rollout::plan::Plan;
+use crate::rollout::record::pooled::Pools;
 use crate::rollout::release::{Release, Saved};
 use crate::rollout::verdict::Tally;
 use crate::rollout::view::ObjectiveView;
@@ -107,9 +110,40 @@ pub enum What {
         /// Which replica wrote it down.
         by: String,
     },
+    /// From here on this replica judges what all of them count.
+    #[schemars(skip)]
+    Pooling {
+        /// Whoever knows what was before knows all of this already.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        continues: bool,
+        /// That of the whole fleet.
+        plan: Box<Plan>,
+        /// The canary's share by the rule's own weights.
+        configured: f64,
+        /// Step and evidence.
+        saved: Option<Saved>,
+    },
+    /// Sums of all replicas were judged. Those of one tick came at once.
+    #[schemars(skip)]
+    Pooled {
+        /// Of some replica it was not known what it sees.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_missing: bool,
+        /// In order.
+        slots: Vec<Packed>,
+    },
+    /// By those sums the fleet is to go on; it does once that is written down.
+    #[schemars(skip)]
+    Proposed {
+        /// Where to.
+        to: Position,
+    },
     /// The state is another one.
     Changed(Change),
 }
+
+/// Who has taken a version out that the sums of all replicas were judged to be bad by.
+pub const BY_COUNTS: &str = "the counts of the fleet";
 
 /// How a rollout stands after a change, with the numbers that it came from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -302,6 +336,7 @@ pub fn parse(journal: &[u8]) -> (Vec<Record>, usize) {
 #[derive(Debug, Default)]
 pub struct Replay {
     releases: BTreeMap<(String, String), Release>,
+    pools: Pools,
 }
 
 /// What a recorded change is by the present judge.
@@ -326,14 +361,24 @@ impl Replay {
             return None;
         }
         if let What::Begins { plan, configured, saved, .. } = &record.what {
+            self.pools.forget(&key);
             self.begin(key, plan, *configured, now, saved.as_ref());
             return None;
         }
         let Some(release) = self.releases.get_mut(&key) else {
             return matches!(record.what, What::Changed(_)).then_some(Compared::Unknown);
         };
+        if let Some(compared) = self.pools.take(&key, release, record) {
+            if let What::Adopted { end, .. } = &record.what {
+                release.adopt(now, end);
+            }
+            return Some(compared);
+        }
         match &record.what {
-            What::Begins { .. } => {}
+            What::Begins { .. }
+            | What::Pooling { .. }
+            | What::Pooled { .. }
+            | What::Proposed { .. } => {}
             What::Replanned { plan, configured, .. } => {
                 release.replan(plan, *configured, now);
                 release.set_configured(*configured);

@@ -242,13 +242,25 @@ impl Release {
         slots: &[SlotCounts],
         is_missing: bool,
     ) -> Option<State> {
-        let gravity = |wish: &Option<State>| match wish {
-            Some(State::RolledBack { .. } | State::Aborted { .. }) => 2,
-            Some(state) if state.cause().is_some() => 1,
-            Some(State::Progressing { .. } | State::Promoted { .. }) | None => 0,
-        };
         let wishes = slots.iter().map(|counts| self.close_fleet_slot(now, counts, is_missing));
-        wishes.reduce(|one, next| if gravity(&next) < gravity(&one) { one } else { next })?
+        wishes.reduce(graver)?
+    }
+
+    /// Brings what is judged of the whole fleet to where one of its replicas stands. A breach that
+    /// people let it go on with is taken over where that place `is_new`: what the fleet knows of
+    /// it forgets by its own counts.
+    pub fn bring_up_to(&mut self, running: &Self, is_new: bool, now: Tick) -> Replanned {
+        let replanned = self.replan(&running.plan.pooled(), running.configured, now);
+        if (self.configured - running.configured).abs() > 1e-9 {
+            self.set_configured(running.configured);
+        }
+        if let Some(mut at) = Position::of(&running.plan, &running.state) {
+            if !is_new {
+                at.known.clear();
+            }
+            self.moved(now, &at);
+        }
+        replanned
     }
 
     fn find(&mut self, now: Tick, counts: &SlotCounts) -> Findings {
@@ -365,6 +377,16 @@ impl Release {
         self.judge.set_requests_min(plan.requests_min);
         if moved.is_some() { Replanned::Moved } else { Replanned::InPlace }
     }
+}
+
+/// Of what two slots of one moment lead a fleet to, the later one, or what is worse.
+pub(in crate::rollout) fn graver(one: Option<State>, next: Option<State>) -> Option<State> {
+    let gravity = |wish: &Option<State>| match wish {
+        Some(State::RolledBack { .. } | State::Aborted { .. }) => 2,
+        Some(state) if state.cause().is_some() => 1,
+        Some(State::Progressing { .. } | State::Promoted { .. }) | None => 0,
+    };
+    if gravity(&next) < gravity(&one) { one } else { next }
 }
 
 /// Every probe goes to both versions.

@@ -53,6 +53,8 @@ struct State {
     asked: HashMap<&'static str, u64>,
     /// Callers with these tokens are cut off.
     banned: Vec<String>,
+    /// What nobody has rights to, by a part of its path.
+    forbidden: Vec<String>,
 }
 
 impl KubeApi {
@@ -162,6 +164,11 @@ impl KubeApi {
         });
     }
 
+    /// Refuses every call whose path has this in it, as for want of rights.
+    pub fn forbid(&self, part: &str) {
+        self.with(|state| state.forbidden.push(part.to_owned()));
+    }
+
     /// Answers only after so long.
     pub fn set_delay(&self, delay: Duration) {
         self.with(|state| state.delay = delay);
@@ -241,6 +248,9 @@ impl State {
     /// One call that is not a watch: status and body.
     fn answer(&mut self, call: &Call) -> (u16, Value) {
         let path = call.path.as_str();
+        if self.forbidden.iter().any(|part| path.contains(part)) {
+            return refusal(403, "forbidden");
+        }
         let is_object = self.objects.contains_key(path) || is_name(path);
         match call.method.as_str() {
             "GET" if is_object => {

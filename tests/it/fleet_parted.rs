@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use serin_loadtest::load::LoadHandle;
-use serin_testkit::{Backend, ConfigFile, KubeApi, Passage, Script, eventually};
+use serin_testkit::{Backend, ConfigFile, KubeApi, Passage, Program, Script, arg, eventually};
 
-use crate::replicas::{Replica, SHORT, TOKENS, alone, config, found, holder_of};
+use crate::replicas::{Replica, SERIN, SHORT, TOKENS, alone, config, found, holder_of};
 
 /// Without what a busy machine makes slow.
 fn errors_alone(mut file: ConfigFile) -> ConfigFile {
@@ -152,4 +152,55 @@ async fn one_replica_that_fails_in_part_takes_no_version_out_for_all() {
         assert_eq!(view["weight"], 0.0, "{view}");
     }
     drop(loads);
+}
+
+#[tokio::test]
+async fn a_replica_without_rights_to_the_lease_says_so_and_judges_for_nobody() {
+    let api = KubeApi::start();
+    api.forbid("/leases");
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let replicas = [Replica::start(config(&api, [&v1, &v2], TOKENS[0], SHORT)).await];
+    found(&api, &replicas);
+    let program = replicas[0].program.as_ref().unwrap();
+    program.says("may not read or write the fleet's Lease").await;
+    let is_alone = |view: &Value| view["fleet"]["connected"] == true;
+    let view = replicas[0].expect("it has the latch", is_alone).await;
+    assert_eq!(view["fleet"]["holder"], Value::Null, "{view}");
+    assert!(!replicas[0].holds().await);
+}
+
+#[tokio::test]
+async fn what_a_fleet_decided_can_be_lived_through_again_on_the_sums_it_had() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = Vec::new();
+    for token in TOKENS {
+        let mut file = errors_alone(config(&api, [&v1, &v2], token, SHORT));
+        let state = format!("state: {{ file: {} }}\n", file.folder().join("state.json").display());
+        file.write((file.text() + &state).as_bytes());
+        replicas.push(Replica::start(file).await);
+    }
+    found(&api, &replicas);
+    let holder = holder_of(&replicas, 3).await;
+    let loads: Vec<_> = replicas.iter().map(|one| one.load(50.0)).collect();
+    replicas[holder].at_step(2).await;
+    // Too little for any of them to find out alone before all have together.
+    v2.now(Script::answers(200).every(8, Script::answers(500)));
+    for replica in &replicas {
+        replica.rolled_back().await;
+    }
+    loads.iter().for_each(LoadHandle::stop);
+    for (index, replica) in replicas.iter_mut().enumerate() {
+        let program = replica.program.take().unwrap();
+        program.signal("TERM");
+        program.ended().await.expect(0);
+        let journal = replica.file.folder().join("state.journal");
+        let output = Program::output(SERIN, &["replay", arg(&journal)]).await.expect(0).stdout;
+        let count = |what: &str| output.lines().filter(|line| line.contains(what)).count();
+        let steps = count("proposed by the counts of the fleet: step ");
+        assert_eq!(steps >= 2, index == holder, "{output}");
+        let by_counts = "rolled back by the counts of the fleet: errors <= 1%: canary";
+        assert_eq!(count(by_counts), usize::from(index == holder), "{output}");
+        assert_eq!(count("different ") + count("unknown "), 0, "{output}");
+    }
 }

@@ -11,7 +11,7 @@ use serin_testkit::{
     eventually, seed,
 };
 
-const SERIN: &str = env!("CARGO_BIN_EXE_serin");
+pub const SERIN: &str = env!("CARGO_BIN_EXE_serin");
 pub const ROLLOUT: &str = "sentiment-v2";
 pub const LATCH: &str = "/api/v1/namespaces/models/configmaps/serin-gateway";
 pub const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/models/leases/serin-gateway";

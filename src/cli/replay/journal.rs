@@ -14,10 +14,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::rollout::fleet::End;
 use crate::rollout::judge::{Earlier, Judge, SlotCounts};
 use crate::rollout::objective::{Objective, Signal};
 use crate::rollout::plan::Plan;
-use crate::rollout::record::{Change, Compared, Packed, Record, Replay, What, parse};
+use crate::rollout::record::{BY_COUNTS, Change, Compared, Packed, Record, Replay, What, parse};
 use crate::rollout::verdict::Decision;
 use crate::units::Tick;
 
@@ -41,9 +42,30 @@ pub struct ReplayedChange<'a> {
     /// Its version.
     version: &'a str,
     /// As it stands in the journal.
-    recorded: &'a Change,
+    recorded: Option<Recorded<'a>>,
     /// `same`, `different`, or `unknown` without what came before.
     result: &'static str,
+}
+
+/// What stands in the journal.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Recorded<'a> {
+    /// The rollout stood otherwise.
+    Change(&'a Change),
+    /// The counts of a fleet led to this.
+    ByCounts(ByCounts<'a>),
+}
+
+/// What the counts of a fleet led to.
+#[derive(Serialize, JsonSchema)]
+pub struct ByCounts<'a> {
+    /// `rolled_back`, or `proposed`: the fleet is to go on.
+    state: &'static str,
+    /// Where it is to go on, from 0; null if it was rolled back.
+    step: Option<usize>,
+    /// Why it was rolled back; null if it goes on.
+    reason: Option<&'a str>,
 }
 
 /// A version, as it was and as another policy would have had it.
@@ -97,7 +119,17 @@ pub fn recompute(path: &Path) -> Result<Outcome> {
     let (mut same, mut different, mut unknown) = (0, 0, 0);
     for record in &records {
         let Some(compared) = replay.take(record) else { continue };
-        let What::Changed(change) = &record.what else { continue };
+        let (state, why) = match &record.what {
+            What::Changed(change) => {
+                let why = change.reason.as_ref().or(change.hold_reason.as_ref());
+                (change.state.replace('_', " "), why.cloned())
+            }
+            What::Adopted { end: End::RolledBack(cause), by } => {
+                (format!("rolled back by {by}"), Some(cause.text.clone()))
+            }
+            What::Proposed { to } => (format!("proposed by {BY_COUNTS}"), Some(to.to_string())),
+            _ => continue,
+        };
         let found = match &compared {
             Compared::Same => {
                 same += 1;
@@ -112,8 +144,6 @@ pub fn recompute(path: &Path) -> Result<Outcome> {
                 "different"
             }
         };
-        let state = change.state.replace('_', " ");
-        let why = change.reason.as_ref().or(change.hold_reason.as_ref());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let _ = writeln!(text, "{found:9} {} {} {state}{why}", record.at, record.rollout);
         if let Compared::Different(now) = &compared {
@@ -124,7 +154,7 @@ pub fn recompute(path: &Path) -> Result<Outcome> {
             at: &record.at,
             rollout: &record.rollout,
             version: &record.version,
-            recorded: change,
+            recorded: recorded(&record.what),
             result: found,
         }));
     }
@@ -136,6 +166,22 @@ pub fn recompute(path: &Path) -> Result<Outcome> {
         let _ = writeln!(text, "{broken} lines could not be read: a crash cuts the last one");
     }
     Ok(Outcome { text, json: Value::Array(rows), is_same: different == 0 })
+}
+
+/// What is shown of a record, if it is one that is compared.
+fn recorded(what: &What) -> Option<Recorded<'_>> {
+    Some(match what {
+        What::Changed(change) => Recorded::Change(change),
+        What::Adopted { end: End::RolledBack(cause), .. } => {
+            let reason = Some(cause.text.as_str());
+            Recorded::ByCounts(ByCounts { state: "rolled_back", step: None, reason })
+        }
+        What::Proposed { to } => {
+            let step = Some(to.step);
+            Recorded::ByCounts(ByCounts { state: "proposed", step, reason: None })
+        }
+        _ => return None,
+    })
 }
 
 /// What another policy would have decided on the same traffic.
@@ -164,6 +210,9 @@ pub fn reconsider(path: &Path, policy: &Plan) -> Result<Outcome> {
             | What::Shared { .. }
             | What::Adopted { .. }
             | What::Moved { .. }
+            | What::Pooling { .. }
+            | What::Pooled { .. }
+            | What::Proposed { .. }
             | What::Told { .. } => {}
         }
         other.judge.set_share(release.share());

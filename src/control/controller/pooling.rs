@@ -22,7 +22,7 @@ use crate::rollout::fleet::pool::{Measured, Pool, Positions, Report, Slot, Sourc
 use crate::rollout::judge::SlotCounts;
 use crate::rollout::machine::State;
 use crate::rollout::plan::Plan;
-use crate::rollout::record::Packed;
+use crate::rollout::record::{BY_COUNTS, Packed, What};
 use crate::rollout::release::{Release, Replanned, Saved};
 use crate::rollout::verdict::Verdict;
 use crate::telemetry::metrics::FleetGauges;
@@ -70,6 +70,8 @@ struct Pooled {
     /// A proposal is not repeated before this.
     proposed_until: Tick,
     missing: bool,
+    /// What it began with is not in the journal yet.
+    is_begun: bool,
 }
 
 /// What a holder leaves to the next one.
@@ -119,26 +121,14 @@ impl Pooling {
             self.pools.insert(key.clone(), pooled);
         }
         let pooled = self.pools.get_mut(&key).expect("it is there");
-        let whole = plan.pooled();
-        if *pooled.release.plan() != whole {
-            let replanned = pooled.release.replan(&whole, configured, now);
-            if replanned == Replanned::Afresh {
-                let hash = (era, plan_hash(plan));
-                pooled.pool = Pool::new(hash, Measured::of(&whole), None, now);
-            } else {
-                pooled.pool.set_plan(plan_hash(plan));
-            }
-        }
-        if (pooled.release.configured() - configured).abs() > 1e-9 {
-            pooled.release.set_configured(configured);
-        }
         let is_new = is_begun || pooled.turn != turn;
-        if let Some(mut at) = Position::of(plan, rollout.state()) {
-            if !is_new {
-                // What the fleet knows of it forgets by its own counts.
-                at.known.clear();
+        match pooled.release.bring_up_to(rollout.release(), is_new, now) {
+            Replanned::Same => {}
+            Replanned::Afresh => {
+                let (hash, measured) = (plan_hash(plan), Measured::of(plan));
+                pooled.pool = Pool::new((era, hash), measured, None, now);
             }
-            pooled.release.moved(now, &at);
+            Replanned::InPlace | Replanned::Moved => pooled.pool.set_plan(plan_hash(plan)),
         }
         if pooled.turn != turn {
             (pooled.turn, pooled.since, pooled.proposed_until) = (turn, now, now);
@@ -167,7 +157,15 @@ impl Pooling {
             None => Some(Positions::new()),
         };
         let pool = Pool::new((era, plan_hash(plan)), Measured::of(plan), positions, now);
-        Pooled { pool, release, turn, since: now, proposed_until: now, missing: true }
+        Pooled {
+            pool,
+            release,
+            turn,
+            since: now,
+            proposed_until: now,
+            missing: true,
+            is_begun: true,
+        }
     }
 
     /// For the next holder.
@@ -178,7 +176,7 @@ impl Pooling {
                 version: version.clone(),
                 era: pooled.pool.era(),
                 saved: pooled.release.save(now)?,
-                positions: pooled.pool.positions(POSITIONS_MAX),
+                positions: pooled.pool.positions(POSITIONS_MAX, now),
             })
         });
         let mut all: Vec<_> = left.collect();
@@ -189,6 +187,14 @@ impl Pooling {
                 return text;
             }
         }
+    }
+}
+
+impl Pooled {
+    fn begins(&self, now: Tick, continues: bool) -> What {
+        let plan = Box::new(self.release.plan().clone());
+        let configured = self.release.configured();
+        What::Pooling { continues, plan, configured, saved: self.release.save(now) }
     }
 }
 
@@ -321,7 +327,18 @@ impl Controller {
             let is_beside = |one: &Source| pooled.pool.is_beside(one, turn, lasts);
             pooled.missing = absent || present.iter().any(is_beside);
             let slots = pooled.pool.close(pooled.turn, pooled.release.share(), now);
-            let wish = pooled.release.close_fleet_slots(now, &slots, pooled.missing);
+            let begun = std::mem::take(&mut pooled.is_begun).then(|| pooled.begins(now, false));
+            let is_missing = pooled.missing;
+            let wish = pooled.release.close_fleet_slots(now, &slots, is_missing);
+            if let Some(begun) = begun {
+                let record = self.record(index, now, begun);
+                self.journal.append_after_slots(&record);
+            }
+            for counts in &slots {
+                let what = What::Pooled { is_missing, slots: Vec::new() };
+                let head = self.record(index, now, what);
+                self.journal.slot(head, Packed::new(now, counts));
+            }
             if let Some(wish) = wish {
                 self.wish(index, now, &wish);
             }
@@ -336,7 +353,7 @@ impl Controller {
         let (rollout, version) = (plan.name.to_string(), plan.version.to_string());
         if let State::RolledBack { cause, .. } = wish {
             let end = End::RolledBack(cause.clone());
-            self.take_out(index, now, &end, "the counts of the fleet".to_owned());
+            self.take_out(index, now, &end, BY_COUNTS.to_owned());
             return;
         }
         let key = (rollout.clone(), version.clone());
@@ -349,7 +366,21 @@ impl Controller {
         let (era, turn) = (pooled.pool.era(), pooled.turn);
         let (by, since) = (fleet.source.replica.clone(), rfc3339(self.clock));
         let until = now.after(PROPOSAL_LASTS);
+        let what = What::Proposed { to: to.clone() };
         fleet.propose(Proposal { rollout, version, era, turn, to, by, since, until });
+        let record = self.record(index, now, what);
+        self.journal.append_after_slots(&record);
+    }
+
+    /// What has to be known of what is judged for the fleet if nothing before is.
+    pub(super) fn begin_pool(&mut self, index: usize, now: Tick, continues: bool) {
+        let plan = self.rollouts[index].plan();
+        let key = (plan.name.to_string(), plan.version.to_string());
+        let pooled = self.pooling.as_ref().and_then(|pooling| pooling.pools.get(&key));
+        if let Some(what) = pooled.map(|pooled| pooled.begins(now, continues)) {
+            let record = self.record(index, now, what);
+            self.journal.append_after_slots(&record);
+        }
     }
 
     /// How a rollout stands in the fleet. What holds the fleet holds it here as well.

@@ -48,6 +48,8 @@ pub struct Candidate {
     /// As it was last seen or written.
     object: Option<Value>,
     can_see: bool,
+    /// The API says that it may not be read or written; told once.
+    is_refused: bool,
     /// Rises each time that it cannot be seen any more.
     losses: watch::Sender<u64>,
 }
@@ -66,8 +68,21 @@ impl Candidate {
         let follower = Follower::new(api.clone(), folder.clone(), &query);
         let patience = PATIENCE_MAX.mul_f64(fastrand::f64());
         let election = Election::new(me.clone(), patience);
-        let (name, object, can_see) = (name.to_owned(), None, false);
-        Self { api, folder, name, me, clock, election, follower, object, can_see, losses }
+        let (name, object) = (name.to_owned(), None);
+        let (can_see, is_refused) = (false, false);
+        Self {
+            api,
+            folder,
+            name,
+            me,
+            clock,
+            election,
+            follower,
+            object,
+            can_see,
+            is_refused,
+            losses,
+        }
     }
 
     /// Takes part until it is dropped, or `leave` says so; then gives the lease up.
@@ -142,6 +157,13 @@ impl Candidate {
                 event = "lease_failed", error = %fault,
                 "the fleet's lease cannot be read or written"
             );
+            let is_refused = matches!(fault, Fault::Refused { .. });
+            if is_refused && !std::mem::replace(&mut self.is_refused, true) {
+                tracing::warn!(
+                    event = "lease_refused", error = %fault,
+                    "this replica may not read or write the fleet's Lease, and judges for nobody"
+                );
+            }
             if self.can_see && matches!(fault, Fault::Away(_)) {
                 self.can_see = false;
                 self.follower.reconnect();
@@ -177,14 +199,12 @@ impl Candidate {
             Err(fault) => {
                 if fault.is_conflict() {
                     // The watch may be behind: look, so that it is not written again in vain.
-                    let path = format!("{}/{}", self.folder, self.name);
-                    let found = self.api.get(&path).await?;
-                    self.election.see(Some(seen_of(&found)), self.clock.now());
-                    self.object = Some(found);
+                    self.look().await?;
                 }
                 return Err(fault);
             }
         };
+        self.is_refused = false;
         self.election.written(seen_of(&object), begun, self.clock.now());
         self.object = Some(object);
         Ok(())

@@ -30,6 +30,9 @@ const SOURCES_MAX: usize = 4_000;
 /// Above this share of the canary there is no stable beside it to tell a broken way out by.
 const CONTROL_SHARE_MIN: f64 = 0.5;
 
+/// A replica keeps [`SLOTS_MAX`] slots of up to ten seconds, so by then all of them are others.
+const GONE_AFTER: Duration = Duration::from_mins(41);
+
 /// Good answers elsewhere are good for so long.
 const GOOD_LASTS: Duration = Duration::from_secs(2);
 
@@ -310,9 +313,13 @@ impl Pool {
     }
 
     /// For [`Self::new`] of the next holder, of at most `most` starts of replicas; `None` of more.
-    pub fn positions(&self, most: usize) -> Option<Positions> {
-        let of = |(source, taken): (&Source, &Taken)| (source.clone(), taken.last());
-        (self.sources.len() <= most).then(|| self.sources.iter().map(of).collect())
+    /// One that was not heard of for long keeps no slot that was judged, if it is there at all.
+    pub fn positions(&self, most: usize, now: Tick) -> Option<Positions> {
+        let of = |(source, taken): (&Source, &Taken)| {
+            (now.since(taken.heard) <= GONE_AFTER).then(|| (source.clone(), taken.last()))
+        };
+        let positions: Positions = self.sources.iter().filter_map(of).collect();
+        (positions.len() <= most).then_some(positions)
     }
 }
 

@@ -419,3 +419,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_sums_of_a_fleet_led_to_is_compared_with_what_they_lead_to() {
+    let at = |slot: u64| Tick::new(SLOT * u32::try_from(slot).unwrap());
+    let own = plan().shared_out(3);
+    let mut pooled = Release::new(own.pooled(), 0.1, at(0));
+    let saved = pooled.save(at(0));
+    let mut records = Vec::new();
+    let mut write = |tick: Tick, what| {
+        records.push(Record {
+            at: String::new(),
+            tick: tick.since_start().as_millis() as u64,
+            rollout: "v2".to_owned(),
+            version: "1".to_owned(),
+            what,
+        });
+    };
+    let (config, state) = (String::new(), "progressing".to_owned());
+    let (plan, continues, configured) = (Box::new(own), false, 0.1);
+    write(at(0), What::Begins { continues, plan, configured, config, state, saved: None });
+    let plan = Box::new(pooled.plan().clone());
+    write(at(0), What::Pooling { continues, plan, configured, saved });
+    let (mut end, mut slot) = (None, 0);
+    while end.is_none() {
+        slot += 1;
+        let counts = Recorder::counts(u64::from(slot > 9) * 4);
+        end = pooled.close_fleet_slots(at(slot), std::slice::from_ref(&counts), false);
+        let slots = vec![Packed::new(at(slot), &counts)];
+        write(at(slot), What::Pooled { is_missing: false, slots });
+    }
+    let cause = end.as_ref().and_then(State::cause).cloned().unwrap();
+    let adopted =
+        |by: &str| What::Adopted { end: End::RolledBack(cause.clone()), by: by.to_owned() };
+    write(at(slot), adopted(BY_COUNTS));
+    let compared = |records: &[Record]| {
+        let mut replay = Replay::default();
+        let found: Vec<_> = records.iter().filter_map(|record| replay.take(record)).collect();
+        let is_out = replay.release("v2", "1").is_some_and(|one| one.state().has_ended());
+        (found, is_out)
+    };
+    assert_eq!(compared(&records), (vec![Compared::Same], true));
+    // Of what another replica found it has no sums, and without the last slot these say less.
+    let mut others = records.clone();
+    others.last_mut().unwrap().what = adopted("replica a");
+    assert_eq!(compared(&others), (vec![], true));
+    others = records.clone();
+    others.remove(records.len() - 2);
+    let (found, is_out) = compared(&others);
+    assert!(matches!(&*found, [Compared::Different(_)]) && is_out, "{found:?}");
+    others = records.clone();
+    others.remove(1);
+    assert_eq!(compared(&others), (vec![Compared::Unknown], true));
+}

@@ -95,8 +95,11 @@ fn the_next_holder_counts_neither_twice_nor_what_another_may_have_counted() {
     first.take(&source("a", "1"), &report(0, &slots[..1]), at(0));
     first.close(0, SHARE, at(0));
     let of = |positions| Pool::new((0, "p".to_owned()), measured(), positions, at(0));
-    let mut next = of(first.positions(1));
-    let mut blind = of(first.positions(0));
+    let mut next = of(first.positions(1, at(0)));
+    let mut blind = of(first.positions(0, at(0)));
+    let minutes = |count: u64| at(count * 60_000);
+    assert_eq!(first.positions(1, minutes(41)).unwrap().len(), 1);
+    assert!(first.positions(0, minutes(42)).unwrap().is_empty(), "it is gone");
     for pool in [&mut next, &mut blind] {
         pool.take(&source("a", "1"), &report(0, &slots), at(0));
     }
