@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use granit_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
+use serin::config::defect::Code;
+use serin::config::load::{Options, Source};
 
 use super::docs;
 use crate::in_project;
@@ -91,6 +93,44 @@ fn data_in_the_docs_parses() {
         }
     }
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+/// What is wrong with a part of a config in itself: what it leaves out, and what it names that
+/// stands elsewhere, is left to the reader.
+fn wrong_in_a_part(place: &str, text: String) -> Vec<String> {
+    let options = Options { touch_files: false, ..Options::CHECK };
+    let Err(defects) = Source::of(place, text).and_then(|source| source.load(options)) else {
+        return Vec::new();
+    };
+    let of_itself = |code: Code| {
+        let class = code.as_str().get(..5).unwrap_or_default();
+        code != Code::MissingKey && ["SRN00", "SRN01", "SRN02"].contains(&class)
+    };
+    let found = defects.list.iter().filter(|defect| of_itself(defect.code));
+    found.map(|defect| format!("{place}: {}: {}", defect.code.as_str(), defect.message)).collect()
+}
+
+#[test]
+fn parts_of_configs_have_keys_and_values_that_are_taken() {
+    let schema = serin::config::schema();
+    let keys = schema["properties"].as_object().unwrap();
+    let (mut count, mut faults) = (0, Vec::new());
+    for (place, text) in blocks("yaml") {
+        let documents = yaml(&text).unwrap_or_default();
+        let [Value::Object(map)] = &documents[..] else { continue };
+        // A list of metrics is one of Kubernetes, for an autoscaler.
+        let is_ours = map.get("metrics").is_none_or(Value::is_object);
+        if is_ours && map.keys().all(|key| keys.contains_key(key)) {
+            count += 1;
+            faults.extend(wrong_in_a_part(&place, text));
+        }
+    }
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+    assert!(count > 12, "only {count} parts of configs are found in the docs");
+    let wrong = |text: &str| wrong_in_a_part("x", text.to_owned()).len();
+    assert_eq!(wrong("tracing: { otlp: 'http://h:4318' }\n"), 0);
+    assert_eq!(wrong("tracing: { otpl: 'http://h:4318' }\n"), 1);
+    assert_eq!(wrong("tracing: { otlp: 'http://h:4318', sample: often }\n"), 1);
 }
 
 fn shell(script: &str, arguments: &[&str], folder: &Path) -> Output {
