@@ -58,6 +58,14 @@ async function noSidewaysScroll(page) {
   assert.ok(wide <= seen, `${wide} pixels wide on ${seen}`);
 }
 
+// What stands beside a chart fits there, whatever the numbers are.
+async function noTextIsCut(page) {
+  const cut = await page.evaluate(() => [...document.querySelectorAll("svg text")]
+    .filter((one) => { const { x, width } = one.getBBox(); return x < -0.5 || x + width > one.ownerSVGElement.clientWidth + 0.5; })
+    .map((one) => { const box = one.getBBox(); return `${one.textContent} ${box.x} ${box.width} ${one.ownerSVGElement.clientWidth}`; }));
+  assert.deepEqual(cut, []);
+}
+
 async function rollbackIsSeen(world, page) {
   const sentiment = card(page, "sentiment-v2");
   await page.locator("#live[data-live=live]").waitFor(WAIT);
@@ -169,6 +177,7 @@ async function looksAndWidths(page) {
     await page.setViewportSize({ width, height: 780 });
     await page.waitForTimeout(200);
     await noSidewaysScroll(page);
+    await noTextIsCut(page);
     if (width === 360) await picture(page, "phone");
   }
   await page.setViewportSize({ width: 1280, height: 900 });
@@ -223,6 +232,23 @@ async function fleetLine(world, fleet) {
   await page.close();
   expected = [];
   return text;
+}
+
+// A p99 of seconds, as the label of an axis.
+async function slowIsReadable(world) {
+  expected = ["net::ERR_FAILED", "Failed to load resource"];
+  const { rollouts } = await (await fetch(`${world.admin}/api/rollouts`)).json();
+  const versions = rollouts[0].versions.map((one) => ({ ...one, p99_ms: 5000 }));
+  const sample = (at) => `event: sample\ndata: ${JSON.stringify({ at, rollouts: [{ ...rollouts[0], versions }] })}\n\n`;
+  const page = await open(world, {
+    before: (made) => made.route("**/api/events", (route) => route.fulfill({
+      contentType: "text/event-stream", body: sample(Date.now() - 1000) + sample(Date.now()),
+    })),
+  });
+  await page.locator("svg text", { hasText: /^\d+\s(s|min)$/ }).first().waitFor({ state: "attached", timeout: 20000 });
+  await noTextIsCut(page);
+  await page.close();
+  expected = [];
 }
 
 async function theFleetIsTold(world) {
@@ -292,6 +318,7 @@ try {
   await step("silence is seen, and live again what comes back", () => silenceIsSeen(world, page));
   await page.close();
   await step("a fleet is told in a line", () => theFleetIsTold(world));
+  await step("long times are readable", () => slowIsReadable(world));
   await step("hostile text is text", () => hostileTextIsText(world));
   await step("a token is asked for, and kept in the tab", tokenIsAskedFor);
 } catch (error) {

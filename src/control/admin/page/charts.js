@@ -4,7 +4,7 @@ import { clock } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 132;
-const PAD = { top: 10, right: 8, bottom: 20, left: 46 };
+const PAD = { top: 10, right: 8, bottom: 20, left: 52 };
 // The shortest time that is shown, so that the first points do not jump about.
 const SPAN_MIN_MS = 60000;
 // A line is not drawn over a gap that is longer: nothing is known of what was there.

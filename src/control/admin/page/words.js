@@ -77,7 +77,8 @@ const trim = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
 
 export function millis(value) {
   if (value === null || value === undefined) return "–";
-  if (value >= 10000) return `${trim((value / 1000).toFixed(1))}${NO_BREAK}s`;
+  // More digits would not fit beside a chart.
+  if (value >= 1000) return `${trim((value / 1000).toFixed(value < 10000 ? 2 : 1))}${NO_BREAK}s`;
   return `${trim(value.toFixed(value < 10 ? 1 : 0))}${NO_BREAK}ms`;
 }
 
@@ -121,6 +122,7 @@ export function headline(view) {
 
 export function why(view) {
   if (view.reason) return view.reason;
+  if (view.hold_reason === "soaking" && view.steps.length === 0) return "Nothing is wrong so far.";
   if (view.hold_reason) return holdText(view.hold_reason);
   if (view.state === "promoted") return "All steps are done.";
   if (view.state === "paused") return HOLDS.paused;
