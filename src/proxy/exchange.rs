@@ -109,25 +109,26 @@ impl Exchange {
         let started = self.worker.clock.now();
         let mut view = self.worker.view();
         let Request { mut head, body } = request;
+        let head = &mut *head;
 
-        let story = self.story(&view, &head, started);
-        let source = source_of(&head, body, &view.snapshot);
+        let story = self.story(&view, head, started);
+        let source = source_of(head, body, &view.snapshot);
         let has_body = !source.is_ended();
-        let routed = self.route(&mut view, &mut head, &source).await;
+        let routed = self.route(&mut view, head, &source).await;
         let routed =
             routed.inspect_err(|error| self.unrouted(&view, started, error, story.as_deref()));
         let (found, whole) = routed?;
         let rule = view.rule(found);
-        let draws = Draws::for_rule(rule.rule, &head);
+        let draws = Draws::for_rule(rule.rule, head);
         source.size.set(rule.rule.body_bytes_max);
-        forward::to_endpoint(&mut head, &self.peer, view.trusts(&self.peer), has_body);
+        forward::to_endpoint(head, &self.peer, view.trusts(&self.peer), has_body);
         if let Some(story) = &story {
             story.routed(&head.fields, rule.rule.rollout.as_ref().map(|one| &one.name));
         }
-        self.mirror(&view, rule, (&head, &source, whole.as_deref(), story.as_ref()), started);
+        self.mirror(&view, rule, (&*head, &source, whole.as_deref(), story.as_ref()), started);
 
-        let timeouts = timeouts_of(rule.rule, &head);
-        let wait = Rc::new(self.worker.deadlines.open_named(started, time_limit(&head, &timeouts)));
+        let timeouts = timeouts_of(rule.rule, head);
+        let wait = Rc::new(self.worker.deadlines.open_named(started, time_limit(head, &timeouts)));
         let interims = self.interims.clone();
         let outbound = Outbound { source, wait, timeouts, interims };
         let mut tries = Tries::first(rule, rule.split(draws.split));
@@ -137,15 +138,15 @@ impl Exchange {
         loop {
             let (target, counters) = tries.target();
             if let Some(whole) = &whole {
-                let body = whole.for_version(&mut head, target.model.as_deref());
+                let body = whole.for_version(head, target.model.as_deref());
                 outbound.source.replace(body);
             }
-            let mut sample = self.open_sample(&tries, counters, (&head, &draws), started);
+            let mut sample = self.open_sample(&tries, counters, (&*head, &draws), started);
             if let Some(story) = &story {
                 sample.is_told_in(story.attempt(&mut head.fields, tries.why()));
             }
-            let pick = self.pick(&view, rule.rule, (target.backend, &draws), &head, tries.avoid());
-            let request = (&head, &outbound);
+            let pick = self.pick(&view, rule.rule, (target.backend, &draws), head, tries.avoid());
+            let request = (&*head, &outbound);
             let attempt = (&mut tries, &mut sample, arrived.take());
             let answered = self.attempt(&view, rule, pick, attempt, request).await;
             if tries.go_on(&answered, &head.method, &outbound, self.worker.clock) {

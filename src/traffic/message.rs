@@ -42,8 +42,8 @@ pub struct Upgrade(pub HeaderValue);
 /// A request: its head, and what comes behind it.
 #[derive(Debug)]
 pub struct Request<B> {
-    /// What came first.
-    pub head: RequestHead,
+    /// What came first. It is handed on often, so it stays where it lies.
+    pub head: Box<RequestHead>,
     /// The rest.
     pub body: B,
 }

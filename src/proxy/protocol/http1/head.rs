@@ -32,7 +32,7 @@ const EMPTY_LINES_MAX: usize = 4;
 #[derive(Debug)]
 pub struct Head {
     /// Its target in origin, absolute or asterisk form, as it came.
-    pub request: RequestHead,
+    pub request: Box<RequestHead>,
     /// How its body ends.
     pub framing: Framing,
     /// The client lets the connection be used again.
@@ -87,6 +87,7 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
     let takes_trailers = version == Version::HTTP_11 && takes_trailers(&fields);
     let upgrade = wants_upgrade(&fields, version, framing);
     let request = RequestHead { method, uri: Uri::from(path), version, fields, upgrade };
+    let request = Box::new(request);
     Ok(Some(Head { request, framing, keep_alive, expects_continue, takes_trailers }))
 }
 

@@ -18,10 +18,10 @@ use crate::traffic::fields::{Fields, Known};
 use crate::traffic::message::{RequestHead, Upgrade};
 
 /// What the library has not looked at, and what HTTP/1.1 has otherwise.
-pub fn read(parts: &Parts) -> Result<RequestHead, Error> {
+pub fn read(parts: &Parts) -> Result<Box<RequestHead>, Error> {
     let malformed = |malformed: Malformed| Error::BadRequest(malformed.0);
     check_fields(&parts.headers).map_err(malformed)?;
-    let mut head = RequestHead::from(parts);
+    let mut head = Box::new(RequestHead::from(parts));
     check_names(&head.fields).map_err(malformed)?;
     let length = content_length(&head.fields).map_err(malformed)?;
     if let Some(length) = length {
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    fn read_one(uri: &str, fields: &[(&str, &str)]) -> Result<RequestHead, u16> {
+    fn read_one(uri: &str, fields: &[(&str, &str)]) -> Result<Box<RequestHead>, u16> {
         let mut request = Request::builder().uri(uri);
         for (name, value) in fields {
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
