@@ -94,15 +94,15 @@ impl Known {
     /// names of a length that is known at build time are compared as numbers.
     pub fn of(name: &[u8]) -> Self {
         macro_rules! among {
-            ($($known:ident),+) => {
+            ($($known:ident),+ => $other:expr) => {
                 match name {
                     $(_ if name == Self::$known.as_str().as_bytes() => Self::$known,)+
-                    _ => Self::Other,
+                    _ => $other,
                 }
             };
+            ($($known:ident),+) => { among!($($known),+ => Self::Other) };
         }
         match name.len() {
-            14..=17 | 23 if name.contains(&b'_') => Self::like(name),
             2 => among!(Te),
             4 => among!(Host, Date),
             6 => among!(Cookie, Server, Expect),
@@ -117,21 +117,21 @@ impl Known {
             12 => {
                 among!(ContentType, XRequestId, GrpcTimeout, GrpcMessage, MaxForwards)
             }
-            14 => among!(ContentLength),
-            15 => among!(XForwardedFor),
+            14 => among!(ContentLength => Self::like(name)),
+            15 => among!(XForwardedFor => Self::like(name)),
             16 => {
-                among!(XForwardedHost, ContentEncoding, ProxyConnection)
+                among!(XForwardedHost, ContentEncoding, ProxyConnection => Self::like(name))
             }
             17 => {
-                among!(XForwardedProto, TransferEncoding, SecWebSocketKey)
+                among!(XForwardedProto, TransferEncoding, SecWebSocketKey => Self::like(name))
             }
             20 => among!(SecWebSocketAccept),
-            23 => among!(XForwardedClientCert),
+            23 => among!(XForwardedClientCert => Self::like(name)),
             _ => Self::Other,
         }
     }
 
-    /// What `name`, with a `_`, is taken for.
+    /// What `name`, which is none of the known ones, is taken for.
     fn like(name: &[u8]) -> Self {
         const FORWARDED: [Known; 4] = [
             Known::XForwardedClientCert,
