@@ -257,3 +257,90 @@ async fn a_stream_goes_on_over_a_reload() {
         }
     }
 }
+
+/// Sends fields as one block in as many frames as it takes.
+async fn send_block(wire: &mut Frames, flags: u8, stream: u32, block: &[u8]) {
+    let mut pieces = block.chunks(16_000).peekable();
+    let mut kind = kind::HEADERS;
+    let mut flags = flags;
+    while let Some(piece) = pieces.next() {
+        let end = if pieces.peek().is_none() { flag::END_HEADERS } else { 0 };
+        wire.send(kind, flags | end, stream, piece).await;
+        (kind, flags) = (kind::CONTINUATION, 0);
+    }
+}
+
+/// Bytes of the next block of fields on a stream, as they are packed; and whether it ends it.
+async fn block(wire: &mut Frames) -> (usize, bool) {
+    let head = wire.until(kind::HEADERS).await;
+    let (mut bytes, mut flags) = (head.payload.len(), head.flags);
+    while flags & flag::END_HEADERS == 0 {
+        let more = wire.until(kind::CONTINUATION).await;
+        (bytes, flags) = (bytes + more.payload.len(), more.flags);
+    }
+    (bytes, head.ends_stream())
+}
+
+#[tokio::test]
+async fn trailers_of_64_kilobytes_go_both_ways_over_a_reload() {
+    let endpoint = FrameListener::bind().await;
+    let mut proxy = before(endpoint.address).start();
+    let mut client = Frames::connect(proxy.address()).await;
+    let begin = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/s/M"),
+        (":authority", "h"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, &fields(begin)).await;
+    client.send(kind::DATA, 0, 1, b"\0\0\0\0\x01x").await;
+    let mut connection = endpoint.accept(&[]).await;
+    let stream = connection.until(kind::HEADERS).await.stream;
+    connection.until(kind::DATA).await;
+    proxy.rewrite("name: main", "name: other");
+    proxy.reload().await.expect(200);
+
+    let names: Vec<_> = (0..60).map(|n| format!("x-t{n}")).collect();
+    // A byte that Huffman's code does not shorten.
+    let value = "~".repeat(1024);
+    let trailers = fields(names.iter().map(|name| (name.as_str(), value.as_str())));
+    send_block(&mut client, flag::END_STREAM, 1, &trailers).await;
+    let (bytes, ends) = block(&mut connection).await;
+    assert!(ends && bytes >= 60 * 1024, "{bytes}");
+
+    connection.send(kind::HEADERS, flag::END_HEADERS, stream, &head()).await;
+    connection.send(kind::DATA, 0, stream, b"\0\0\0\0\x01y").await;
+    let status = fields([("grpc-status", "0")]);
+    send_block(&mut connection, flag::END_STREAM, stream, &[trailers, status].concat()).await;
+    client.until(kind::HEADERS).await;
+    assert_eq!(client.until(kind::DATA).await.payload, b"\0\0\0\0\x01y");
+    let (bytes, ends) = block(&mut client).await;
+    assert!(ends && bytes >= 60 * 1024, "{bytes}");
+}
+
+/// The health of a model is its own to tell, also while it streams.
+#[tokio::test]
+async fn the_health_service_is_passed_through() {
+    let model = Http2Backend::start(HeaderMap::new()).await;
+    let proxy = before(model.address).start();
+    let mut client = proxy.http2().await;
+    let answer = client.exchange(call("/grpc.health.v1.Health/Check", &[])).await;
+    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (200, "\0\0\0\0\x01x"));
+    assert!(!answer.headers().contains_key("server"), "it is Serin's own answer");
+
+    let (pieces, body) = Streamed::new();
+    let request = HttpRequest::post("http://h/grpc.health.v1.Health/Watch");
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let mut watch = client.send(request.body(body).unwrap()).await.unwrap().into_body();
+    for change in ["serving", "not serving"] {
+        pieces.send(change.into()).await.unwrap();
+        let frame = within("a change", watch.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), change);
+    }
+    let paths: Vec<_> = model.seen().iter().map(|head| head.uri.path().to_owned()).collect();
+    assert_eq!(paths, ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]);
+    // The names of its services tell Serin nothing: `te` goes on, and what it needs.
+    assert!(model.seen().iter().all(|head| head.headers["te"] == "trailers"));
+}
