@@ -229,6 +229,7 @@ impl Judge {
             objectives,
             stable_missing: counts.stable_missing,
             by_probes: false,
+            is_led: counts.is_led,
             probes: Vec::new(),
         }
     }

@@ -391,7 +391,7 @@ impl Plan {
             return (state, None);
         };
         // A breach that is over, and comes again, is another one.
-        known.retain(|name| findings.still_doubts(name));
+        known.retain(|name| findings.is_led || findings.still_doubts(name));
         let reason = match findings.decision {
             // One of many does not know what the others see.
             Decision::Promote(_) if self.replicas.is_some() => HoldReason::Fleet,

@@ -314,6 +314,7 @@ impl Decision {
 }
 
 /// A decision and every objective's numbers at that moment.
+#[expect(clippy::struct_excessive_bools, reason = "four facts that say nothing of each other")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Findings {
     /// What all objectives together come to.
@@ -328,6 +329,9 @@ pub struct Findings {
     pub probes: Vec<Finding>,
     /// A breach that both versions share goes on: each was bad within the last minute.
     pub shared_lasts: bool,
+    /// It is one replica's, and whoever judges for all hears it: what is known is for that one
+    /// to forget.
+    pub is_led: bool,
 }
 
 impl Findings {

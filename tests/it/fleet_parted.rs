@@ -4,7 +4,7 @@ use serde_json::Value;
 use serin_loadtest::load::LoadHandle;
 use serin_testkit::{Backend, ConfigFile, KubeApi, Passage, Program, Script, arg, eventually};
 
-use crate::replicas::{Replica, SERIN, SHORT, TOKENS, alone, config, found, holder_of};
+use crate::replicas::{Replica, SERIN, SHORT, TOKENS, alone, config, fleet, found, holder_of};
 
 /// Without what a busy machine makes slow.
 fn errors_alone(mut file: ConfigFile) -> ConfigFile {
@@ -203,4 +203,69 @@ async fn what_a_fleet_decided_can_be_lived_through_again_on_the_sums_it_had() {
         assert_eq!(count(by_counts), usize::from(index == holder), "{output}");
         assert_eq!(count("different ") + count("unknown "), 0, "{output}");
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_begins_anew_is_one_of_all_again() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = fleet(&api, &v1, &v2, SHORT).await;
+    let holder = holder_of(&replicas, 3).await;
+    let other = (holder + 1) % 3;
+    replicas[other].kill().await;
+    let mut loads = vec![replicas[holder].load(100.0), replicas[3 - holder - other].load(100.0)];
+    // The service still names it, so nobody knows what it sees.
+    let held = |view: &Value| view["hold_reason"] == "replicas missing";
+    replicas[holder].expect("it is missed", held).await;
+    let before = v2.requests();
+    eventually("enough for a step was seen", async || (v2.requests() > before + 100).then_some(()))
+        .await;
+    assert_eq!(replicas[holder].view().await["step"], 0);
+    let dead = replicas.remove(other);
+    replicas.insert(other, Replica::start(dead.file).await);
+    found(&api, &replicas);
+    loads.push(replicas[other].load(100.0));
+    for replica in &replicas {
+        replica.at_step(2).await;
+    }
+    drop(loads);
+}
+
+#[tokio::test]
+async fn what_a_person_let_go_on_is_not_stopped_by_who_comes_later() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let start = async |token: &str| {
+        let mut file = errors_alone(config(&api, [&v1, &v2], token, "- { weight: 20%, for: 10m }"));
+        let pauses = "    min_requests: 20\n    on_breach: pause\n";
+        let text = file.text().replace("    min_requests: 20\n", pauses);
+        file.write(text.as_bytes());
+        Replica::start(file).await
+    };
+    let mut replicas = vec![start(TOKENS[0]).await, start(TOKENS[1]).await];
+    found(&api, &replicas);
+    holder_of(&replicas, 2).await;
+    v2.now(Script::answers(500));
+    let mut loads: Vec<_> = replicas.iter().map(|one| one.load(60.0)).collect();
+    for replica in &replicas {
+        replica.expect("paused", |view| view["state"] == "paused").await;
+    }
+    assert_eq!(replicas[0].ask("resume").await.status, 200);
+    for replica in &replicas {
+        replica.expect("going on", |view| view["state"] == "holding").await;
+    }
+    // One that was not there finds the same, by itself.
+    let late = start(TOKENS[2]).await;
+    replicas.push(late);
+    found(&api, &replicas);
+    holder_of(&replicas, 3).await;
+    let late = &replicas[2];
+    loads.push(late.load(200.0));
+    late.expect("it has proven it", |view| view["hold_reason"] == "errors <= 1%").await;
+    let before = v2.requests();
+    eventually("it goes on", async || (v2.requests() > before + 200).then_some(())).await;
+    for replica in &replicas {
+        assert_eq!(replica.view().await["state"], "holding");
+    }
+    drop(loads);
 }

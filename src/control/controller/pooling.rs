@@ -203,8 +203,12 @@ impl Controller {
     pub(super) fn follow_lead(&mut self) {
         let is_one_of = self.fleet.as_ref().is_some_and(|one| one.is_pooled && one.is_connected());
         let is_led = is_one_of && self.published.is_asked(LED_SLOTS);
+        let mut begins = false;
         for rollout in &mut self.rollouts {
-            rollout.set_led(is_led);
+            begins |= rollout.set_led(is_led);
+        }
+        if begins {
+            self.agree_anew();
         }
     }
 

@@ -115,6 +115,7 @@ mod tests {
             objectives: objectives().into_iter().zip(over_limit).map(finding).collect(),
             stable_missing: false,
             by_probes: false,
+            is_led: false,
             probes: Vec::new(),
             shared_lasts: false,
         }

@@ -71,6 +71,7 @@ fn findings(standing: Standing, decide: impl Fn(Finding) -> Decision) -> Finding
         objectives: vec![finding],
         stable_missing: false,
         by_probes: false,
+        is_led: false,
         probes: Vec::new(),
         shared_lasts: true,
     }
@@ -232,6 +233,17 @@ fn a_person_who_lets_a_breach_go_on_is_not_asked_again_while_it_does() {
         // A breach that is over and comes again is another one.
         let (state, _) = judged(&state, &held(HoldReason::NotProven));
         assert_eq!(judged(&state, &breached()).1, Some(Effect::Paused), "{word:?}");
+    }
+}
+
+#[test]
+fn who_is_led_leaves_it_to_the_fleet_to_forget_a_breach() {
+    let plan = Plan { on_breach: Breach::Pause, ..stepping() };
+    for is_led in [false, true] {
+        let known = running(1, None).knowing(vec![errors().name()]);
+        let found = Findings { is_led, ..held(HoldReason::NotProven) };
+        let (state, _) = plan.advance(known, at(9), Event::Judged(&found));
+        assert_eq!(!state.known().is_empty(), is_led);
     }
 }
 
