@@ -88,7 +88,9 @@ fn same_host(host: &[u8], authority: Option<&[u8]>) -> bool {
 /// HTTP/2 clients may send each cookie in a field of its own (RFC 9113, section 8.2.3).
 fn join_cookies(fields: &mut Fields) {
     if fields.all(Known::Cookie).nth(1).is_some() {
-        let joined = fields.all(Known::Cookie).collect::<Vec<_>>().join(&b"; "[..]);
+        // An empty one would leave a space at an end.
+        let crumbs = fields.all(Known::Cookie).filter(|crumb| !crumb.is_empty());
+        let joined = crumbs.collect::<Vec<_>>().join(&b"; "[..]);
         fields.insert(Known::Cookie, joined);
     }
 }
@@ -201,6 +203,9 @@ mod tests {
     #[test]
     fn cookies_are_joined() {
         let head = read_one("http://a/", &[("cookie", "a=1"), ("cookie", "b=2")]).unwrap();
+        assert_eq!(head.fields.all(Known::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);
+        let fields = ["", "a=1", "", "b=2", ""].map(|crumb| ("cookie", crumb));
+        let head = read_one("http://a/", &fields).unwrap();
         assert_eq!(head.fields.all(Known::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);
     }
 
