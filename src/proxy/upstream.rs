@@ -234,13 +234,15 @@ impl Endpoint {
             let reused = (!again).then(|| self.reuse()).flatten();
             return match reused {
                 Some(connection) => Ok(Way::Reused(connection)),
-                None => self.dial(outbound, None).await,
+                // On the heap, here and below: most requests do not dial, and each would have room
+                // for a handshake of HTTP/2.
+                None => Box::pin(self.dial(outbound, None)).await,
             };
         }
         outbound.wait.set(Timeout::Connect, outbound.timeouts.connect);
         match outbound.wait.within(self.pool.turn()).await.map_err(Error::Timeout)? {
             Turn::Place(lease) => Ok(Way::Shared(lease)),
-            Turn::Dial(dial) => self.dial(outbound, Some(dial)).await,
+            Turn::Dial(dial) => Box::pin(self.dial(outbound, Some(dial))).await,
         }
     }
 
