@@ -174,7 +174,7 @@ async fn shake_hands(
     deadline: &Deadline,
 ) -> Result<TlsStream<TcpStream>, End> {
     let shaking = TlsAcceptor::from(Arc::clone(config)).accept(stream);
-    match deadline.within(shaking).await {
+    match deadline.within(pin!(shaking)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
             tracing::debug!(event = "handshake_failed", %error, "a TLS handshake failed");

@@ -12,7 +12,7 @@ mod transport;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -327,7 +327,8 @@ impl Outbound {
                 }
                 Way::Shared(lease) => {
                     let to = (endpoint, interims.as_deref());
-                    let sent = http2::send(lease, head, body, to).await;
+                    // On the heap: it is large, and most endpoints speak HTTP/1.1.
+                    let sent = Box::pin(http2::send(lease, head, body, to)).await;
                     sent.map(|response| response.map(|body| Wire::Http2(Box::new(body)))).map_err(
                         |one| {
                             excuse = one.excuse;
@@ -337,7 +338,8 @@ impl Outbound {
                 }
             }
         };
-        let error = match wait.within(sent).await {
+        // Pinned here: what waits for it has no room for another one of it.
+        let error = match wait.within(pin!(sent)).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(Fault::ClientGone)) => source.client_error(),
             Ok(Err(fault)) => fault.into(),

@@ -3,6 +3,8 @@
 //! Never takes in more than it passes on: a window is opened again only when its bytes have
 //! gone on their way.
 
+pub mod gather;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};

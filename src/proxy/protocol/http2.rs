@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
 use crate::proxy::exchange::Exchange;
+use crate::proxy::http2::gather::{Gathering, Sending, gather};
 use crate::proxy::protocol::http2::stream::Counted;
 use crate::proxy::protocol::http2::watch::{Look, Watch, Watched};
 use crate::proxy::worker::{Visit, Worker};
@@ -77,11 +78,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let watch = Rc::new(Watch::new(worker.clock));
-    let handshake = builder().handshake(Watched::new(stream, Rc::clone(&watch)));
-    let Ok(mut connection) = handshake.await else { return };
+    let (stream, output) = gather(Watched::new(stream, Rc::clone(&watch)));
+    let mut handshake = pin!(builder().handshake(stream));
+    let greeted = poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        output.send(cx);
+        polled
+    });
+    let Ok(mut connection) = greeted.await else { return };
     let pings = connection.ping_pong();
     let mut serving = Serving {
         connection,
+        output,
         watch,
         exchange,
         worker: Rc::clone(worker),
@@ -95,7 +103,9 @@ where
     poll_fn(|cx| {
         visit.wake_on_drain(cx);
         serving.watch.wake_when_idle(cx);
-        serving.poll(cx, visit, look.as_mut())
+        let polled = serving.poll(cx, visit, look.as_mut());
+        serving.output.send(cx);
+        polled
     })
     .await;
 }
@@ -124,7 +134,9 @@ enum Verdict {
 
 /// A connection that is served.
 struct Serving<S> {
-    connection: Connection<Watched<S>, Bytes>,
+    connection: Connection<Gathering<Watched<S>>, Bytes>,
+    /// Where its frames go when it has been polled.
+    output: Sending<Watched<S>>,
     watch: Rc<Watch>,
     exchange: Exchange,
     worker: Rc<Worker>,

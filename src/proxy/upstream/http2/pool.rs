@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
+use crate::proxy::http2::gather::{Gathering, Sending, gather};
 use crate::proxy::upstream::transport::Transport;
 use crate::units::Tick;
 
@@ -169,7 +170,9 @@ impl Pool {
         });
         let encrypted = transport.is_encrypted();
         let heard = Heard { stream: transport, state: Rc::clone(&state) };
-        let (sender, connection) = builder().handshake(heard).await.map_err(into_io)?;
+        let (stream, output) = gather(heard);
+        let (sender, connection) = builder().handshake(stream).await.map_err(into_io)?;
+        let connection = (connection, output);
         let driver = drive(connection, Rc::clone(&state), Rc::downgrade(self), dial);
         tokio::task::spawn_local(driver);
         let connection = Rc::new(Connection { sender, encrypted, state });
@@ -215,7 +218,7 @@ fn into_io(error: h2::Error) -> io::Error {
 
 /// Keeps a connection going until it ends, and asks a silent endpoint whether it is there.
 async fn drive(
-    mut connection: h2::client::Connection<Heard, Bytes>,
+    (mut connection, output): (h2::client::Connection<Gathering<Heard>, Bytes>, Sending<Heard>),
     state: Rc<State>,
     pool: Weak<Pool>,
     mut dial: Option<Dial>,
@@ -237,6 +240,7 @@ async fn drive(
             }
         }
         let polled = Pin::new(&mut connection).poll(cx);
+        output.send(cx);
         let allowed = connection.max_concurrent_send_streams();
         if state.streams_max.replace(allowed) != allowed
             && let Some(pool) = pool.upgrade()
