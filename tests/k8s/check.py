@@ -19,7 +19,7 @@ import sys
 import kubernetes_validate
 import yaml
 
-from fleets import FLEET_FAULTS, fleet_faults
+from fleets import FLEET_FAULTS, fleet_faults, put_elsewhere
 from manifests import K8S, PROJECT, configs, containers, is_serin, kustomize, load, name_of, pods
 
 # What is rendered, and the first version of Kubernetes that it is for.
@@ -29,6 +29,7 @@ RENDERED = {
     "overlays/sidecar": 29,  # native sidecars
     "overlays/sidecar-older": 25,
     "overlays/sidecar-fleet": 29,
+    "overlays/sidecar-fleet-older": 25,
     "example": 25,
     "../tests/k8s/cluster": 27,
 }
@@ -75,7 +76,9 @@ def hardening_faults(owner, spec):
             yield f"{where}: has no memory limit"
         if not container.get("resources", {}).get("requests", {}).get("cpu"):
             yield f"{where}: asks for no CPU"
-        if re.search(r":latest$|^[^:@]+$", container["image"].rsplit("/", 1)[-1]):
+        if not container.get("image"):
+            yield f"{where}: has no image"
+        elif re.search(r":latest$|^[^:@]+$", container["image"].rsplit("/", 1)[-1]):
             yield f"{where}: its image has no version"
 
 
@@ -396,6 +399,11 @@ def check_itself():
     assert not list(promise_faults(fleet)), list(promise_faults(fleet))
     for words, change in FLEET_FAULTS.items():
         found = list(promise_faults(plant(fleet, change)))
+        assert any(words in fault for fault in found), f"not found: {words}; but {found}"
+    # Each kind of sidecar has a component of its own to decide as one.
+    mixed = plant(kustomize("overlays/sidecar-fleet-older"), put_elsewhere)
+    found = list(promise_faults(mixed))
+    for words in ("serin: has no image", "no token"):
         assert any(words in fault for fault in found), f"not found: {words}; but {found}"
     # A field of a later version, and a slip of the pen.
     sidecar = next(

@@ -86,6 +86,15 @@ def retell(planted, old, new):
     data["serin.yaml"] = data["serin.yaml"].replace(old, new)
 
 
+def put_elsewhere(planted):
+    """What makes a replica of a sidecar, given to a container that is not there."""
+    spec = pod(planted)["spec"]
+    serin = next(one for one in spec["containers"] if one["name"] == "serin")
+    mounts = [one for one in serin["volumeMounts"] if one["name"] == "serin-token"]
+    serin["volumeMounts"] = [one for one in serin["volumeMounts"] if one not in mounts]
+    spec["initContainers"] = [{"name": "serin", "volumeMounts": mounts}]
+
+
 # Planted in overlays/sidecar-fleet, each has to be found by these words.
 FLEET_FAULTS = {
     "there is no ConfigMap": lambda p: p.remove(of(p, "ConfigMap/serin-sidecars")),

@@ -32,7 +32,8 @@ def containers(spec):
 
 
 def is_serin(container):
-    return re.match(r"(.*/)?serin(:|@)", container["image"].rsplit("/", 1)[-1]) is not None
+    image = container.get("image", "").rsplit("/", 1)[-1]
+    return re.match(r"(.*/)?serin(:|@)", image) is not None
 
 
 def configs(documents):
