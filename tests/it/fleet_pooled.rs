@@ -334,3 +334,47 @@ async fn who_hears_nothing_any_more_knows_that_it_is_cut_off() {
     connected(true).await;
     holder(&replicas).await;
 }
+
+#[tokio::test]
+async fn a_fleet_of_more_replicas_than_it_says_is_told_of_each_time_that_it_comes_to_that() {
+    let api = KubeApi::start();
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let mut replicas = Vec::new();
+    for token in &TOKENS[..2] {
+        let mut file = config(&api, [&v1, &v2], token, SHORT);
+        let text = file.text().replace("max_replicas: 3", "max_replicas: 1");
+        file.write(text.as_bytes());
+        replicas.push(Replica::start(file).await);
+    }
+    let told = |replica: &Replica| {
+        let said = replica.program.as_ref().unwrap().said();
+        let lines = said.lines().filter(|line| line.contains("fleet_too_large"));
+        lines.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let hears = async |replica: &Replica, count: usize| {
+        replica
+            .expect("it hears so many", |view| view["fleet"]["pooled"]["replicas"] == count)
+            .await
+    };
+    // One is as many as it says.
+    let first = holder(&replicas).await;
+    let alone = || found(&api, std::slice::from_ref(&replicas[first]));
+    alone();
+    hears(&replicas[first], 1).await;
+    assert_eq!(told(&replicas[first]), [""; 0]);
+    for times in [1, 2] {
+        found(&api, &replicas);
+        hears(&replicas[first], 2).await;
+        let lines = eventually("it is told", async || {
+            let lines = told(&replicas[first]);
+            (lines.len() >= times).then_some(lines)
+        })
+        .await;
+        let has = |part: &str| lines.iter().all(|line| line.contains(part));
+        assert!(lines.len() == times && has("WARN") && has("count=2"), "{lines:#?}");
+        assert!(has("max_replicas=1"), "{lines:#?}");
+        alone();
+        hears(&replicas[first], 1).await;
+    }
+    assert_eq!(told(&replicas[1 - first]), [""; 0], "the holder tells, and nobody else");
+}
