@@ -94,6 +94,45 @@ pub struct AccessLog {
     pub share: Ratio,
     /// Fields that are told; none that hold secrets.
     pub headers: Vec<HeaderName>,
+    /// What else a line has; empty is everything.
+    pub members: Vec<LineMember>,
+}
+
+/// A member of a line of the access log, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineMember(&'static str);
+
+impl LineMember {
+    /// In the order in which a line has them. Headers come behind them, and are chosen by themselves.
+    pub const ALL: [Self; 22] = [
+        Self("time"),
+        Self("method"),
+        Self("host"),
+        Self("path"),
+        Self("protocol"),
+        Self("tls"),
+        Self("client"),
+        Self("status"),
+        Self("outcome"),
+        Self("reason"),
+        Self("route"),
+        Self("rule"),
+        Self("backend"),
+        Self("endpoint"),
+        Self("rollout"),
+        Self("attempts"),
+        Self("received"),
+        Self("sent"),
+        Self("duration_ms"),
+        Self("first_byte_ms"),
+        Self("request_id"),
+        Self("trace_id"),
+    ];
+
+    /// In the config, and in a line.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
 }
 
 /// What a line of the access log looks like.

@@ -21,9 +21,10 @@ pub(super) use self::net::{
 pub(super) use self::number::{Count, Flag, Percent, Rate, RatioNumber, Size, Span, SpanOrZero};
 pub(super) use self::tls::{ClientAuthWord, ServerNameText, SpiffeId, TlsVersionWord};
 pub(super) use self::word::{
-    BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, LineFormatWord, ModelName,
-    Name, ObjectiveBreach, OffWord, OtlpProtocolWord, Protocol, QuantileKey, Relative, RetryWord,
-    RolloutBreach, RuleRef, ServiceName, StreamsWord, Text, UntilWord, VersionText,
+    BalanceWord, ErrorLimit, HoldWord, InFlightWord, LatencyWord, Limit, LineFormatWord,
+    LineMemberWord, ModelName, Name, ObjectiveBreach, OffWord, OtlpProtocolWord, Protocol,
+    QuantileKey, Relative, RetryWord, RolloutBreach, RuleRef, ServiceName, StreamsWord, Text,
+    UntilWord, VersionText,
 };
 
 use crate::config::defect::Code;

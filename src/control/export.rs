@@ -129,9 +129,9 @@ impl Exporter {
                 if let Some(access_log) = access_log {
                     match &told {
                         Told::Request(request) if request.is_logged => {
-                            self.page.line(request, access_log.format, wall);
+                            self.page.line(request, access_log, wall);
                         }
-                        Told::Refused(one) => self.page.refusal(one, access_log.format, wall),
+                        Told::Refused(one) => self.page.refusal(one, access_log, wall),
                         Told::Request(_) | Told::Copy(_) => {}
                     }
                 }

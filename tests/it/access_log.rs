@@ -130,6 +130,25 @@ async fn a_line_of_text_has_the_same_names() {
 }
 
 #[tokio::test]
+async fn a_line_has_the_members_that_are_asked_for_and_headers_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let model = Backend::named("model").start();
+    let more = "  fields: [status, method, trace_id]\n  headers: [x-tenant]";
+    let proxy = logging(Proxy::to(&model, ""), &file, more).start();
+    let request = Request::get("/a").header("x-tenant", "t-1");
+    proxy.client().send(&request).await.expect(200);
+    eventually("a line", async || (lines(&file).len() == 1).then_some(())).await;
+    let line = &lines(&file)[0];
+    let trace = &line["trace_id"];
+    let headers = serde_json::json!({ "x-tenant": "t-1" });
+    let whole = serde_json::json!({
+        "method": "GET", "status": 200, "trace_id": trace, "headers": headers,
+    });
+    assert_eq!(line, &whole);
+}
+
+#[tokio::test]
 async fn a_stdout_that_nobody_reads_stops_neither_requests_nor_the_end() {
     let model = Backend::named("model").start();
     let file = Proxy::to(&model, "").with("access_log: {}").config_file();

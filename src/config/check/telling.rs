@@ -33,6 +33,16 @@ impl Checker<'_> {
         let file = self.value(&raw.file);
         let format = self.value(&raw.format).unwrap_or_default();
         let share = self.value(&raw.sample).unwrap_or(Ratio::ONE);
+        let mut members = Vec::new();
+        for item in raw.fields.items() {
+            let Some((id, member)) = self.placed(item) else { continue };
+            if members.contains(&member) {
+                let message = format!("`{}` stands here twice", member.as_str());
+                self.report.add(id, Code::DuplicateName, message, "keep one of the two");
+            } else {
+                members.push(member);
+            }
+        }
         self.at_most(&raw.headers, HEADERS_MAX, "keep those that people look for");
         let mut headers: Vec<HeaderName> = Vec::new();
         for item in raw.headers.items() {
@@ -48,7 +58,7 @@ impl Checker<'_> {
                 headers.push(name);
             }
         }
-        Some(AccessLog { file, format, share, headers })
+        Some(AccessLog { file, format, share, headers, members })
     }
 
     pub(super) fn tracing(&mut self, at: &At<raw::Tracing>) -> Option<Tracing> {

@@ -9,7 +9,7 @@ use crate::config::defect::Code;
 use crate::config::quantity::{Count, Fault, Quantity, Rate, text_schema};
 use crate::config::read::{listed, similar};
 use crate::config::tree::Scalar;
-use crate::config::{LineFormat, OtlpProtocol};
+use crate::config::{LineFormat, LineMember, OtlpProtocol};
 use crate::names::{RouteName, RuleId, RuleName};
 use crate::rollout::objective::{OnBreach, Quantile};
 use crate::rollout::plan::{ALERT_DEFAULT, Breach, Deadline};
@@ -222,6 +222,21 @@ impl Quantity for LineFormatWord {
 
     fn schema() -> Schema {
         json_schema!({ "enum": ["json", "text"] })
+    }
+}
+
+/// What a line of the access log may have.
+pub struct LineMemberWord;
+
+impl Quantity for LineMemberWord {
+    type Value = LineMember;
+
+    fn parse(scalar: &Scalar) -> Result<LineMember, Fault> {
+        choose(scalar, &LineMember::ALL.map(|one| (one.as_str(), one)), &[])
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": LineMember::ALL.map(LineMember::as_str) })
     }
 }
 

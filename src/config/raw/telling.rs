@@ -3,21 +3,23 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::config::quantity::{
-    CollectorUrl, Count, FieldName, FilePath, LineFormatWord, OtlpProtocolWord, Percent,
-    ServiceName, WebhookUrl,
+    CollectorUrl, Count, FieldName, FilePath, LineFormatWord, LineMemberWord, OtlpProtocolWord,
+    Percent, ServiceName, WebhookUrl,
 };
 use crate::config::read::{As, At, Keys, ObjectSchema, Read, maps};
 use crate::config::tree::{Node, Report};
 
 maps! {
     /// A line for each request.
-    AccessLog later ["fields"] {
+    AccessLog later [] {
         /// Where lines are appended. Default: stdout.
         may file: As<FilePath>,
         /// `json`, an object a line, or `text`, pairs of names and values.
         may format: As<LineFormatWord> = "json",
         /// The share of requests that have a line. What ends badly always has one.
         may sample: As<Percent> = "100%",
+        /// The members of a line. Default: all that there are.
+        may fields: Vec<At<As<LineMemberWord>>>,
         /// Fields of the request that are told, at most 16; none that hold secrets.
         may headers: Vec<At<As<FieldName>>>,
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::REFERER;
 use http::{HeaderName, HeaderValue, Version};
 
-use crate::config::LineFormat;
+use crate::config::AccessLog;
 use crate::control::export::Wall;
 use crate::control::export::members::Members;
 use crate::control::export::writer::Lines;
@@ -34,9 +34,9 @@ struct Second {
 
 impl Page {
     /// One more line.
-    pub fn line(&mut self, told: &ToldRequest, format: LineFormat, wall: Wall) {
+    pub fn line(&mut self, told: &ToldRequest, log: &AccessLog, wall: Wall) {
         let at = self.second.of(wall.at(told.started));
-        let mut line = Members::begin(&mut self.text, format);
+        let mut line = Members::begin(&mut self.text, log.format, &log.members);
         line.time("time", &self.second.text, at);
         tell(&mut line, told);
         line.end();
@@ -45,9 +45,9 @@ impl Page {
 
     /// One more, of what could not be read as a request: nothing is known of it but who sent it,
     /// and what is wrong with it.
-    pub fn refusal(&mut self, told: &ToldRefusal, format: LineFormat, wall: Wall) {
+    pub fn refusal(&mut self, told: &ToldRefusal, log: &AccessLog, wall: Wall) {
         let at = self.second.of(wall.at(told.end.at));
-        let mut line = Members::begin(&mut self.text, format);
+        let mut line = Members::begin(&mut self.text, log.format, &log.members);
         line.time("time", &self.second.text, at);
         tell_refusal(&mut line, told);
         line.end();
@@ -163,9 +163,10 @@ pub(super) fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{LineFormat, LineMember};
     use crate::telemetry::told::End;
     use crate::traffic::outcome::Outcome;
-    use crate::units::Tick;
+    use crate::units::{Ratio, Tick};
 
     #[test]
     fn a_second_is_written_once_and_well() {
@@ -195,18 +196,34 @@ mod tests {
         let told = ToldRefusal { client, is_encrypted: false, version, end };
         let wall = Wall { start: Duration::ZERO };
         let mut page = Page::default();
-        page.refusal(&told, LineFormat::Text, wall);
+        let mut log = AccessLog {
+            file: None,
+            format: LineFormat::Text,
+            share: Ratio::ONE,
+            headers: Vec::new(),
+            members: Vec::new(),
+        };
+        let mut written = |log: &AccessLog| {
+            page.refusal(&told, log, wall);
+            String::from_utf8(page.take(None).unwrap().text).unwrap()
+        };
         assert_eq!(
-            String::from_utf8(page.take(None).unwrap().text).unwrap(),
+            written(&log),
             "time=1970-01-01T00:00:00.000Z protocol=HTTP/1.1 tls=false client=127.0.0.1 status=400 \
              outcome=neutral reason=refused attempts=0 received=0 sent=0 duration_ms=0.000\n"
         );
-        page.refusal(&told, LineFormat::Json, wall);
-        let line = page.take(None).unwrap().text;
-        let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
-        assert_eq!(line.as_object().unwrap().len(), 22, "{line}");
+        log.format = LineFormat::Json;
+        let line: serde_json::Value = serde_json::from_str(&written(&log)).unwrap();
+        assert_eq!(line.as_object().unwrap().len(), LineMember::ALL.len(), "{line}");
+        // Each by itself, whatever its kind.
+        for member in LineMember::ALL {
+            log.members = vec![member];
+            let one: serde_json::Value = serde_json::from_str(&written(&log)).unwrap();
+            let name = member.as_str();
+            assert_eq!(one, serde_json::json!({ name: line[name] }));
+        }
         let mut out = Vec::new();
-        let mut members = Members::begin(&mut out, LineFormat::Text);
+        let mut members = Members::begin(&mut out, LineFormat::Text, &[]);
         let value = HeaderValue::from_static("https://x/y?key=hush");
         tell_fields(&mut members, &[(REFERER, value)]);
         members.end();

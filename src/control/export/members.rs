@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::config::LineFormat;
+use crate::config::{LineFormat, LineMember};
 
 /// A text longer than this is cut.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -19,18 +19,20 @@ const TEXT_BYTES_MAX: usize = 1024;
 pub struct Members<'o> {
     out: &'o mut Vec<u8>,
     format: LineFormat,
+    /// Those that are written; empty is all.
+    wanted: &'o [LineMember],
     /// Put before each name.
     prefix: &'static str,
     is_first: bool,
 }
 
 impl<'o> Members<'o> {
-    /// Begins a line at the end of `out`.
-    pub fn begin(out: &'o mut Vec<u8>, format: LineFormat) -> Self {
+    /// Begins a line at the end of `out`, of the members in `wanted`; of all if there are none.
+    pub fn begin(out: &'o mut Vec<u8>, format: LineFormat, wanted: &'o [LineMember]) -> Self {
         if format == LineFormat::Json {
             out.push(b'{');
         }
-        Self { out, format, prefix: "", is_first: true }
+        Self { out, format, wanted, prefix: "", is_first: true }
     }
 
     /// Ends it.
@@ -43,10 +45,9 @@ impl<'o> Members<'o> {
 
     /// A text; in text nothing where it is empty.
     pub fn text(&mut self, name: &str, value: &str) {
-        if self.format == LineFormat::Text && value.is_empty() {
+        if self.format == LineFormat::Text && value.is_empty() || !self.name(name) {
             return;
         }
-        self.name(name);
         let value = cut(value);
         let is_plain = match self.format {
             LineFormat::Json => value.bytes().all(|byte| !matches!(byte, ..0x20 | b'"' | b'\\')),
@@ -90,7 +91,9 @@ impl<'o> Members<'o> {
 
     /// A text of letters, digits, `-`, `:` and `.`, which needs no look.
     fn plain(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
-        self.name(name);
+        if !self.name(name) {
+            return;
+        }
         let is_json = self.format == LineFormat::Json;
         if is_json {
             self.out.push(b'"');
@@ -144,14 +147,17 @@ impl<'o> Members<'o> {
 
     /// A whole number.
     pub fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
-        put_digits(self.out, value, 1);
+        if self.name(name) {
+            put_digits(self.out, value, 1);
+        }
     }
 
     /// Milliseconds, to the microsecond; null where nothing was measured.
     pub fn millis(&mut self, name: &str, span: Option<Duration>) {
         let Some(span) = span else { return self.null(name) };
-        self.name(name);
+        if !self.name(name) {
+            return;
+        }
         let micros = span.as_micros() as u64;
         put_digits(self.out, micros / 1000, 1);
         self.out.push(b'.');
@@ -160,12 +166,14 @@ impl<'o> Members<'o> {
 
     /// Yes or no.
     pub fn flag(&mut self, name: &str, value: bool) {
-        self.name(name);
-        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+        if self.name(name) {
+            self.out.extend_from_slice(if value { b"true" } else { b"false" });
+        }
     }
 
-    /// Members of their own, below `name`: an object in JSON.
+    /// Members of their own, below `name`: an object in JSON. Whoever has any wants them all.
     pub fn below(&mut self, name: &str, prefix: &'static str, write: impl FnOnce(&mut Self)) {
+        let wanted = std::mem::take(&mut self.wanted);
         if self.format == LineFormat::Json {
             self.name(name);
             self.out.push(b'{');
@@ -177,17 +185,22 @@ impl<'o> Members<'o> {
             write(self);
             self.prefix = "";
         }
+        self.wanted = wanted;
     }
 
     fn null(&mut self, name: &str) {
-        if self.format == LineFormat::Json {
-            self.name(name);
+        if self.format == LineFormat::Json && self.name(name) {
             self.out.extend_from_slice(b"null");
         }
     }
 
-    /// Names are those of this code, or of fields: nothing in them needs quotes.
-    fn name(&mut self, name: &str) {
+    /// Begins a member; false if it is not wanted. Names are those of this code, or of fields:
+    /// nothing in them needs quotes.
+    fn name(&mut self, name: &str) -> bool {
+        let mut wanted = self.wanted.iter();
+        if !self.wanted.is_empty() && !wanted.any(|one| one.as_str() == name) {
+            return false;
+        }
         let is_first = std::mem::take(&mut self.is_first);
         match self.format {
             LineFormat::Json => {
@@ -204,6 +217,7 @@ impl<'o> Members<'o> {
                 self.out.push(b'=');
             }
         }
+        true
     }
 }
 
@@ -259,7 +273,7 @@ mod tests {
 
     fn json(write: impl FnOnce(&mut Members<'_>)) -> serde_json::Value {
         let mut out = Vec::new();
-        let mut members = Members::begin(&mut out, LineFormat::Json);
+        let mut members = Members::begin(&mut out, LineFormat::Json, &[]);
         write(&mut members);
         members.end();
         serde_json::from_slice(&out).unwrap()
@@ -267,7 +281,7 @@ mod tests {
 
     fn text(write: impl FnOnce(&mut Members<'_>)) -> String {
         let mut out = Vec::new();
-        let mut members = Members::begin(&mut out, LineFormat::Text);
+        let mut members = Members::begin(&mut out, LineFormat::Text, &[]);
         write(&mut members);
         members.end();
         String::from_utf8(out).unwrap()
