@@ -49,8 +49,8 @@ fn main() -> ExitCode {
         Command::Man(args) => manual::man(&args, Arguments::command()),
     };
     done.unwrap_or_else(|error| {
-        let source = error.downcast_ref::<std::io::Error>();
-        if source.is_some_and(|source| source.kind() == std::io::ErrorKind::BrokenPipe) {
+        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        if causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe) {
             // Whoever read our output has seen enough, as `head` does.
             return ExitCode::SUCCESS;
         }

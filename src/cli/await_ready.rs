@@ -48,28 +48,12 @@ pub struct AwaitArgs {
         value_name = "TIME",
         default_value = "60s",
         env = "SERIN_TIMEOUT",
-        value_parser = span
+        value_parser = client::span
     )]
     pub timeout: Duration,
     /// The command to run then, with its arguments
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
-}
-
-/// Parses `90`, `500ms`, `20s`, `1.5m` or `1h`.
-fn span(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => 0.0,
-    };
-    let seconds = digits.parse::<f64>().ok().map(|number| number * unit);
-    let seconds = seconds.filter(|seconds| (0.001..=86_400.0).contains(seconds));
-    let help = || "not a time from 1ms to 24h: write 20s, 1.5m or 1h".to_owned();
-    seconds.map(Duration::from_secs_f64).ok_or_else(help)
 }
 
 /// Waits, and becomes the command.
@@ -107,21 +91,4 @@ async fn ready(address: &Authority, time: Duration) -> Result<(), String> {
         }
     };
     timeout(time, looks).await.map_err(|_| why)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_seconds_or_has_a_unit() {
-        for (text, millis) in
-            [("90", 90_000), ("500ms", 500), ("20s", 20_000), ("1.5m", 90_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(span(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "0", "-1s", "25h", "5parsecs", "s", "NaNs"] {
-            assert!(span(text).is_err(), "{text}");
-        }
-    }
 }

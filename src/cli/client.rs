@@ -73,6 +73,22 @@ pub fn address(text: &str) -> Result<Authority, String> {
     }
 }
 
+/// Parses `90`, `500ms`, `20s`, `1.5m` or `1h`.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => 0.0,
+    };
+    let seconds = digits.parse::<f64>().ok().map(|number| number * unit);
+    let seconds = seconds.filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    let help = || "not a time from 1ms to 24h: write 20s, 1.5m or 1h".to_owned();
+    seconds.map(Duration::from_secs_f64).ok_or_else(help)
+}
+
 /// An address that is listened on, as one that can be connected to.
 pub fn reachable(address: SocketAddr) -> anyhow::Result<Authority> {
     let ip = match address.ip() {
@@ -111,7 +127,7 @@ pub enum ClientError {
     #[error("{0}")]
     Refused(String),
     /// What was found cannot be printed.
-    #[error("cannot print: {0}")]
+    #[error("cannot print")]
     Print(#[from] io::Error),
 }
 
@@ -143,8 +159,9 @@ pub fn with(
         // Whoever reads has seen enough, as `head` does.
         ClientError::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         error => {
-            eprintln!("serin: {error}");
-            ExitCode::from(error.exit_code())
+            let code = error.exit_code();
+            eprintln!("serin: {:#}", anyhow::Error::new(error));
+            ExitCode::from(code)
         }
     }))
 }
@@ -295,6 +312,18 @@ mod tests {
     use std::io::Read;
     use std::net::TcpListener;
     use std::thread;
+
+    #[test]
+    fn a_time_is_seconds_or_has_a_unit() {
+        for (text, millis) in
+            [("90", 90_000), ("500ms", 500), ("20s", 20_000), ("1.5m", 90_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(span(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "0", "-1s", "25h", "5parsecs", "s", "NaNs"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn addresses_are_read_as_people_write_them() {

@@ -41,7 +41,8 @@ Examples:
   serin demo --hold")]
 pub struct DemoArgs {
     /// What goes wrong: errors, latency, shared-outage or good
-    #[arg(long, value_name = "NAME", env = "SERIN_SCENARIO", default_value = "errors")]
+    #[arg(long, value_name = "NAME", env = "SERIN_SCENARIO", default_value = "errors",
+          value_parser = scenario::Names, hide_possible_values = true)]
     pub scenario: Scenario,
     /// Requests of users per second, 1 to 5000
     #[arg(long, value_name = "NUMBER", env = "SERIN_RPS", default_value = "150",

@@ -38,15 +38,15 @@ pub struct HealthcheckArgs {
     /// Ask whether the process answers, not whether it takes requests
     #[arg(long, env = "SERIN_LIVE")]
     pub live: bool,
-    /// Seconds to wait for the answer
+    /// How long to wait for the answer: seconds, or with a unit
     #[arg(
         long,
-        value_name = "SECONDS",
-        default_value_t = 2,
+        value_name = "TIME",
+        default_value = "2s",
         env = "SERIN_TIMEOUT",
-        value_parser = clap::value_parser!(u64).range(1..=60)
+        value_parser = client::span
     )]
-    pub timeout: u64,
+    pub timeout: Duration,
 }
 
 /// Asks once.
@@ -55,7 +55,7 @@ pub fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let path = if args.live { "/livez" } else { "/readyz" };
     let call = async {
         let call = client::call(&address, None, &Method::GET, path);
-        timeout(Duration::from_secs(args.timeout), call).await
+        timeout(args.timeout, call).await
     };
     // Probes are asked without a token.
     let answer = match Builder::new_current_thread().enable_all().build()?.block_on(call) {
@@ -65,13 +65,15 @@ pub fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
         Err(_) => {
-            eprintln!("serin: no answer from {address} in {} s", args.timeout);
+            let within = crate::units::duration_text(args.timeout);
+            eprintln!("serin: no answer from {address} within {within}");
             return Ok(ExitCode::FAILURE);
         }
     };
     match verdict(&answer) {
         Ok(text) => {
-            println!("{text}");
+            // The exit code is the answer, whoever reads.
+            let _ = client::print(&format!("{text}\n"));
             Ok(ExitCode::SUCCESS)
         }
         Err(why) => {

@@ -50,20 +50,22 @@ pub fn man(args: &ManArgs, mut command: Command) -> anyhow::Result<ExitCode> {
     };
     let failed = || format!("cannot write to {}", folder.display());
     std::fs::create_dir_all(folder).with_context(failed)?;
+    let mut written = String::new();
     for one in command.get_subcommands().cloned() {
         let name = one.get_display_name().unwrap_or_else(|| one.get_name()).to_owned();
-        write(folder, &name, one)?;
+        written += &write(folder, &name, one)?;
     }
-    write(folder, "serin", command)?;
+    written += &write(folder, "serin", command)?;
+    std::io::stdout().write_all(written.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(folder: &Path, name: &str, command: Command) -> anyhow::Result<()> {
+/// Writes one page; the line that tells where.
+fn write(folder: &Path, name: &str, command: Command) -> anyhow::Result<String> {
     let path = folder.join(format!("{name}.1"));
     std::fs::write(&path, page(command)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{}", path.display());
-    Ok(())
+    Ok(format!("{}\n", path.display()))
 }
 
 fn page(command: Command) -> std::io::Result<Vec<u8>> {

@@ -5,6 +5,7 @@
 pub(super) mod table;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
+use ratatui::crossterm::terminal;
 use serde_json::Value;
 
 use crate::cli::client::{self, AdminArgs, Client, ClientError};
@@ -99,6 +101,24 @@ fn follow(client: &Client, args: &StatusArgs) -> Result<ExitCode, ClientError> {
     }
 }
 
+/// The table from the top of a screen of so many rows, and nothing else on it. Each line is wiped
+/// behind itself, and the rest at the end: no flicker. What is too wide is cut, not wrapped.
+fn screen(table: &str, rows: usize) -> String {
+    let lines: Vec<_> = table.lines().collect();
+    // The cursor takes the last row.
+    let room = rows.saturating_sub(1).max(1);
+    let shown = if lines.len() <= room { lines.len() } else { room - 1 };
+    let mut text = "\x1b[?7l\x1b[H".to_owned();
+    for line in &lines[..shown] {
+        text += line;
+        text += "\x1b[0m\x1b[K\n";
+    }
+    if shown < lines.len() {
+        let _ = writeln!(text, "({} more lines; the window is too low)\x1b[K", lines.len() - shown);
+    }
+    text + "\x1b[J\x1b[?7h"
+}
+
 fn has_ended(rollout: &RolloutView) -> bool {
     matches!(rollout.state.as_str(), "promoted" | "rolled_back" | "aborted")
 }
@@ -123,9 +143,8 @@ impl Follower<'_> {
             }
             (true, Output::Table) if stdout().is_terminal() => {
                 let table = table::render(&seen.rollouts, client::colours());
-                // From the top, each line and then the rest of the screen wiped: no flicker.
-                let table = table.replace('\n', "\x1b[K\n");
-                client::print(&format!("\x1b[H{table}\x1b[J"))
+                let rows = terminal::size().map_or(usize::MAX, |(_, rows)| usize::from(rows));
+                client::print(&screen(&table, rows))
             }
             (true, Output::Table) => client::print(&self.news(seen, table::numbers)),
             // Whoever waits wants the end as data; how it goes is a message.
@@ -177,6 +196,24 @@ impl Seen {
         match output {
             Output::Json => client::print(&format!("{:#}\n", self.json)),
             Output::Table => client::print(&table::render(&self.rollouts, client::colours())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_too_long_for_the_screen_says_so() {
+        let rows = |text: &str| text.matches('\n').count();
+        let whole = screen("a\nb\nc\n", 4);
+        assert_eq!((rows(&whole), whole.contains("more lines")), (3, false));
+        let cut = screen("a\nb\nc\nd\n", 4);
+        assert!(rows(&cut) == 3 && cut.contains('b') && !cut.contains("\nd"), "{cut:?}");
+        assert!(cut.contains("(2 more lines; the window is too low)"), "{cut:?}");
+        for low in 0..3 {
+            assert_eq!(rows(&screen("a\nb\nc\n", low)), 1, "{low}");
         }
     }
 }

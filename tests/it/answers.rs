@@ -196,11 +196,15 @@ async fn what_is_not_as_a_schema_says_is_found() {
 fn whoever_reads_may_have_seen_enough() {
     let bad = here("tests/bad-configs/quantities.yaml");
     let golden = here("tests/judge-golden/traces.csv");
+    let canary = here("config/canary.yaml");
+    let pages = tempfile::tempdir().unwrap();
     for args in [
         &["schema"][..],
         &["schema", "--of", "why"],
         &["completions", "zsh"],
         &["man"],
+        &["man", "--out", arg(pages.path())],
+        &["explain", "-c", arg(&canary), "/v2/models/sentiment/infer"],
         &["check", "-o", "json", arg(&bad)],
         &["check", arg(&bad)],
         &["replay", "--counts", arg(&golden)],
@@ -213,6 +217,7 @@ fn whoever_reads_may_have_seen_enough() {
         assert!(said.is_empty(), "{args:?}: {said}");
         assert_eq!(output.status.code(), Some(0), "{args:?}");
     }
+    assert!(pages.path().join("serin.1").is_file(), "what is written to files is written whole");
 }
 
 #[tokio::test]

@@ -184,6 +184,10 @@ async fn shells_and_man_know_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = Program::output(SERIN, &["completions", shell]).await.expect(0).stdout;
         assert!(text.contains("healthcheck") && text.contains("token-file"), "{shell}");
+        // The other two complete no values.
+        if ["bash", "zsh", "fish"].contains(&shell) {
+            assert!(text.contains("shared-outage"), "{shell} knows what `--scenario` takes");
+        }
     }
     let first = Program::output(SERIN, &["man"]).await.expect(0).stdout;
     assert!(first.contains(".TH serin 1") && first.contains("serin\\-explain"), "{first}");

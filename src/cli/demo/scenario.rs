@@ -2,9 +2,11 @@
 //!
 //! Never makes it happen: `world` pulls the levers.
 
+use std::ffi::OsStr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, TypedValueParser};
 use serin_loadtest::model::LatencyShape;
 
 /// Which story is told.
@@ -138,6 +140,27 @@ impl FromStr for Scenario {
             )),
             _ => Err(format!("there is no such scenario: choose one of {}", Self::NAMES)),
         }
+    }
+}
+
+/// Reads a scenario, and lets shells know the names.
+#[derive(Clone, Copy, Debug)]
+pub struct Names;
+
+impl TypedValueParser for Names {
+    type Value = Scenario;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Scenario, clap::Error> {
+        TypedValueParser::parse_ref(&Scenario::from_str, command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Scenario::NAMES.split(", ").map(PossibleValue::new)))
     }
 }
 

@@ -16,15 +16,34 @@ use crate::rollout::view::ObjectiveView;
 /// Characters of an evidence bar.
 const BAR: usize = 20;
 
+/// Rows for a question, or for what went wrong.
+const FOOT_ROWS_MAX: usize = 3;
+
+/// Columns of the list: head, width, and from which width of the terminal on it is there. What
+/// tells of danger stays to the last.
+const COLUMNS: [(&str, u16, u16); 9] = [
+    ("ROLLOUT", 24, 0),
+    ("STATE", 12, 0),
+    ("SHARE", 7, 54),
+    ("RPS", 8, 84),
+    ("ERRORS", 8, 62),
+    ("STABLE", 8, 101),
+    ("P99", 9, 75),
+    ("STABLE", 9, 101),
+    ("EVIDENCE", 8, 38),
+];
+
 /// Draws all of it.
 pub fn draw(frame: &mut Frame, model: &Model, colours: bool) {
     let paint = Paint { colours };
     let rows = (model.seen.rollouts.len() as u16).saturating_add(1).min(12);
+    let footer = Paragraph::new(footer(model, paint, frame.area().width)).wrap(Wrap { trim: true });
+    let foot_rows = footer.line_count(frame.area().width).clamp(1, FOOT_ROWS_MAX) as u16;
     let [title, list, more, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(rows),
         Constraint::Min(0),
-        Constraint::Length(1),
+        Constraint::Length(foot_rows),
     ])
     .areas(frame.area());
     let bold = Style::new().add_modifier(Modifier::BOLD);
@@ -35,7 +54,7 @@ pub fn draw(frame: &mut Frame, model: &Model, colours: bool) {
         Some(one) => detail(frame, more, (model, one), paint),
         None => frame.render_widget("no rollouts: the config has no `rollouts`", more),
     }
-    frame.render_widget(footer(model, paint), foot);
+    frame.render_widget(footer, foot);
     if model.helps {
         help(frame);
     }
@@ -63,13 +82,14 @@ impl Paint {
 }
 
 fn rollouts(frame: &mut Frame, area: Rect, model: &Model, paint: Paint) {
-    let head =
-        ["ROLLOUT", "STATE", "SHARE", "RPS", "ERRORS", "STABLE", "P99", "STABLE", "EVIDENCE"];
-    let head = Row::new(head).style(Style::new().add_modifier(Modifier::BOLD));
+    let is_there = |place: usize| COLUMNS[place].2 <= area.width;
+    let shown = || (0..COLUMNS.len()).filter(|place| is_there(*place));
+    let head = Row::new(shown().map(|place| COLUMNS[place].0));
+    let head = head.style(Style::new().add_modifier(Modifier::BOLD));
     let rows = model.seen.rollouts.iter().map(|one| {
         let role = |role: &str| one.versions.iter().find(|version| version.role == role);
         let (canary, stable) = (role("canary"), role("stable"));
-        Row::new([
+        let cells = [
             Cell::from(one.name.clone()),
             Cell::from(one.state.replace('_', " ")).style(paint.state(one)),
             Cell::from(format!("{:.1}%", one.weight * 100.0)),
@@ -79,9 +99,15 @@ fn rollouts(frame: &mut Frame, area: Rect, model: &Model, paint: Paint) {
             Cell::from(p99(canary)),
             Cell::from(p99(stable)),
             Cell::from(format!("{:.0}%", strongest(one) * 100.0)),
-        ])
+        ];
+        let cells = cells.into_iter().enumerate().filter(|(place, _)| is_there(*place));
+        Row::new(cells.map(|(_, cell)| cell))
     });
-    let widths = [24, 12, 7, 8, 8, 8, 9, 9, 8].map(Constraint::Length);
+    let widths = shown().map(|place| match (place, COLUMNS[place].1) {
+        // The name is cut first.
+        (0, width) => Constraint::Max(width),
+        (_, width) => Constraint::Length(width),
+    });
     let chosen = Style::new().add_modifier(Modifier::REVERSED);
     let table = Table::new(rows, widths).header(head).row_highlight_style(chosen);
     let mut state = TableState::new().with_selected(Some(model.selected));
@@ -126,7 +152,13 @@ fn detail(frame: &mut Frame, area: Rect, (model, one): (&Model, &RolloutView), p
     lines.push(Line::styled(state, paint.state(one)));
     lines.push(Line::default());
     for objective in &one.objectives {
-        lines.push(evidence(objective, paint));
+        let [counts, proof] = evidence(objective, paint);
+        if counts.width() + proof.width() <= usize::from(inside.width) {
+            lines.push(counts.into_iter().chain(proof).collect());
+        } else {
+            lines.push(counts);
+            lines.push([Span::raw("  ")].into_iter().chain(proof).collect());
+        }
     }
     lines.push(Line::default());
     for name in [&one.stable, &one.canary] {
@@ -148,8 +180,9 @@ fn detail(frame: &mut Frame, area: Rect, (model, one): (&Model, &RolloutView), p
     frame.render_widget(line.style(paint.of(Color::Cyan)), spark);
 }
 
-/// `errors <= 1%   canary 4.08% [1.24, 9.55] stable 0.15%  [####......] 411 and 523 of 200`
-fn evidence<'a>(one: &ObjectiveView, paint: Paint) -> Line<'a> {
+/// `errors <= 1%   canary 4.08% [1.24, 9.55]  stable 0.15%  ` and
+/// `[####......] over limit 411, vs stable 523, proof 200`, for one row or for two.
+fn evidence<'a>(one: &ObjectiveView, paint: Paint) -> [Line<'a>; 2] {
     let done = (progress(one) * BAR as f64).round() as usize;
     let bar = format!("[{}{}]", "#".repeat(done), ".".repeat(BAR - done));
     let colour = match one.verdict {
@@ -159,22 +192,23 @@ fn evidence<'a>(one: &ObjectiveView, paint: Paint) -> Line<'a> {
     };
     let (canary, stable) = (&one.canary, &one.stable);
     let worse = one.worse_than_stable.map_or_else(|| "-".to_owned(), short);
-    Line::from(vec![
-        Span::raw(format!(
-            "{:24} canary {:.2}% [{:.2}, {:.2}]  stable {:.2}%  ",
-            one.name,
-            canary.ratio * 100.0,
-            canary.low * 100.0,
-            canary.high * 100.0,
-            stable.ratio * 100.0
-        )),
+    let counts = Line::raw(format!(
+        "{:24} canary {:.2}% [{:.2}, {:.2}]  stable {:.2}%  ",
+        one.name,
+        canary.ratio * 100.0,
+        canary.low * 100.0,
+        canary.high * 100.0,
+        stable.ratio * 100.0
+    ));
+    let proof = Line::from(vec![
         Span::styled(bar, paint.of(colour)),
         Span::raw(format!(
             " over limit {}, vs stable {worse}, proof {:.0}",
             short(one.over_limit),
             one.threshold
         )),
-    ])
+    ]);
+    [counts, proof]
 }
 
 fn short(value: f64) -> String {
@@ -201,7 +235,7 @@ fn endpoints<'a>(backend: &str, model: &Model, paint: Paint) -> Line<'a> {
     Line::from(spans)
 }
 
-fn footer<'a>(model: &Model, paint: Paint) -> Line<'a> {
+fn footer<'a>(model: &Model, paint: Paint, width: u16) -> Line<'a> {
     if let Some((rollout, verb)) = &model.asks {
         let text =
             format!("{} {rollout}? It {}. y: yes, any other key: no", verb.as_str(), verb.means());
@@ -213,6 +247,7 @@ fn footer<'a>(model: &Model, paint: Paint) -> Line<'a> {
     }
     match &model.note {
         Some(note) => Line::raw(note.clone()),
+        None if width < 80 => Line::raw("? help  q quit"),
         None => Line::raw(
             "up/down select  p promote  s pause  r resume  a abort  x reset  ? help  q quit",
         ),

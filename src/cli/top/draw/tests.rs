@@ -62,7 +62,11 @@ fn model() -> Model {
 }
 
 fn picture(model: &Model) -> String {
-    let mut terminal = Terminal::new(TestBackend::new(110, 20)).unwrap();
+    picture_of(model, 110, 20)
+}
+
+fn picture_of(model: &Model, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, model, false)).unwrap();
     terminal.backend().to_string()
 }
@@ -83,6 +87,24 @@ fn everything_is_in_the_picture() {
         insta::assert_snapshot!("top-away", picture(&model));
         insta::assert_snapshot!("top-empty", picture(&Model::new("x:1".to_owned())));
     });
+}
+
+#[test]
+fn a_narrow_terminal_shows_less_and_what_it_shows_whole() {
+    let mut model = model();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("top-narrow", picture_of(&model, 60, 18));
+        model.press(Key::Letter('p'));
+        insta::assert_snapshot!("top-narrow-asks", picture_of(&model, 40, 14));
+    });
+    // With each column that comes, the others keep their width.
+    for width in 38..110 {
+        let picture = picture_of(&model, width, 14);
+        let head = picture.lines().nth(1).unwrap();
+        let names = COLUMNS.iter().filter(|(_, _, from)| *from <= width).map(|one| one.0);
+        assert!(names.into_iter().all(|name| head.contains(name)), "{width}: {head}");
+        assert!(picture.contains("rolled back"), "{width}: {picture}");
+    }
 }
 
 #[test]
