@@ -18,6 +18,8 @@ let records = [];
 let lastNews = 0;
 let stop = null;
 let states = new Map();
+// Whether `records` are what there is, or were not told yet.
+let areRead = false;
 
 function announce(text) {
   $("announce").textContent = text;
@@ -90,13 +92,16 @@ function showRecords() {
   const shown = newest.filter((one) => !filter || one.rollout === filter).slice(0, RECORDS_SHOWN);
   const empty = document.createElement("li");
   empty.className = "hint";
-  empty.textContent = "Nothing was decided yet. What Serin or an operator decides stands here, with its reason.";
+  empty.textContent = areRead
+    ? "Nothing was decided yet. What Serin or an operator decides stands here, with its reason."
+    : "Reading what was decided…";
   $("journal-list").replaceChildren(...(shown.length ? shown.map((one) => entry(one, true)) : [empty]));
   for (const [name, card] of cards) card.tell(newest.filter((one) => one.rollout === name).slice(0, RECORDS_SHOWN));
 }
 
 async function readRecords() {
   ({ records } = await get(`/api/journal?limit=${RECORDS_MAX}`));
+  areRead = true;
   showRecords();
   fillFilter();
 }
@@ -174,6 +179,7 @@ function signIn(error) {
   cards.clear();
   states = new Map();
   records = [];
+  areRead = false;
   $("content").hidden = true;
   $("sign-out").hidden = true;
   $("sign-in").hidden = false;
