@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::time::within;
+use crate::tls::TlsClient;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -107,10 +108,15 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// What frames go over: TCP, or TLS over it.
+trait Stream: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Stream for S {}
+
 /// One side of an HTTP/2 connection.
 #[derive(Debug)]
 pub struct Frames {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
 }
 
 impl Frames {
@@ -122,12 +128,25 @@ impl Frames {
         frames
     }
 
+    /// Connects as `tls`, to where `name` is expected and `h2` agreed on, with the preface
+    /// and empty settings.
+    pub async fn connect_tls(address: SocketAddr, tls: &TlsClient, name: &str) -> Self {
+        let tls = tls.clone().offering(&["h2"]);
+        let stream = within("a handshake", tls.connect(address, name)).await;
+        let stream = stream.expect("a handshake");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let mut frames = Self { stream: Box::new(stream) };
+        frames.send_raw(PREFACE).await;
+        frames.send(kind::SETTINGS, 0, 0, &[]).await;
+        frames
+    }
+
     /// Connects and says nothing.
     pub async fn connect_silently(address: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await;
         let stream = stream.expect("a connection");
         stream.set_nodelay(true).expect("an option");
-        Self { stream }
+        Self { stream: Box::new(stream) }
     }
 
     /// Sends one frame. Whether the other side still takes it.
@@ -137,17 +156,11 @@ impl Frames {
 
     /// Sends bytes as they are. Whether the other side still takes them.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> bool {
-        within("the other side reads", self.stream.write_all(bytes)).await.is_ok()
-    }
-
-    /// Sends what fits into the kernel's buffers now; how much that was, `None` when the
-    /// other side has gone.
-    pub fn try_send(&mut self, bytes: &[u8]) -> Option<usize> {
-        match self.stream.try_write(bytes) {
-            Ok(sent) => Some(sent),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Some(0),
-            Err(_) => None,
-        }
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        within("the other side reads", sent).await.is_ok()
     }
 
     /// Sends a whole request without a body on `stream`.
@@ -248,7 +261,7 @@ impl FrameListener {
     pub async fn accept(&self, settings: &[u8]) -> Frames {
         let (stream, _) = within("a connection", self.listener.accept()).await.expect("one");
         stream.set_nodelay(true).expect("an option");
-        let mut frames = Frames { stream };
+        let mut frames = Frames { stream: Box::new(stream) };
         let mut preface = [0; PREFACE.len()];
         let read = within("the preface", frames.stream.read_exact(&mut preface)).await;
         assert!(read.is_ok() && preface == PREFACE, "not HTTP/2: {preface:?}");

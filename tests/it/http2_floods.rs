@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use std::time::Duration;
+
 use serin_testkit::{
-    Backend, Client, FrameListener, Frames, Proxy, Script, Stopwatch, eventually, fields, flag,
-    frame, kind, request_fields, setting,
+    Backend, Client, FrameListener, Frames, Proxy, Script, Stopwatch, TlsClient, eventually,
+    fields, flag, frame, kind, request_fields, setting,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::tls;
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 const COMPRESSION_ERROR: u32 = 9;
@@ -29,10 +33,23 @@ const FRAMES_MAX: u32 = 100_000;
 /// Memory that an attack may cost this process, which is Serin, attacker and good client.
 pub const MEMORY_MAX: u64 = 32 << 20;
 
+/// How long an attack by number may last, from its first frame to the end of its connection. It
+/// takes milliseconds; the rest is for a machine that others use too.
+pub const CUT_WITHIN: Duration = Duration::from_secs(1);
+
+/// How a connection is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Cleartext,
+    Tls,
+}
+
 /// A proxy, a good client that asks without end, and the memory at the start.
 pub struct World {
     pub proxy: Proxy,
     pub model: Backend,
+    /// Whom clients trust, if they speak TLS.
+    tls: Option<TlsClient>,
     begun: Stopwatch,
     stop: Arc<AtomicBool>,
     good: tokio::task::JoinHandle<u32>,
@@ -41,9 +58,24 @@ pub struct World {
 
 impl World {
     pub async fn new(script: Script) -> Self {
+        Self::by(Way::Cleartext, script).await
+    }
+
+    /// Attacker and good client come by `way`.
+    pub async fn by(way: Way, script: Script) -> Self {
         let model = Backend::named("model").on("/attack", script).start();
-        let proxy = Proxy::to(&model, "").start();
-        Self::of(model, proxy).await
+        match way {
+            Way::Cleartext => {
+                let proxy = Proxy::to(&model, "").start();
+                Self::of(model, proxy, None).await
+            }
+            Way::Tls => {
+                let secrets = tls::World { model, ..tls::World::new() };
+                let proxy = secrets.proxy("").start();
+                let client = secrets.client();
+                Self::of(secrets.model, proxy, Some(client)).await
+            }
+        }
     }
 
     /// The attacker's requests go to `endpoint`.
@@ -60,16 +92,19 @@ impl World {
             model.address
         );
         let proxy = Proxy::with_yaml(&text).start();
-        Self::of(model, proxy).await
+        Self::of(model, proxy, None).await
     }
 
-    pub async fn of(model: Backend, proxy: Proxy) -> Self {
+    pub async fn of(model: Backend, proxy: Proxy, tls: Option<TlsClient>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (address, stopped) = (proxy.address(), Arc::clone(&stop));
-        proxy.get("/good").await.expect(200);
+        let stopped = Arc::clone(&stop);
+        let mut client = match &tls {
+            None => Client::of(proxy.address()),
+            Some(tls) => Client::of_tls(proxy.address(), tls, tls::NAME),
+        };
+        client.get("/good").await.expect(200);
         let memory = resident_bytes();
         let good = tokio::spawn(async move {
-            let mut client = Client::of(address);
             let mut answered = 0;
             while !stopped.load(SeqCst) {
                 client.get("/good").await.expect(200);
@@ -77,11 +112,15 @@ impl World {
             }
             answered
         });
-        Self { proxy, model, begun: Stopwatch::start(), stop, good, memory }
+        Self { proxy, model, tls, begun: Stopwatch::start(), stop, good, memory }
     }
 
     pub async fn attacker(&self) -> Frames {
-        let mut attacker = Frames::connect(self.proxy.address()).await;
+        let address = self.proxy.address();
+        let mut attacker = match &self.tls {
+            None => Frames::connect(address).await,
+            Some(tls) => Frames::connect_tls(address, tls, tls::NAME).await,
+        };
         attacker.until(kind::SETTINGS).await;
         attacker
     }
@@ -129,23 +168,29 @@ pub fn resident_bytes() -> u64 {
     pages.expect("a number of pages") * 4096
 }
 
-/// Sends `make(0)`, `make(1)` and so on until the connection is cut, with one of `codes`.
+/// Sends `make(0)`, `make(1)` and so on until the connection is cut, with one of `codes`, both
+/// in cleartext and over TLS.
 async fn is_cut(codes: &[u32], begin: &[Vec<u8>], make: impl Fn(u32) -> Vec<u8>) {
-    let world = World::new(Script::hangs()).await;
-    let mut attacker = world.attacker().await;
-    for bytes in begin {
-        attacker.send_raw(bytes).await;
+    for way in [Way::Cleartext, Way::Tls] {
+        let world = World::by(way, Script::hangs()).await;
+        let mut attacker = world.attacker().await;
+        let begun = Stopwatch::start();
+        for bytes in begin {
+            attacker.send_raw(bytes).await;
+        }
+        let mut sent = 0;
+        while sent < FRAMES_MAX && attacker.send_raw(&make(sent)).await {
+            sent += 1;
+        }
+        assert!(sent < FRAMES_MAX, "{way:?}: it was never cut");
+        let code = attacker.end().await;
+        let lasted = begun.elapsed();
+        println!("flood: {way:?}, cut at {sent} frames after {lasted:?}");
+        assert!(lasted < CUT_WITHIN, "{way:?}: cut after {lasted:?}, {sent} frames");
+        // A client that goes on sending may not get to read why.
+        assert!(code.is_none_or(|code| codes.contains(&code)), "{code:?} after {sent} frames");
+        world.expect_well().await;
     }
-    let mut sent = 0;
-    while sent < FRAMES_MAX && attacker.send_raw(&make(sent)).await {
-        sent += 1;
-    }
-    assert!(sent < FRAMES_MAX, "it was never cut");
-    world.tell(&format!("cut at {sent} frames"));
-    let code = attacker.end().await;
-    // A client that goes on sending may not get to read why.
-    assert!(code.is_none_or(|code| codes.contains(&code)), "{code:?} after {sent} frames");
-    world.expect_well().await;
 }
 
 /// CVE-2019-9512.
@@ -222,6 +267,7 @@ async fn fields_that_unpack_to_megabytes_reach_no_endpoint() {
     block.extend_from_slice(&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
     block.extend_from_slice(&[b'a'; 4000]);
     block.resize(16_000, 0xbe);
+    let begun = Stopwatch::start();
     for _ in 0..20 {
         let mut attacker = world.attacker().await;
         attacker.send(kind::HEADERS, WHOLE, 1, &block).await;
@@ -230,6 +276,7 @@ async fn fields_that_unpack_to_megabytes_reach_no_endpoint() {
             assert_ne!(told.payload[0], 0x88, "{told:?}");
         }
     }
+    assert!(begun.elapsed() < CUT_WITHIN, "20 are refused after {:?}", begun.elapsed());
     let attacks = world.model.seen().iter().filter(|one| one.target() == "/attack").count();
     assert_eq!(attacks, 0);
     world.expect_well().await;

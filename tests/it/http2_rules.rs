@@ -6,6 +6,8 @@ use serin_testkit::{
     Backend, Frame, Frames, Proxy, fields, flag, frame, kind, request_fields, setting,
 };
 
+use crate::tls;
+
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
@@ -86,24 +88,32 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
     headers(WHOLE, 1, &[&get()[..], bytes].concat())
 }
 
-/// Runs every case on a connection of its own.
+/// Runs every case on connections of its own, in cleartext and over TLS.
 async fn check(cases: Vec<Case>) {
     let model = Backend::named("model").start();
-    let proxy = Proxy::to(&model, "").start();
+    let plain = Proxy::to(&model, "").start();
+    let secrets = tls::World::new();
+    let (trusting, encrypted) = (secrets.client(), secrets.proxy("").start());
     let mut wrong = Vec::new();
     for (name, sent, expect) in cases {
-        let mut client = Frames::connect(proxy.address()).await;
-        // Its settings are known before anything else is said.
-        client.until(kind::SETTINGS).await;
-        for bytes in sent {
-            client.send_raw(&bytes).await;
-        }
-        if let Err(got) = verify(&mut client, expect).await {
-            wrong.push(format!("{name}: {expect:?}, got {got}"));
+        let clients = [
+            ("in cleartext", Frames::connect(plain.address()).await),
+            ("over TLS", Frames::connect_tls(encrypted.address(), &trusting, tls::NAME).await),
+        ];
+        for (way, mut client) in clients {
+            // Its settings are known before anything else is said.
+            client.until(kind::SETTINGS).await;
+            for bytes in &sent {
+                client.send_raw(bytes).await;
+            }
+            if let Err(got) = verify(&mut client, expect).await {
+                wrong.push(format!("{name}, {way}: {expect:?}, got {got}"));
+            }
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    proxy.get("/").await.expect(200);
+    plain.get("/").await.expect(200);
+    assert_eq!(tls::get(&encrypted, &trusting).await.unwrap().status, 200);
 }
 
 async fn verify(client: &mut Frames, expect: Expect) -> Result<(), String> {

@@ -7,6 +7,9 @@ use serin_testkit::{
     Request, SecretFolder, Streamed, TlsClient, Wire, eventually, within,
 };
 
+/// What a [`World`] has a certificate for.
+pub const NAME: &str = "models.example.com";
+
 const SPIFFE: &str = "spiffe://example.org/ns/models/sa/batch";
 
 /// A listener with TLS, and what it is made of.
