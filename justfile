@@ -58,7 +58,7 @@ book:
     python3 tests/real/book.py target/book
 
 # Behind real clients and in front of a real model server: MLServer, 500 MB once.
-test-real: test-tls test-alerts test-tutorial test-page
+test-real: test-tls test-grpc test-alerts test-tutorial test-page
     cargo build --locked
     tests/real/run
 
@@ -66,6 +66,11 @@ test-real: test-tls test-alerts test-tutorial test-page
 test-tls:
     cargo build --locked
     tests/real/tls
+
+# gRPC with grpcio on both sides: some seconds.
+test-grpc:
+    cargo build --locked
+    tests/real/grpc
 
 # The commands of docs/tutorial/laptop.md, as they stand there: a minute.
 test-tutorial:
