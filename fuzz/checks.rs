@@ -2,6 +2,8 @@
 //! too.
 #![allow(dead_code, reason = "each target has one of them")]
 
+#[path = "checks/frames.rs"]
+mod frames;
 #[path = "checks/header_rules.rs"]
 pub mod header_rules;
 #[path = "checks/http2.rs"]
@@ -19,7 +21,7 @@ use serin::proxy::forward::{self, Peer};
 use serin::proxy::http1::chunked::{Chunks, Piece};
 use serin::proxy::http1::fields::FIELDS_MAX;
 use serin::proxy::http1::outgoing::Outgoing;
-use serin::proxy::protocol::http1::head::{Framing, decode};
+use serin::proxy::protocol::http1::head::{EmptyLines, Framing, decode};
 use serin::proxy::upstream::head::{decode_head, encode_head, response_framing};
 use serin::traffic::fields::Known;
 
@@ -32,18 +34,13 @@ fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
 /// A request's head is the same however it arrives, and what is made of it for an endpoint is
 /// one message that says the same: there is no second one in it, and no other end.
 pub fn request_head(data: &[u8]) {
-    let Some((step, mut data)) = pieces(data) else { return };
-    // Empty lines in front are read over as they arrive.
-    while let Some(rest) = data.strip_prefix(b"\r\n") {
-        data = rest;
-    }
-    let mut whole = BytesMut::from(data);
-    let at_once = decode(&mut whole);
-    let mut input = BytesMut::new();
+    let Some((step, data)) = pieces(data) else { return };
+    let at_once = decode(&mut BytesMut::from(data), &mut EmptyLines::default());
+    let (mut input, mut empty) = (BytesMut::new(), EmptyLines::default());
     let mut slowly = Ok(None);
     for piece in data.chunks(step) {
         input.extend_from_slice(piece);
-        slowly = decode(&mut input);
+        slowly = decode(&mut input, &mut empty);
         if !matches!(slowly, Ok(None)) {
             break;
         }
@@ -67,7 +64,7 @@ pub fn request_head(data: &[u8]) {
     let mut output = BytesMut::new();
     encode_head(&request, &mut output);
     let mut again = output.clone();
-    let sent = decode(&mut again);
+    let sent = decode(&mut again, &mut EmptyLines::default());
     if request.fields.len() > FIELDS_MAX {
         // With what was added it is more than is read here.
         return;

@@ -55,13 +55,15 @@ pub struct Snapshot {
     pub telling: Option<Arc<Telling>>,
 }
 
-/// What is said on a new connection before HTTP.
+/// How connections begin.
 #[derive(Debug)]
 pub struct Listener {
     /// Its name.
     pub name: ListenerName,
     /// Who may begin with a PROXY header, and has to; `None` is nobody.
     pub proxy_protocol: Option<Senders>,
+    /// For a request's head, and for what comes before HTTP.
+    pub head_timeout: Duration,
     /// TLS, with the certificates of now; `None` is cleartext.
     pub tls: Option<Arc<ServerConfig>>,
     /// Its counters.

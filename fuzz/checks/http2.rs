@@ -1,9 +1,7 @@
 //! A client's bytes over HTTP/2: what they make of an HTTP/1.1 endpoint's connection.
 
 use std::cell::Cell;
-use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -15,7 +13,7 @@ use serin::proxy::forward::{self, Peer};
 use serin::proxy::http1::chunked::may_be_trailer;
 use serin::proxy::http1::outgoing::Outgoing;
 use serin::proxy::http2::Incoming;
-use serin::proxy::protocol::http1::head::{Framing, decode};
+use serin::proxy::protocol::http1::head::{EmptyLines, Framing, decode};
 use serin::proxy::protocol::http2::frames::Frames;
 use serin::proxy::protocol::http2::watch::{Watch, Watched};
 use serin::proxy::protocol::http2::{PREFACE, builder, head};
@@ -23,10 +21,9 @@ use serin::proxy::upstream::head::encode_head;
 use serin::traffic::fields::Known;
 use serin::traffic::headers::strip_trailers;
 use serin::traffic::message::RequestHead;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use serin::traffic::retry::Timeouts;
 
-/// Empty SETTINGS, which come first.
-const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+use super::frames::{SETTINGS, Wire, frames_of};
 
 /// Rounds without news before nothing more is waited for.
 const QUIET_MAX: u32 = 3;
@@ -60,57 +57,13 @@ fn heads_are_found_alike(input: &[u8], step: usize) {
     assert_eq!(read(input.len()), read(step), "in steps of {step}");
 }
 
-/// A connection that gives its bytes piece by piece and takes everything.
-struct Wire {
-    input: Vec<u8>,
-    at: Rc<Cell<usize>>,
-    step: usize,
-    waits: bool,
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let at = self.at.get();
-        self.waits = !self.waits;
-        // Between two pieces, what is there is acted upon.
-        if self.waits || at == self.input.len() {
-            return Poll::Pending;
-        }
-        let end = self.input.len().min(at + self.step.min(buffer.remaining()));
-        buffer.put_slice(&self.input[at..end]);
-        self.at.set(end);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 /// Serves the connection as a worker does, without an endpoint.
 fn serve(input: Vec<u8>, step: usize) {
     let cx = &mut Context::from_waker(Waker::noop());
     let (at, length) = (Rc::new(Cell::new(0)), input.len());
-    let wire = Wire { input, at: Rc::clone(&at), step, waits: true };
-    let watch = Rc::new(Watch::new(Clock::start()));
+    let until = Rc::new(Cell::new(length));
+    let wire = Wire { input, at: Rc::clone(&at), until, step, waits: true };
+    let watch = Rc::new(Watch::new(Clock::start(), Timeouts::HEAD));
     let mut handshake = Box::pin(builder().handshake(Watched::new(wire, Rc::clone(&watch))));
     let mut connection = loop {
         match handshake.as_mut().poll(cx) {
@@ -178,7 +131,7 @@ fn check_head(head: &mut RequestHead, has_body: bool) -> Framing {
     let mut output = BytesMut::new();
     encode_head(head, &mut output);
     let mut again = output.clone();
-    let sent = decode(&mut again);
+    let sent = decode(&mut again, &mut EmptyLines::default());
     // HTTP/2 allows more fields than are read here.
     let Ok(sent) = sent else {
         assert!(head.fields.len() > 120, "{output:?} is no request: {}", sent.unwrap_err());
@@ -234,69 +187,4 @@ impl Body {
         let text = |value: &HeaderValue| value.as_bytes().iter().any(|b| b"\r\n\0".contains(b));
         assert!(!trailers.values().any(text), "{trailers:?}");
     }
-}
-
-/// Frames made of lines: `name|value` is a field, an empty line the end of a head or of
-/// trailers, `=bytes` a piece of a body, `!` the end of the request. In a field, 0xfe is a line
-/// feed and 0xfd a carriage return.
-fn frames_of(lines: &[u8]) -> Vec<u8> {
-    const END_STREAM: u8 = 1;
-    const END_HEADERS: u8 = 4;
-    let (mut frames, mut block) = (Vec::new(), Vec::new());
-    let (mut stream, mut is_open) = (1_u32, false);
-    let mut put = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
-        frames.extend_from_slice(&[length[1], length[2], length[3], kind, flags]);
-        frames.extend_from_slice(&stream.to_be_bytes());
-        frames.extend_from_slice(payload);
-    };
-    for line in lines.split(|byte| *byte == b'\n') {
-        match line {
-            [] => {
-                // Behind a head these are trailers.
-                let end = if is_open { END_STREAM } else { 0 };
-                put(1, END_HEADERS | end, stream, &std::mem::take(&mut block));
-                stream += if is_open { 2 } else { 0 };
-                is_open = !is_open;
-            }
-            b"!" => {
-                let (kind, flags) = if is_open { (0, 0) } else { (1, END_HEADERS) };
-                put(kind, flags | END_STREAM, stream, &std::mem::take(&mut block));
-                (stream, is_open) = (stream + 2, false);
-            }
-            [b'=', data @ ..] => put(0, 0, stream, data),
-            field => {
-                let mut parts = field.splitn(2, |byte| *byte == b'|');
-                block.push(0);
-                for _ in 0..2 {
-                    put_text(parts.next().unwrap_or_default(), &mut block);
-                }
-            }
-        }
-    }
-    if !block.is_empty() {
-        put(1, END_HEADERS | END_STREAM, stream, &block);
-    }
-    frames
-}
-
-/// A text as HPACK has it, spelled out.
-fn put_text(text: &[u8], block: &mut Vec<u8>) {
-    let mut rest = text.len();
-    if rest < 127 {
-        block.push(rest as u8);
-    } else {
-        block.push(127);
-        rest -= 127;
-        while rest >= 128 {
-            block.push((rest % 128) as u8 | 0x80);
-            rest /= 128;
-        }
-        block.push(rest as u8);
-    }
-    block.extend(text.iter().map(|byte| match byte {
-        0xfe => b'\n',
-        0xfd => b'\r',
-        byte => *byte,
-    }));
 }

@@ -210,6 +210,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether a connection begins with a PROXY header.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// For a request's head, and for what comes before HTTP.
+    pub head_timeout: Duration,
     /// `None` is cleartext.
     pub tls: Option<ServerTls>,
     /// Clients at once, over all workers; `None` is any number.

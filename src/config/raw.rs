@@ -85,6 +85,9 @@ maps! {
         /// Whether every connection begins with a PROXY protocol header, which tells who the
         /// client is; or a map that says who may send one.
         may proxy_protocol: ProxyProtocolForm = false,
+        /// From the first byte of a request's head to its last; as long from the connection to
+        /// HTTP, for a PROXY header and a TLS handshake.
+        may head_timeout: As<Span> = "10s",
         /// TLS. Default: cleartext.
         may tls: ListenerTls,
         /// How many clients may be there at once.

@@ -204,6 +204,7 @@ fn listeners(
         Arc::new(Listener {
             name: listener.name.clone(),
             proxy_protocol: senders,
+            head_timeout: listener.head_timeout,
             tls: certificates.server(&listener.name),
             door: registry.door(&listener.name),
         })

@@ -116,6 +116,7 @@ fn listener(listener: &Listener) -> Value {
         ("name", listener.name.as_str().into()),
         ("address", json!(listener.address)),
         ("proxy_protocol", proxy_protocol.unwrap_or_default()),
+        ("head_timeout", duration_text(listener.head_timeout).into()),
         ("tls", listener.tls.as_ref().map_or(Value::Null, server_tls)),
         ("limits", map([("connections", json!(listener.connections_max))])),
     ])

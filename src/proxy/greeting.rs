@@ -1,6 +1,6 @@
 //! What is said on a connection before HTTP: a PROXY header, a TLS handshake.
 //!
-//! Never takes longer than [`TIME_MAX`], and never waits at more than [`AT_ONCE_MAX`]
+//! Never takes longer than the listener allows a head, and never waits at more than [`AT_ONCE_MAX`]
 //! connections at once. Never answers a request, but tells HTTP on a port for TLS so.
 
 use std::cell::{Cell, RefCell};
@@ -12,7 +12,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
@@ -30,9 +29,6 @@ use crate::telemetry::listeners::{DoorCounters, Handshake, Turned};
 use crate::tls::certificate::ClientCertificate;
 use crate::traffic::proxy_protocol::{self, V2_BYTES_MAX};
 use crate::traffic::source::is_trusted;
-
-/// From an accepted connection to HTTP.
-pub const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Connections of one worker that have not come to HTTP yet. When full, the oldest of them
 /// is closed: a good one needs milliseconds, so the oldest are those that say nothing.
@@ -141,7 +137,7 @@ async fn greet(
     visit: &Visit,
 ) -> Result<(Greeted, Peer), End> {
     let worker = visit.worker();
-    let deadline = worker.deadlines.open(worker.clock.now(), Some(TIME_MAX));
+    let deadline = worker.deadlines.open(worker.clock.now(), Some(listener.head_timeout));
     let late = |_| End::Turned(Turned::Timeout);
     let mut source = address;
     if let Some(senders) = &listener.proxy_protocol {

@@ -23,6 +23,7 @@ use crate::proxy::view::{EndpointKey, View};
 use crate::snapshot::Reader;
 use crate::telemetry::listeners::Door;
 use crate::telemetry::sample::OpenAttempts;
+use crate::traffic::retry::Timeouts;
 use crate::units::Tick;
 
 /// Client connections that one worker holds. When full, it stops accepting until one
@@ -262,6 +263,13 @@ impl Visit {
     pub fn holding(mut self, place: Option<Place>) -> Self {
         self.place = place;
         self
+    }
+
+    /// How long a request's head may take.
+    pub fn head_timeout(&self) -> Duration {
+        let listener = self.worker.connections.borrow()[self.key].listener;
+        let view = self.worker.view();
+        view.snapshot.listeners.get(listener).map_or(Timeouts::HEAD, |one| one.head_timeout)
     }
 
     /// Where it is.

@@ -26,6 +26,10 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
+    /// Where the config does not say: from the first byte of a request's head to its last, and
+    /// from a connection to HTTP.
+    pub const HEAD: Duration = Duration::from_secs(10);
+
     /// Before `upload_rate` is asked for: a body may begin slowly.
     pub const UPLOAD_GRACE: Duration = Duration::from_secs(5);
 

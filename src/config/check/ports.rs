@@ -12,6 +12,7 @@ use crate::config::read::At;
 use crate::config::tree::NodeId;
 use crate::config::{Admin, Listener};
 use crate::names::ListenerName;
+use crate::traffic::retry::Timeouts;
 
 /// More tokens than a person would name.
 const TOKENS_MAX: usize = 32;
@@ -32,10 +33,14 @@ impl Checker<'_> {
             let Some((id, address)) = self.placed(&raw.address) else { continue };
             let name = ListenerName::new(name.unwrap_or_default());
             let proxy_protocol = self.proxy_protocol(&raw.proxy_protocol);
+            let head_timeout = self.value(&raw.head_timeout).unwrap_or(Timeouts::HEAD);
             let tls = raw.tls.found().and_then(|(id, raw)| self.listener_tls(id, raw));
             let connections_max =
                 raw.limits.get().and_then(|limits| self.value(&limits.connections));
-            listeners.push((id, Listener { name, address, proxy_protocol, tls, connections_max }));
+            listeners.push((
+                id,
+                Listener { name, address, proxy_protocol, head_timeout, tls, connections_max },
+            ));
         }
         listeners
     }

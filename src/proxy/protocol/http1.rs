@@ -3,10 +3,11 @@
 //! Never answers two requests at once, and never serves a request whose end could be seen
 //! elsewhere than where it is: such a connection is answered once and closed.
 
-mod answer;
+pub mod answer;
 pub mod head;
 mod io;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -24,14 +25,11 @@ use crate::proxy::incoming::{Inbound, Incoming};
 use crate::proxy::interim::Interims;
 use crate::proxy::protocol::ClientStream;
 use crate::proxy::protocol::http1::answer::{Framing, Wants};
-use crate::proxy::protocol::http1::head::Head;
+use crate::proxy::protocol::http1::head::{EmptyLines, Head};
 use crate::proxy::protocol::http1::io::Io;
 use crate::proxy::response::ResponseBody;
 use crate::proxy::worker::Visit;
 use crate::traffic::message::{Request, Response};
-
-/// From the first byte of a head to its last.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A client that reads nothing of its answer for so long is cut.
 const WRITE_STALL_MAX: Duration = Duration::from_mins(1);
@@ -47,6 +45,8 @@ struct Connection<S> {
     visit: Visit,
     exchange: Exchange,
     interims: Rc<Interims>,
+    /// Since the last head.
+    empty_lines: Cell<EmptyLines>,
 }
 
 /// What becomes of a connection.
@@ -84,7 +84,8 @@ pub async fn serve<S: ClientStream>(stream: S, input: BytesMut, visit: Visit, ex
     let io = Rc::new(Io::new(Rc::clone(visit.worker()), stream, input));
     let interims = Rc::<Interims>::default();
     let exchange = exchange.with_interims(&interims);
-    let connection = Connection { io, visit, exchange, interims };
+    let empty_lines = Cell::default();
+    let connection = Connection { io, visit, exchange, interims, empty_lines };
     loop {
         // What serving takes is on the heap, and gone while nothing is asked for: an idle client
         // is to cost little.
@@ -128,7 +129,10 @@ impl<S: ClientStream> Connection<S> {
                 // A head that trickles in is looked at line by line, not byte by byte.
                 let mut input = self.io.input().borrow_mut();
                 if looked_at == 0 || memchr::memchr(b'\n', &input[looked_at..]).is_some() {
-                    match head::decode(&mut input) {
+                    let mut empty = self.empty_lines.get();
+                    let decoded = head::decode(&mut input, &mut empty);
+                    self.empty_lines.set(empty);
+                    match decoded {
                         Ok(Some(head)) => {
                             self.visit.busy();
                             return Poll::Ready(Ok(head));
@@ -158,7 +162,8 @@ impl<S: ClientStream> Connection<S> {
                     }
                     Poll::Pending => {
                         let limit = limit.get_or_insert_with(|| {
-                            worker.deadlines.open(worker.clock.now(), Some(HEAD_TIME_MAX))
+                            let max = self.visit.head_timeout();
+                            worker.deadlines.open(worker.clock.now(), Some(max))
                         });
                         ready!(limit.poll(cx));
                         let late = "the head did not come in time";

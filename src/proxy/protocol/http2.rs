@@ -77,7 +77,7 @@ pub async fn serve<S>(stream: S, worker: &Rc<Worker>, visit: &Visit, exchange: E
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let watch = Rc::new(Watch::new(worker.clock));
+    let watch = Rc::new(Watch::new(worker.clock, visit.head_timeout()));
     let (stream, output) = gather(Watched::new(stream, Rc::clone(&watch)));
     let mut handshake = pin!(builder().handshake(stream));
     let greeted = poll_fn(|cx| {

@@ -63,13 +63,32 @@ struct Parsed {
     places: Places,
 }
 
-/// One head from the front of `input`; `None` when it is not whole yet.
-pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
-    skip_empty_lines(input)?;
+/// Empty lines that were read over while a head is waited for, however they arrive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmptyLines(usize);
+
+impl EmptyLines {
+    fn skip(&mut self, input: &mut BytesMut) -> Result<(), Error> {
+        while input.starts_with(b"\r\n") {
+            if self.0 == EMPTY_LINES_MAX {
+                return Err(Error::BadRequest("there are only empty lines"));
+            }
+            self.0 += 1;
+            input.advance(2);
+        }
+        Ok(())
+    }
+}
+
+/// One head from the front of `input`; `None` when it is not whole yet. `empty` are the lines
+/// that were read over before it: none again behind a head.
+pub fn decode(input: &mut BytesMut, empty: &mut EmptyLines) -> Result<Option<Head>, Error> {
+    empty.skip(input)?;
     let Some(Parsed { bytes, method, target, version, places }) = parse(input)? else {
         return check_size(input).map(|()| None);
     };
     check_size(&input[..bytes])?;
+    *empty = EmptyLines::default();
     let head = input.split_to(bytes);
     if places.have_bare_line_feed(&head) {
         return Err(Error::BadRequest("a line of the head ends without CR"));
@@ -89,19 +108,6 @@ pub fn decode(input: &mut BytesMut) -> Result<Option<Head>, Error> {
     let request = RequestHead { method, uri: Uri::from(path), version, fields, upgrade };
     let request = Box::new(request);
     Ok(Some(Head { request, framing, keep_alive, expects_continue, takes_trailers }))
-}
-
-fn skip_empty_lines(input: &mut BytesMut) -> Result<(), Error> {
-    for _ in 0..EMPTY_LINES_MAX {
-        if !input.starts_with(b"\r\n") {
-            return Ok(());
-        }
-        input.advance(2);
-    }
-    if input.starts_with(b"\r") {
-        return Err(Error::BadRequest("there are only empty lines"));
-    }
-    Ok(())
 }
 
 /// Whether a head, or as much of it as is there, is within the limits.

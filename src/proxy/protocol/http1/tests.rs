@@ -95,6 +95,47 @@ fn a_head_that_trickles_in_is_answered_408_in_time() {
 }
 
 #[test]
+fn empty_lines_before_a_head_are_read_over_however_they_arrive_but_not_without_end() {
+    for (lines, status) in [(4, "404"), (5, "400")] {
+        talk(async |mut stream, worker| {
+            let began = worker.clock.now();
+            for _ in 0..lines {
+                // Each is there alone for a while.
+                if stream.write_all(b"\r\n").await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(request).await;
+            let text = rest(&mut stream).await;
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{lines}: {text}");
+            assert!(secs(began, worker.clock.now()) <= 7, "{lines}");
+        });
+    }
+}
+
+#[test]
+fn empty_lines_are_counted_anew_behind_each_head() {
+    talk(async |mut stream, _| {
+        let one = b"\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        let (mut read, mut write) = tokio::io::split(&mut stream);
+        let ask = async {
+            for _ in 0..3 {
+                write.write_all(one).await.unwrap();
+                // Behind an answer, a line at a time.
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+            write.shutdown().await.unwrap();
+        };
+        let mut text = String::new();
+        let (_, read) = tokio::join!(ask, read.read_to_string(&mut text));
+        read.unwrap();
+        assert_eq!(text.matches("HTTP/1.1 404 ").count(), 3, "{text}");
+    });
+}
+
+#[test]
 fn a_client_that_asks_nothing_is_closed_without_a_word() {
     for first in [&b""[..], b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"PRI * HT"] {
         talk(async |mut stream, worker| {

@@ -34,9 +34,6 @@ const CREDIT_PER_ANSWER: u32 = 4;
 /// Bytes written to a client that earn it one frame: it opens windows as it reads.
 const BYTES_PER_CREDIT: usize = 8;
 
-/// How long a head, or any frame but DATA, may take from its first byte to its last.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-
 /// How long a client may take nothing of what is written to its connection.
 const BLOCKED_MAX: Duration = Duration::from_mins(1);
 
@@ -51,6 +48,7 @@ pub struct Watch {
     credited: Cell<Tick>,
     /// Why the connection has to end.
     verdict: Cell<Option<Reason>>,
+    head_timeout: Duration,
     /// When the head that is not whole yet began.
     head_since: Cell<Option<Tick>>,
     /// When the client stopped to take what is written.
@@ -73,10 +71,12 @@ pub enum Look {
 }
 
 impl Watch {
-    /// Nothing has come yet.
-    pub fn new(clock: Clock) -> Self {
+    /// Nothing has come yet; `head_timeout` is for a head, or any frame but DATA, from its first
+    /// byte to its last.
+    pub fn new(clock: Clock, head_timeout: Duration) -> Self {
         Self {
             clock,
+            head_timeout,
             credit: Cell::new(CREDIT_MAX),
             credited: Cell::new(clock.now()),
             verdict: Cell::new(None),
@@ -135,7 +135,7 @@ impl Watch {
         let over = |since: Option<Tick>, max| since.is_some_and(|since| now.since(since) > max);
         if over(self.blocked_since.get(), BLOCKED_MAX) {
             Look::Blocked
-        } else if over(self.head_since.get(), HEAD_TIME_MAX) {
+        } else if over(self.head_since.get(), self.head_timeout) {
             Look::SlowHead
         } else {
             Look::Fine
@@ -298,12 +298,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
     use crate::proxy::protocol::http2::frames::END_HEADERS;
+    use crate::traffic::retry::Timeouts;
 
     const PING: Frame = Frame { kind: 6, flags: 0, stream: 0, length: 8 };
 
     #[test]
     fn who_asks_for_nothing_but_work_runs_out_of_credit() {
-        let watch = Watch::new(Clock::start());
+        let watch = Watch::new(Clock::start(), Timeouts::HEAD);
         for _ in 0..CREDIT_MAX {
             watch.pay_for(PING);
         }
@@ -320,15 +321,15 @@ mod tests {
 
     #[test]
     fn a_head_that_does_not_end_and_a_client_that_takes_nothing_run_out_of_time() {
-        let watch = Watch::new(Clock::start());
+        let watch = Watch::new(Clock::start(), Timeouts::HEAD);
         let later = |span| watch.clock.now().after(span);
         watch.head_is_whole(false);
         assert_eq!(watch.look(later(Duration::ZERO)), Look::Fine);
         // A piece more does not begin it anew.
         watch.head_is_whole(false);
-        assert_eq!(watch.look(later(2 * HEAD_TIME_MAX)), Look::SlowHead);
+        assert_eq!(watch.look(later(2 * Timeouts::HEAD)), Look::SlowHead);
         watch.head_is_whole(true);
-        assert_eq!(watch.look(later(2 * HEAD_TIME_MAX)), Look::Fine);
+        assert_eq!(watch.look(later(2 * Timeouts::HEAD)), Look::Fine);
         watch.wrote(&Poll::Pending);
         assert_eq!(watch.look(later(2 * BLOCKED_MAX)), Look::Blocked);
         watch.wrote(&Poll::Ready(Ok(1)));
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn requests_and_bodies_cost_no_credit() {
-        let watch = Watch::new(Clock::start());
+        let watch = Watch::new(Clock::start(), Timeouts::HEAD);
         for _ in 0..10 * CREDIT_MAX {
             watch.pay_for(Frame { kind: HEADERS, flags: END_HEADERS, stream: 1, length: 30 });
             watch.pay_for(Frame { kind: DATA, flags: 0, stream: 1, length: 1 });

@@ -3,10 +3,10 @@ use super::*;
 /// Reads `text`, given in pieces of `step` bytes: method, target, host, framing, whether the
 /// connection is kept; or the status of the refusal.
 fn read(text: &str, step: usize) -> Result<(String, Framing, bool), u16> {
-    let mut input = BytesMut::new();
+    let (mut input, mut empty) = (BytesMut::new(), EmptyLines::default());
     for piece in text.as_bytes().chunks(step) {
         input.extend_from_slice(piece);
-        match decode(&mut input) {
+        match decode(&mut input, &mut empty) {
             Ok(Some(head)) => {
                 let host = head.request.fields.text(Known::Host);
                 let line = format!("{} {} {host:?}", head.request.method, head.request.uri);
@@ -117,7 +117,8 @@ fn what_is_too_large_is_named() {
 fn other_protocols_are_asked_for_in_one_way() {
     let upgrade = |fields: &str| {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
-        let head = decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
+        let head = decode(&mut BytesMut::from(text.as_str()), &mut EmptyLines::default());
+        let head = head.unwrap().unwrap();
         head.request.upgrade.is_some()
     };
     assert!(upgrade("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
