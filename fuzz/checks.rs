@@ -8,6 +8,8 @@ mod frames;
 pub mod header_rules;
 #[path = "checks/http2.rs"]
 pub mod http2;
+#[path = "checks/http2_answer.rs"]
+pub mod http2_answer;
 #[path = "checks/model.rs"]
 pub mod model;
 #[path = "checks/proxy_protocol.rs"]

@@ -6,7 +6,7 @@
 pub mod fault;
 pub mod head;
 mod http1;
-mod http2;
+pub mod http2;
 mod transport;
 
 use std::cell::{Cell, RefCell};

@@ -60,6 +60,11 @@ fn requests_over_http2_go_on_as_one_message_or_not_at_all() {
 }
 
 #[test]
+fn answers_over_http2_come_as_one_message_or_not_at_all() {
+    replay("http2_answer", checks::http2_answer::check);
+}
+
+#[test]
 fn fields_go_on_by_the_rules() {
     replay("header_rules", checks::header_rules::check);
 }

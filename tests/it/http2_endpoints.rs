@@ -288,7 +288,26 @@ async fn an_answer_that_breaks_is_never_a_whole_one() {
     let endpoint = FrameListener::bind().await;
     let proxy = before(endpoint.address, "");
     let client = proxy.http2().await;
-    let cases: [&dyn Fn(u32) -> Vec<Frame>; 3] = [
+    let only = |stream, fields: &[(&str, &str)]| {
+        let head = serin_testkit::fields(fields.iter().copied());
+        vec![data(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &head)]
+    };
+    let cases: [&dyn Fn(u32) -> Vec<Frame>; 8] = [
+        // A status of no class.
+        &|stream| only(stream, &[(":status", "600")]),
+        // What HTTP/2 cannot switch to, at the end and before it.
+        &|stream| only(stream, &[(":status", "101"), ("x", "y")]),
+        &|stream| {
+            let switch = fields([(":status", "101")]);
+            let switch = data(kind::HEADERS, flag::END_HEADERS, stream, &switch);
+            [vec![switch], only(stream, &[(":status", "200")])].concat()
+        },
+        // A field before the end that HTTP/1.1 would cut.
+        &|stream| {
+            let hint = fields([(":status", "103"), ("x", " y")]);
+            let hint = data(kind::HEADERS, flag::END_HEADERS, stream, &hint);
+            [vec![hint], only(stream, &[(":status", "200")])].concat()
+        },
         // Less than was announced.
         &|stream| {
             let head = [&[0x88][..], &fields([("content-length", "9")])].concat();
@@ -307,6 +326,8 @@ async fn an_answer_that_breaks_is_never_a_whole_one() {
             let head = [&[0x88][..], &fields([("x-a", " b")])].concat();
             vec![data(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &head)]
         },
+        // A status that is no number ends the connection, so it comes last.
+        &|stream| only(stream, &[(":status", "099")]),
     ];
     let mut connection = None;
     for frames in cases {
@@ -327,6 +348,35 @@ async fn an_answer_that_breaks_is_never_a_whole_one() {
         let got = within("an end", asking).await.unwrap();
         assert!(got.as_ref().is_ok_and(|(status, _)| *status == 502) || got.is_err(), "{got:?}");
     }
+}
+
+/// Clients that speak HTTP/1.1 would take a 101 for something that they never asked for.
+#[tokio::test]
+async fn no_client_is_told_that_another_protocol_begins() {
+    let endpoint = FrameListener::bind().await;
+    let proxy = before(endpoint.address, "");
+    let mut client = proxy.client().begin(Request::get("/").bytes()).await;
+    let mut connection = endpoint.accept(&[]).await;
+    let stream = request(&mut connection).await;
+    connection.send(kind::HEADERS, flag::END_HEADERS, stream, &fields([(":status", "101")])).await;
+    answer(&mut connection, stream, "the answer").await;
+    let said = within("an answer", client.head()).await.unwrap();
+    assert_eq!(said.status(), 502, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_length_that_is_told_twice_goes_on_once() {
+    let endpoint = FrameListener::bind().await;
+    let proxy = before(endpoint.address, "");
+    let mut client = proxy.client().begin(Request::get("/").bytes()).await;
+    let mut connection = endpoint.accept(&[]).await;
+    let stream = request(&mut connection).await;
+    let lengths = fields([("content-length", "5"), ("content-length", "005")]);
+    let head = [&[0x88][..], &lengths].concat();
+    connection.send(kind::HEADERS, flag::END_HEADERS, stream, &head).await;
+    connection.send(kind::DATA, flag::END_STREAM, stream, b"hello").await;
+    let said = within("an answer", client.head()).await.unwrap();
+    assert_eq!(said.field("content-length").as_deref(), Some("5"), "{said:?}");
 }
 
 fn data(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Frame {

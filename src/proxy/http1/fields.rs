@@ -42,6 +42,19 @@ pub fn content_length(fields: &Fields) -> Result<Option<u64>, Malformed> {
     Ok(found)
 }
 
+/// The length that a head tells, which it tells once and without zeros in front from here on:
+/// of several that are equal, one goes on.
+pub fn one_content_length(fields: &mut Fields) -> Result<Option<u64>, Malformed> {
+    let length = content_length(fields)?;
+    let has_zeros = |text: &[u8]| text.len() > 1 && text.starts_with(b"0");
+    if let Some(length) = length
+        && fields.sole(Known::ContentLength).is_none_or(has_zeros)
+    {
+        fields.insert_number(Known::ContentLength, length);
+    }
+    Ok(length)
+}
+
 /// A name that an endpoint behind CGI or WSGI takes for a field that frames or addresses
 /// the message is not passed on.
 pub fn check_names(fields: &Fields) -> Result<(), Malformed> {

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 
-use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX, content_length, is_chunked};
+use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX, is_chunked, one_content_length};
 use crate::proxy::upstream::fault::Fault;
 use crate::traffic::fields::{Fields, Known, Places};
 use crate::traffic::message::{RequestHead, ResponseHead};
@@ -84,14 +84,7 @@ pub fn response_framing(
     };
     let keep_alive =
         if head.version == Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
-    let length = content_length(&head.fields)?;
-    let has_zeros = |text: &[u8]| text.len() > 1 && text.starts_with(b"0");
-    if let Some(length) = length
-        && head.fields.sole(Known::ContentLength).is_none_or(has_zeros)
-    {
-        // Repeated, it was the same, and `007` goes on as `7`; it goes on once.
-        head.fields.insert_number(Known::ContentLength, length);
-    }
+    let length = one_content_length(&mut head.fields)?;
     let no_body = *method == Method::HEAD
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if no_body {

@@ -19,6 +19,7 @@ use http::{Request, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::proxy::body::RequestBody;
+use crate::proxy::http1::fields::{FIELDS_MAX, one_content_length};
 use crate::proxy::http2::{Incoming, Room, check_fields, poll_room};
 use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
@@ -144,7 +145,10 @@ pub async fn send(
                 && let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx)
             {
                 passed += 1;
-                interims.push(ResponseHead::from(&interim.into_parts().0));
+                match read_head(&interim.into_parts().0) {
+                    Ok(interim) => interims.push(interim),
+                    Err(fault) => return Poll::Ready(Err(failed(fault))),
+                }
             }
         }
         Pin::new(&mut response).poll(cx).map_err(|error| told(&lease, &error))
@@ -155,8 +159,7 @@ pub async fn send(
         }
     })?;
     let (parts, stream) = response.into_parts();
-    check(&parts).map_err(failed)?;
-    let mut head = ResponseHead::from(&parts);
+    let mut head = read_head(&parts).map_err(failed)?;
     if let Some(mut opening) = tunnel.take() {
         if websocket.is_some_and(|asked| asked.read(&mut head)) {
             opening.body.open_tunnel();
@@ -172,12 +175,24 @@ pub async fn send(
     Ok(Response { head, body })
 }
 
-/// What the library has not looked at.
-fn check(parts: &http::response::Parts) -> Result<(), Fault> {
+/// The head of an answer, interim or not, made one like HTTP/1.1's: what the library has not
+/// looked at is looked at here.
+pub fn read_head(parts: &http::response::Parts) -> Result<ResponseHead, Fault> {
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Fault::Malformed("status 101, which HTTP/2 has not"));
     }
-    check_fields(&parts.headers).map_err(|malformed| Fault::Malformed(malformed.0))
+    // Statuses have five classes (RFC 9110, section 15).
+    if parts.status.as_u16() >= 600 {
+        return Err(Fault::Malformed("a status that is none"));
+    }
+    // As many as in HTTP/1.1, in which they may go on.
+    if parts.headers.len() > FIELDS_MAX {
+        return Err(Fault::Malformed("a head that is too large"));
+    }
+    check_fields(&parts.headers)?;
+    let mut head = ResponseHead::from(parts);
+    one_content_length(&mut head.fields)?;
+    Ok(head)
 }
 
 /// The head of a request as HTTP/2 has it: the host in the target, nothing that frames.

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 use crate::proxy::error::Error;
 use crate::proxy::forward::check_expectations;
 use crate::proxy::http1::Malformed;
-use crate::proxy::http1::fields::{FIELDS_MAX, check_names, content_length};
+use crate::proxy::http1::fields::{FIELDS_MAX, check_names, one_content_length};
 use crate::proxy::http2::check_fields;
 use crate::proxy::protocol::http1::head::{METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 use crate::traffic::fields::{Fields, Known};
@@ -23,11 +23,7 @@ pub fn read(parts: &Parts) -> Result<Box<RequestHead>, Error> {
     check_fields(&parts.headers).map_err(malformed)?;
     let mut head = Box::new(RequestHead::from(parts));
     check_names(&head.fields).map_err(malformed)?;
-    let length = content_length(&head.fields).map_err(malformed)?;
-    if let Some(length) = length {
-        // Repeated, it was the same; it goes on once.
-        head.fields.insert_number(Known::ContentLength, length);
-    }
+    let length = one_content_length(&mut head.fields).map_err(malformed)?;
     check_expectations(&head.fields)?;
     check_lengths(&head)?;
     check_target(&head)?;
@@ -37,6 +33,10 @@ pub fn read(parts: &Parts) -> Result<Box<RequestHead>, Error> {
         return Err(Error::Refused(status, "the head is too large"));
     }
     if asks_for_websocket(parts)? {
+        if length.is_some_and(|length| length > 0) {
+            // What follows is another protocol, and no body of so many bytes.
+            return Err(Error::BadRequest("a request for WebSocket has no length"));
+        }
         head.method = Method::GET;
         head.upgrade = Some(Upgrade(HeaderValue::from_static("websocket")));
         // In HTTP/1.1 the client proves with it that it asked; over HTTP/2 there is no doubt
@@ -207,6 +207,18 @@ mod tests {
         let fields = ["", "a=1", "", "b=2", ""].map(|crumb| ("cookie", crumb));
         let head = read_one("http://a/", &fields).unwrap();
         assert_eq!(head.fields.all(Known::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);
+    }
+
+    #[test]
+    fn who_asks_for_websocket_tells_of_no_body() {
+        for (length, status) in [("0", None), ("5", Some(400))] {
+            let (mut head, ()) = Request::get("http://a/").body(()).unwrap().into_parts();
+            head.method = Method::CONNECT;
+            head.extensions.insert(Protocol::from_static("websocket"));
+            head.headers.insert("content-length", HeaderValue::from_static(length));
+            let refused = read(&head).err().map(|error| error.status().unwrap().as_u16());
+            assert_eq!(refused, status, "{length}");
+        }
     }
 
     #[test]

@@ -197,7 +197,8 @@ impl Pool {
     }
 }
 
-fn builder() -> Builder {
+/// What is agreed to with an endpoint.
+pub fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .enable_push(false)

@@ -25,10 +25,13 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Whether `head` asks for WebSocket and nothing else: HTTP/2 has no other upgrades.
+    /// Whether `head` asks for WebSocket and nothing else, as RFC 6455 has it, section 4.1: by GET
+    /// and with a key. HTTP/2 has no other upgrades.
     pub fn of(head: &RequestHead) -> Option<Self> {
         let Upgrade(protocols) = head.upgrade.as_ref()?;
-        let asked = protocols.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+        let asked = protocols.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+            && head.method == Method::GET
+            && head.fields.sole(Known::SecWebSocketKey).is_some();
         asked.then(|| Self { key: head.fields.value(Known::SecWebSocketKey) })
     }
 
@@ -92,12 +95,23 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_and_lists_of_them_are_not_asked_for() {
-        for (protocols, asked) in [("WebSocket", true), ("websocket, x", false), ("x", false)] {
-            let mut head = RequestHead::new(Method::GET, http::Uri::default());
+    fn other_protocols_methods_and_keys_are_not_asked_for() {
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        for (method, protocols, keys, asked) in [
+            (Method::GET, "WebSocket", &[key][..], true),
+            (Method::GET, "websocket, x", &[key], false),
+            (Method::GET, "x", &[key], false),
+            (Method::POST, "websocket", &[key], false),
+            (Method::GET, "websocket", &[], false),
+            (Method::GET, "websocket", &[key, key], false),
+        ] {
+            let mut head = RequestHead::new(method, http::Uri::default());
+            for key in keys {
+                head.fields.append(Known::SecWebSocketKey, key);
+            }
             assert!(Asked::of(&head).is_none());
             head.upgrade = Some(Upgrade(HeaderValue::from_static(protocols)));
-            assert_eq!(Asked::of(&head).is_some(), asked, "{protocols}");
+            assert_eq!(Asked::of(&head).is_some(), asked, "{protocols} {keys:?}");
         }
     }
 }
