@@ -27,12 +27,12 @@ async fn all_are_answered(
     for _ in 0..count {
         let mut attacker = world.proxy.client().begin(begin).await;
         attackers.spawn(async move {
-            let begun = Stopwatch::start();
+            let watch = Stopwatch::start();
             loop {
                 attacker.send(piece).await.expect("it is still read");
                 // As slowly as makes a body of a byte at a time.
                 if let Ok(head) = tokio::time::timeout(ms(100), attacker.head()).await {
-                    let answered = (head.expect("an answer").status(), begun.elapsed());
+                    let answered = (head.expect("an answer").status(), watch.elapsed());
                     attacker.left().await;
                     return answered;
                 }

@@ -129,7 +129,7 @@ fn empty_lines_are_counted_anew_behind_each_head() {
             write.shutdown().await.unwrap();
         };
         let mut text = String::new();
-        let (_, read) = tokio::join!(ask, read.read_to_string(&mut text));
+        let ((), read) = tokio::join!(ask, read.read_to_string(&mut text));
         read.unwrap();
         assert_eq!(text.matches("HTTP/1.1 404 ").count(), 3, "{text}");
     });
