@@ -103,7 +103,7 @@ pub struct AccessLog {
 pub struct LineMember(&'static str);
 
 impl LineMember {
-    /// In the order in which a line has them. Headers come behind them, and are chosen by themselves.
+    /// In the order in which a line has them. Headers come behind them, and are chosen by name.
     pub const ALL: [Self; 22] = [
         Self("time"),
         Self("method"),
