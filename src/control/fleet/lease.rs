@@ -48,10 +48,25 @@ pub struct Candidate {
     /// As it was last seen or written.
     object: Option<Value>,
     can_see: bool,
-    /// The API says that it may not be read or written; told once.
-    is_refused: bool,
+    /// The API says that it may not be read, and that it may not be written: each is told once,
+    /// until it can be.
+    refused: Refused,
     /// Rises each time that it cannot be seen any more.
     losses: watch::Sender<u64>,
+}
+
+/// What the API was asked for.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Read,
+    Write,
+}
+
+/// What it refuses for want of rights.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    read: bool,
+    write: bool,
 }
 
 impl Candidate {
@@ -69,20 +84,8 @@ impl Candidate {
         let patience = PATIENCE_MAX.mul_f64(fastrand::f64());
         let election = Election::new(me.clone(), patience);
         let (name, object) = (name.to_owned(), None);
-        let (can_see, is_refused) = (false, false);
-        Self {
-            api,
-            folder,
-            name,
-            me,
-            clock,
-            election,
-            follower,
-            object,
-            can_see,
-            is_refused,
-            losses,
-        }
+        let (can_see, refused) = (false, Refused::default());
+        Self { api, folder, name, me, clock, election, follower, object, can_see, refused, losses }
     }
 
     /// Takes part until it is dropped, or `leave` says so; then gives the lease up.
@@ -101,14 +104,14 @@ impl Candidate {
                 followed = self.follower.next() => self.followed(followed),
                 () = sleep(LOOK_AFTER), if !self.can_see => {
                     if let Err(fault) = self.look().await {
-                        self.failed(&fault);
+                        self.failed(&fault, Deed::Read);
                     }
                 }
                 // What cannot be seen cannot be taken.
                 () = sleep(wait), if self.can_see => {
                     let text = Arc::clone(&evidence.borrow());
                     if let Err(fault) = self.take(&text).await {
-                        self.failed(&fault);
+                        self.failed(&fault, Deed::Write);
                         sleep(PAUSE).await;
                     }
                 }
@@ -127,7 +130,7 @@ impl Candidate {
     fn followed(&mut self, followed: Result<(), Fault>) {
         match followed {
             Ok(()) => self.saw(self.follower.objects().get(&self.name).cloned()),
-            Err(fault) => self.failed(&fault),
+            Err(fault) => self.failed(&fault, Deed::Read),
         }
     }
 
@@ -145,20 +148,25 @@ impl Candidate {
 
     fn saw(&mut self, object: Option<Value>) {
         self.can_see = true;
+        self.refused.read = false;
         let seen = object.as_ref().map(seen_of);
         self.object = object;
         self.election.see(seen, self.clock.now());
     }
 
     /// Somebody who wrote first is no failure.
-    fn failed(&mut self, fault: &Fault) {
+    fn failed(&mut self, fault: &Fault, deed: Deed) {
         if !fault.is_conflict() {
             tracing::debug!(
                 event = "lease_failed", error = %fault,
                 "the fleet's lease cannot be read or written"
             );
-            let is_refused = matches!(fault, Fault::Refused { .. });
-            if is_refused && !std::mem::replace(&mut self.is_refused, true) {
+            let was_refused = match deed {
+                Deed::Read => &mut self.refused.read,
+                Deed::Write => &mut self.refused.write,
+            };
+            // Whoever is too busy, or ends, refuses as well, and grants it later.
+            if fault.is_forbidden() && !std::mem::replace(was_refused, true) {
                 tracing::warn!(
                     event = "lease_refused", error = %fault,
                     "this replica may not read or write the fleet's Lease, and judges for nobody"
@@ -204,7 +212,7 @@ impl Candidate {
                 return Err(fault);
             }
         };
-        self.is_refused = false;
+        self.refused = Refused::default();
         self.election.written(seen_of(&object), begun, self.clock.now());
         self.object = Some(object);
         Ok(())

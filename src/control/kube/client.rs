@@ -64,6 +64,11 @@ impl Fault {
         self.is(404)
     }
 
+    /// It does not know who asks, or has not given it the right to.
+    pub fn is_forbidden(&self) -> bool {
+        self.is(401) || self.is(403)
+    }
+
     /// Somebody else wrote it first.
     pub fn is_conflict(&self) -> bool {
         self.is(409)
@@ -266,4 +271,20 @@ fn pod_server() -> Option<Uri> {
 pub fn pod_namespace() -> Option<String> {
     let text = std::fs::read_to_string(Path::new(ACCOUNT).join("namespace")).ok()?;
     Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_missing_where_the_api_says_so_and_not_where_it_is_busy() {
+        let refused = |status| Fault::Refused { status, message: String::new() };
+        for (status, is_forbidden) in
+            [(401, true), (403, true), (404, false), (409, false), (429, false), (503, false)]
+        {
+            assert_eq!(refused(status).is_forbidden(), is_forbidden, "{status}");
+        }
+        assert!(!Fault::Away(String::new()).is_forbidden());
+    }
 }
