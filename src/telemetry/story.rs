@@ -208,7 +208,7 @@ impl Story {
         from: From,
         started: Tick,
     ) -> Rc<Self> {
-        let context = match (&telling.traces, head.fields.get(Known::Traceparent)) {
+        let context = match (&telling.traces, head.fields.sole(Known::Traceparent)) {
             (None, _) => TraceContext::default(),
             (Some(traces), field) => {
                 let parent = field.and_then(TraceContext::parse);
@@ -224,7 +224,8 @@ impl Story {
             is_logged: lines.is_some_and(|lines| fastrand::f64() < lines.share.get()),
             context,
             span: new_span(),
-            tracestate: telling.traces.as_ref().and_then(|_| head.fields.value(Known::Tracestate)),
+            // Of a trace that begins here nobody has told anything.
+            tracestate: (context.span != 0).then(|| head.fields.value(Known::Tracestate)).flatten(),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
             host: head.fields.value(Known::Host),
@@ -269,7 +270,7 @@ impl Story {
         if self.telling.traces.is_none() {
             // Somebody else's trace may be worth to be looked up.
             told.context =
-                fields.get(Known::Traceparent).and_then(TraceContext::parse).unwrap_or_default();
+                fields.sole(Known::Traceparent).and_then(TraceContext::parse).unwrap_or_default();
         }
     }
 

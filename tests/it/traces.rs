@@ -89,6 +89,27 @@ fn check(span: &Span, expected: &[(&str, &str)]) {
 }
 
 #[tokio::test]
+async fn of_two_traces_that_a_request_is_said_to_be_of_it_is_of_none() {
+    let collector = Collector::start(200).await;
+    let model = Backend::named("model").start();
+    let tracing =
+        format!("tracing: {{ otlp: 'http://127.0.0.1:{}', sample: 100% }}", collector.port);
+    let proxy = Proxy::to(&model, "").with(&tracing).start();
+    let parents = ["0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c"];
+    let mut request = Request::get("/");
+    for parent in parents {
+        request = request.header("traceparent", &format!("00-{parent}-b7ad6b7169203331-00"));
+    }
+    proxy.client().send(&request.header("tracestate", "vendor=1")).await.expect(200);
+    eventually("both spans", async || (collector.spans().len() == 2).then_some(())).await;
+    let server = &collector.of_kind(2)[0];
+    assert_eq!((&*server.parent_span_id, server.trace_state.as_str()), (&[][..], ""));
+    let seen = model.last();
+    let sent = seen.header("traceparent");
+    assert!(parents.iter().all(|parent| !sent.contains(parent)), "{sent}");
+}
+
+#[tokio::test]
 async fn a_request_is_one_span_of_the_server_and_one_for_its_attempt() {
     let collector = Collector::start(200).await;
     let model = Backend::named("model").start();
