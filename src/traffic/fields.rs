@@ -6,6 +6,9 @@
 
 mod known;
 mod places;
+mod secret;
+
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -71,6 +74,24 @@ pub struct Values<'f, 'n> {
 }
 
 impl<'f> Iterator for Values<'f, '_> {
+/// Lines that lie one behind the other, each as it is written.
+#[derive(Default)]
+struct Run {
+    is_added: bool,
+    place: Range<usize>,
+}
+
+impl Run {
+    /// Whether `line` lies behind the last one, and is now the last.
+    fn goes_on_with(&mut self, line: &Line) -> bool {
+        let is_next = line.is_added == self.is_added && line.at as usize == self.place.end;
+        if is_next {
+            self.place.end = line.whole().end;
+        }
+        is_next
+    }
+}
+
     type Item = &'f [u8];
 
     fn next(&mut self) -> Option<&'f [u8]> {
@@ -235,24 +256,24 @@ impl Fields {
 
     /// Writes all of them behind `output`, as HTTP/1.1 does: what lies together goes together.
     pub fn encode(&self, output: &mut BytesMut) {
-        let mut run = (false, 0..0);
+        let mut run = Run::default();
         for line in &self.lines {
             if line.is_plain && line.is_added == run.0 && line.at as usize == run.1.end {
                 run.1.end = line.whole().end;
                 continue;
             }
-            output.extend_from_slice(&self.text_of(run.0)[run.1.clone()]);
+            output.extend_from_slice(self.text_of_run(&run));
             if line.is_plain {
-                run = (line.is_added, line.whole());
+                run = Run { is_added: line.is_added, place: line.whole() };
                 continue;
             }
-            run.1 = 0..0;
+            run = Run::default();
             output.extend_from_slice(self.name_of(*line).as_bytes());
             output.extend_from_slice(b": ");
             output.extend_from_slice(self.value_of(*line));
             output.extend_from_slice(b"\r\n");
         }
-        output.extend_from_slice(&self.text_of(run.0)[run.1]);
+        output.extend_from_slice(self.text_of_run(&run));
     }
 
     /// As HTTP/2 wants them.
@@ -284,6 +305,10 @@ impl Fields {
 
     fn value_of(&self, line: Line) -> &[u8] {
         &self.text_of(line.is_added)[line.value()]
+    fn text_of_run(&self, run: &Run) -> &[u8] {
+        &self.text_of(run.is_added)[run.place.clone()]
+    }
+
     }
 
     fn name_of(&self, line: Line) -> &str {
