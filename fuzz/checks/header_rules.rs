@@ -26,8 +26,8 @@ const ORIGIN: [&str; 4] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-
 
 type Fields = Vec<(String, Vec<u8>)>;
 
-/// What goes on of any fields is what the rules say, in the order of the fields, and nothing
-/// that ends a line is in it.
+/// What goes on of any fields is what the rules say, those of one name in their order, and
+/// nothing that ends a line is in it.
 ///
 /// The first byte tells who says it; behind it are lines of `name:value`.
 pub fn check(data: &[u8]) {

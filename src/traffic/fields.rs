@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub use known::Known;
 pub use places::Places;
 use places::{ADDED_LINES_USUAL, Line, make_lower_case};
+pub use secret::holds_a_secret;
 
 /// Room for what is added on the way: a request id, a trace, where the request came from.
 const ADDED_BYTES_USUAL: usize = 320;
@@ -73,7 +74,6 @@ pub struct Values<'f, 'n> {
     next: usize,
 }
 
-impl<'f> Iterator for Values<'f, '_> {
 /// Lines that lie one behind the other, each as it is written.
 #[derive(Default)]
 struct Run {
@@ -92,6 +92,7 @@ impl Run {
     }
 }
 
+impl<'f> Iterator for Values<'f, '_> {
     type Item = &'f [u8];
 
     fn next(&mut self) -> Option<&'f [u8]> {
@@ -160,8 +161,8 @@ impl Fields {
 
     /// The first value of the field `name`, to keep.
     pub fn value<'n>(&self, name: impl Into<Name<'n>>) -> Option<HeaderValue> {
-        let line = self.lines[self.find(name.into(), 0)?];
-        self.to_keep(line)
+        // A copy: what is kept may be kept for long, and would keep the whole head.
+        HeaderValue::from_bytes(self.get(name)?).ok()
     }
 
     /// All values of the field `name`, each line on its own.
@@ -227,12 +228,9 @@ impl Fields {
     /// Appends the first value of the field `of`, if that is not empty, to the list in the field
     /// `name`.
     pub fn append_copy_to_list(&mut self, name: Known, of: Known) {
-        let Some(line) = self.find(of.into(), 0).map(|at| self.lines[at]) else { return };
-        if line.value_bytes > 0 {
-            // Usually it came, and what came is shared.
-            let text =
-                if line.is_added { Bytes::from(self.added.clone()) } else { self.came.clone() };
-            self.append_to_list(name, &text[line.value()]);
+        let value = self.get(of).filter(|value| !value.is_empty()).map(<[u8]>::to_vec);
+        if let Some(value) = value {
+            self.append_to_list(name, value);
         }
     }
 
@@ -254,12 +252,16 @@ impl Fields {
         }
     }
 
+    /// Removes every line whose name is `meant`.
+    pub fn remove_where(&mut self, meant: impl Fn(&str) -> bool) {
+        self.retain(|line, fields| !meant(fields.name_of(*line)));
+    }
+
     /// Writes all of them behind `output`, as HTTP/1.1 does: what lies together goes together.
     pub fn encode(&self, output: &mut BytesMut) {
         let mut run = Run::default();
         for line in &self.lines {
-            if line.is_plain && line.is_added == run.0 && line.at as usize == run.1.end {
-                run.1.end = line.whole().end;
+            if line.is_plain && run.goes_on_with(line) {
                 continue;
             }
             output.extend_from_slice(self.text_of_run(&run));
@@ -280,10 +282,10 @@ impl Fields {
     pub fn to_map(&self) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.lines.len());
         for line in &self.lines {
-            let name = match line.known {
-                Known::Other => HeaderName::from_bytes(self.name_of(*line).as_bytes()).ok(),
-                known => known.header_name(),
-            };
+            let name = line
+                .known
+                .header_name()
+                .or_else(|| HeaderName::from_bytes(self.name_of(*line).as_bytes()).ok());
             if let Some((name, value)) = name.zip(self.to_keep(*line)) {
                 map.append(name, value);
             }
@@ -303,12 +305,12 @@ impl Fields {
         if is_added { &self.added } else { &self.came }
     }
 
-    fn value_of(&self, line: Line) -> &[u8] {
-        &self.text_of(line.is_added)[line.value()]
     fn text_of_run(&self, run: &Run) -> &[u8] {
         &self.text_of(run.is_added)[run.place.clone()]
     }
 
+    fn value_of(&self, line: Line) -> &[u8] {
+        &self.text_of(line.is_added)[line.value()]
     }
 
     fn name_of(&self, line: Line) -> &str {
@@ -333,7 +335,7 @@ impl Fields {
         rest.iter().position(|line| self.is(line, name)).map(|at| from + at)
     }
 
-    fn retain(&mut self, keep: impl Fn(&Line, &Self) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&Line, &Self) -> bool) {
         let mut lines = std::mem::take(&mut self.lines);
         lines.retain(|line| keep(line, self));
         self.lines = lines;
@@ -380,8 +382,9 @@ impl Fields {
             return;
         };
         self.lines[first] = line;
-        while let Some(other) = self.find(name, first + 1) {
-            self.lines.remove(other);
+        if self.find(name, first + 1).is_some() {
+            let mut index = 0..;
+            self.retain(|line, fields| index.next() <= Some(first) || !fields.is(line, name));
         }
     }
 }
@@ -399,9 +402,13 @@ pub fn digits(text: &[u8]) -> Option<u64> {
 }
 
 impl std::fmt::Debug for Fields {
+    /// Without what lets somebody in.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let fields = self.iter().map(|(name, value)| (name, String::from_utf8_lossy(value)));
-        f.debug_map().entries(fields).finish()
+        let shown = self.iter().map(|(name, value)| {
+            let value = if holds_a_secret(name) { b"[redacted]" } else { value };
+            (name, String::from_utf8_lossy(value))
+        });
+        f.debug_map().entries(shown).finish()
     }
 }
 

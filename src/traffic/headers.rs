@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderName};
 
-use crate::traffic::fields::{Fields, Known, Name};
+use crate::traffic::fields::{Fields, Known};
 
 /// Longer request ids are replaced: they end up in every log line.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -45,10 +45,12 @@ pub fn strip_hop_by_hop(fields: &mut Fields) -> Stripped {
     stripped.te_trailers = fields
         .all(Known::Te)
         .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
-    for name in nominated(fields) {
-        fields.remove(&name);
+    let nominated = nominated(fields);
+    if !nominated.others.is_empty() {
+        let others = &nominated.others;
+        fields.remove_where(|name| others.binary_search_by(|one| one.as_str().cmp(name)).is_ok());
     }
-    fields.remove_all(HOP_BY_HOP | FORGED);
+    fields.remove_all(HOP_BY_HOP | FORGED | nominated.known);
     stripped
 }
 
@@ -95,12 +97,53 @@ pub fn is_host(bytes: &[u8]) -> bool {
     name.iter().all(name_byte) && port_fits
 }
 
-/// The fields that `connection` names and that may be removed.
-fn nominated(fields: &Fields) -> Vec<HeaderName> {
+/// Fields that `connection` names and that may be removed.
+#[derive(Debug, Default)]
+struct Nominated {
+    /// Those of a known name, as bits of [`Known::bit`].
+    known: u64,
+    /// The names of others that are there, each once and in their order.
+    others: Vec<String>,
+}
+
+/// What `connection` names: its tokens, of which there may be tens of thousands, are looked up
+/// among the fields, which are few, and not the other way round.
+fn nominated(fields: &Fields) -> Nominated {
     const FRAMING: u64 = Known::set(&[Known::Host, Known::ContentLength, Known::TransferEncoding]);
-    let names = fields.all(Known::Connection).flat_map(tokens);
-    let names = names.filter_map(|token| HeaderName::from_bytes(token).ok());
-    names.filter(|name| !Name::from(name).is_among(FRAMING)).collect()
+    let tokens = || fields.all(Known::Connection).flat_map(tokens);
+    let (mut known, mut has_others) = (0, false);
+    for token in tokens() {
+        match known_token(token) {
+            Some(one) => known |= one.bit(),
+            None => has_others = true,
+        }
+    }
+    let mut nominated = Nominated { known: known & !FRAMING, others: Vec::new() };
+    if has_others {
+        let may_go = |name: &&str| Known::of(name.as_bytes()).bit() & FRAMING == 0;
+        let mut names: Vec<_> = fields.iter().map(|(name, _)| name).filter(may_go).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut is_named = vec![false; names.len()];
+        for token in tokens() {
+            let lower = || token.iter().map(u8::to_ascii_lowercase);
+            if let Ok(at) = names.binary_search_by(|name| name.bytes().cmp(lower())) {
+                is_named[at] = true;
+            }
+        }
+        let there = names.iter().zip(is_named).filter(|(_, is_named)| *is_named);
+        nominated.others = there.map(|(name, _)| (*name).to_owned()).collect();
+    }
+    nominated
+}
+
+/// The known name that `token` is, in whatever case.
+fn known_token(token: &[u8]) -> Option<Known> {
+    let mut lower = [0; 32];
+    let lower = lower.get_mut(..token.len())?;
+    lower.copy_from_slice(token);
+    lower.make_ascii_lowercase();
+    Some(Known::of(lower)).filter(|known| known.is_one_name())
 }
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -58,7 +58,7 @@ pub struct Response<B> {
 }
 
 impl RequestHead {
-    /// A GET of `/`, without fields.
+    /// Of HTTP/1.1, without fields.
     pub fn new(method: Method, uri: Uri) -> Self {
         let (version, fields) = (Version::HTTP_11, Fields::default());
         Self { method, uri, version, fields, upgrade: None }

@@ -8,24 +8,11 @@ use crate::config::check::Checker;
 use crate::config::defect::Code;
 use crate::config::read::At;
 use crate::config::{AccessLog, OtlpProtocol, Tracing, raw};
+use crate::traffic::fields::holds_a_secret;
 use crate::units::Ratio;
 
 /// Fields of a line; more would be the request itself.
 const HEADERS_MAX: usize = 16;
-
-/// Fields that hold what lets somebody in, or may, beside those that say so in their names.
-const SECRET: [&str; 3] = ["x-forwarded-client-cert", "x-functions-key", "x-amz-security-token"];
-
-/// Parts of the names of such fields, and their ends.
-const SECRET_PARTS: [&str; 8] =
-    ["authorization", "cookie", "secret", "password", "passwd", "credential", "api-key", "apikey"];
-const SECRET_ENDS: [&str; 2] = ["token", "jwt"];
-
-fn holds_a_secret(name: &str) -> bool {
-    SECRET.contains(&name)
-        || SECRET_PARTS.iter().any(|part| name.contains(part))
-        || SECRET_ENDS.iter().any(|end| name.ends_with(end))
-}
 
 impl Checker<'_> {
     pub(super) fn access_log(&mut self, at: &At<raw::AccessLog>) -> Option<AccessLog> {
@@ -77,31 +64,5 @@ impl Checker<'_> {
         let service = self.value(&raw.service).unwrap_or_else(|| Tracing::SERVICE.to_owned());
         let (_, otlp) = otlp?;
         Some(Tracing { otlp, protocol, share, bad_per_second: bad, service })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lets_somebody_in_is_known_by_its_name() {
-        for (name, secret) in [
-            ("authorization", true),
-            ("proxy-authorization", true),
-            ("set-cookie", true),
-            ("x-api-key", true),
-            ("x-goog-api-key", true),
-            ("x-auth-token", true),
-            ("x-amz-security-token", true),
-            ("x-vault-token", true),
-            ("x-client-secret", true),
-            ("x-forwarded-client-cert", true),
-            ("user-agent", false),
-            ("idempotency-key", false),
-            ("x-tokens-used", false),
-        ] {
-            assert_eq!(holds_a_secret(name), secret, "{name}");
-        }
     }
 }

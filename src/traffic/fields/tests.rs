@@ -87,6 +87,35 @@ fn a_value_cannot_end_its_line() {
 }
 
 #[test]
+fn names_that_are_only_spelled_like_known_ones_are_in_a_map_as_well() {
+    let text = "Content_Length: 1\r\nX_Forwarded_For: a\r\nx-forwarded_for: b\r\n\r\n";
+    let map = came(text).to_map();
+    for (name, value) in
+        [("content_length", "1"), ("x_forwarded_for", "a"), ("x-forwarded_for", "b")]
+    {
+        assert_eq!(map.get_all(name).iter().collect::<Vec<_>>(), [value], "{map:?}");
+    }
+}
+
+#[test]
+fn of_many_lines_of_one_name_one_is_left() {
+    let text = format!("a: 1\r\n{}b: 2\r\n\r\n", "x: y\r\n".repeat(30));
+    let mut fields = came(&text);
+    fields.insert(Name::other("x"), "z");
+    assert_eq!(written(&fields), "a: 1\r\nx: z\r\nb: 2\r\n");
+}
+
+#[test]
+fn what_lets_a_client_in_is_not_shown() {
+    let secrets = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"];
+    for name in secrets {
+        let text = format!("{:?}", Fields::of(&[(name, "hunter2"), ("x", "seen")]));
+        assert!(text.contains(name) && text.contains("seen"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn numbers_are_written_in_digits() {
     for number in [0, 7, 10, 65_536, u64::MAX] {
         let mut fields = Fields::default();
@@ -102,20 +131,31 @@ enum Step {
     Append(String, String),
     Remove(String),
     List(String, String),
+    Number(String, u64),
+    RemoveAll(Vec<Known>),
+    CopyToList(Known, Known),
 }
 
+const KNOWN: [Known; 4] = [Known::Host, Known::Te, Known::Cookie, Known::XForwardedFor];
+
 fn a_name() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["host", "te", "x-a", "x-b", "cookie", "x-forwarded-for", "date"])
-        .prop_map(ToOwned::to_owned)
+    // With names of each kind: known, not known, and only spelled like a known one.
+    let names = ["host", "te", "x-a", "x-b", "cookie", "x-forwarded-for", "date"];
+    let like = ["content_length", "x_forwarded_for", "x-forwarded_for"];
+    prop::sample::select([&names[..], &like].concat()).prop_map(ToOwned::to_owned)
 }
 
 fn a_step() -> impl Strategy<Value = Step> {
     let (name, value) = (a_name, || "[a-z ]{0,6}[a-z]");
+    let known = || prop::sample::select(&KNOWN[..]);
     prop_oneof![
         (name(), value()).prop_map(|(name, value)| Step::Insert(name, value)),
         (name(), value()).prop_map(|(name, value)| Step::Append(name, value)),
         (name(), value()).prop_map(|(name, value)| Step::List(name, value)),
+        (name(), any::<u64>()).prop_map(|(name, number)| Step::Number(name, number)),
         name().prop_map(Step::Remove),
+        prop::sample::subsequence(&KNOWN[..], 0..4).prop_map(Step::RemoveAll),
+        (known(), known()).prop_map(|(name, of)| Step::CopyToList(name, of)),
     ]
 }
 
@@ -142,26 +182,39 @@ fn take_slowly(list: &mut Vec<(String, String)>, step: Step) {
             all.push(value);
             take_slowly(list, Step::Insert(name, all.join(", ")));
         }
+        Step::Number(name, number) => take_slowly(list, Step::Insert(name, number.to_string())),
+        Step::RemoveAll(names) => {
+            list.retain(|(name, _)| names.iter().all(|one| one.as_str() != name));
+        }
+        Step::CopyToList(name, of) => {
+            let value = list.iter().find(|(name, _)| name == of.as_str());
+            if let Some((_, value)) = value.filter(|(_, value)| !value.is_empty()).cloned() {
+                take_slowly(list, Step::List(name.as_str().to_owned(), value));
+            }
+        }
     }
 }
 
 proptest! {
     #[test]
     fn they_are_what_a_list_would_be(
-        sent in prop::collection::vec((a_name(), "( |)", "[a-z]{0,6}"), 0..8),
+        sent in prop::collection::vec((a_name(), "( |\t |)", "[a-z]{0,6}", " ?"), 0..8),
         steps in prop::collection::vec(a_step(), 0..12),
     ) {
-        let lines = sent.iter().map(|(name, space, value)| format!("{name}:{space}{value}\r\n"));
+        let lines = sent.iter().map(|(name, space, value, end)| format!("{name}:{space}{value}{end}\r\n"));
         let mut fields = came(&(lines.collect::<Vec<_>>().concat() + "\r\n"));
         let mut list: Vec<_> =
-            sent.into_iter().map(|(name, _, value)| (name, value)).collect();
+            sent.into_iter().map(|(name, _, value, _)| (name, value)).collect();
         for step in steps {
             let name = |name: &str| name.parse::<HeaderName>().unwrap();
             match &step {
                 Step::Insert(one, value) => fields.insert(&name(one), value),
                 Step::Append(one, value) => fields.append(&name(one), value),
                 Step::List(one, value) => fields.append_to_list(&name(one), value),
+                Step::Number(one, number) => fields.insert_number(&name(one), *number),
                 Step::Remove(one) => drop(fields.remove(&name(one))),
+                Step::RemoveAll(names) => fields.remove_all(Known::set(names)),
+                Step::CopyToList(one, of) => fields.append_copy_to_list(*one, *of),
             }
             take_slowly(&mut list, step);
         }

@@ -55,6 +55,31 @@ fn what_connection_nominates_does_not_pass() {
 }
 
 #[test]
+fn however_much_is_nominated_what_is_there_and_named_goes() {
+    let many: Vec<_> = (0..20_000).map(|number| format!("N{number}")).collect();
+    let list =
+        many.join(", ") + ", keep-alive,X_One ,host,x-forwarded_for,TE,x-request-ID,traceparent";
+    check(
+        &[
+            ("connection", &list),
+            ("n7", "1"),
+            ("n20000", "2"),
+            ("x_one", "3"),
+            ("x-one", "4"),
+            ("n7", "5"),
+            ("x-request-id", "6"),
+            ("content_length", "7"),
+            ("date", "8"),
+        ],
+        &[("n20000", "2"), ("x-one", "4"), ("content_length", "7"), ("date", "8")],
+    );
+    check(
+        &[("connection", "content_length"), ("content_length", "7"), ("transfer_encoding", "8")],
+        &[("transfer_encoding", "8")],
+    );
+}
+
+#[test]
 fn framing_and_host_stay_even_when_they_are_nominated() {
     check(
         &[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")],
