@@ -40,7 +40,7 @@ impl Running {
     /// Whether whoever judges for the fleet hears what is counted here. Whether it begins to: what
     /// the fleet knows of is then to be taken over again, for it may have been forgotten here.
     pub fn set_led(&mut self, is_led: bool) -> bool {
-        let begins = is_led && !std::mem::replace(&mut self.in_fleet.is_led, is_led);
+        let begins = is_led && !self.in_fleet.is_led;
         self.in_fleet.is_led = is_led;
         if begins {
             self.in_fleet.followed = None;

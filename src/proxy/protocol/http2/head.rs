@@ -6,7 +6,7 @@
 use h2::ext::Protocol;
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::proxy::error::Error;
 use crate::proxy::forward::check_expectations;
@@ -20,6 +20,12 @@ use crate::traffic::message::{RequestHead, Upgrade};
 /// What the library has not looked at, and what HTTP/1.1 has otherwise.
 pub fn read(parts: &Parts) -> Result<Box<RequestHead>, Error> {
     let malformed = |malformed: Malformed| Error::BadRequest(malformed.0);
+    // Cookies count once: they are joined below.
+    let cookies = parts.headers.get_all(header::COOKIE).iter().count();
+    if parts.headers.len() - cookies.saturating_sub(1) > FIELDS_MAX {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Error::Refused(status, "the head is too large"));
+    }
     check_fields(&parts.headers).map_err(malformed)?;
     let mut head = Box::new(RequestHead::from(parts));
     check_names(&head.fields).map_err(malformed)?;
@@ -28,10 +34,6 @@ pub fn read(parts: &Parts) -> Result<Box<RequestHead>, Error> {
     check_lengths(&head)?;
     check_target(&head)?;
     join_cookies(&mut head.fields);
-    if head.fields.len() > FIELDS_MAX {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Error::Refused(status, "the head is too large"));
-    }
     if asks_for_websocket(parts)? {
         if length.is_some_and(|length| length > 0) {
             // What follows is another protocol, and no body of so many bytes.
