@@ -327,10 +327,17 @@ impl Fields {
     }
 
     /// The first line of the field `name` from the line `from` on.
+    /// Inlined, as most names that are asked for are not there: one bit says so.
+    #[inline]
     fn find(&self, name: Name<'_>, from: usize) -> Option<usize> {
         if name.known != Known::Other && !self.may_have(name.known.bit()) {
             return None;
         }
+        self.seek(name, from)
+    }
+
+    #[inline(never)]
+    fn seek(&self, name: Name<'_>, from: usize) -> Option<usize> {
         let rest = self.lines.get(from..)?;
         rest.iter().position(|line| self.is(line, name)).map(|at| from + at)
     }
