@@ -241,8 +241,10 @@ impl Pool {
         taken.is_out = counts.end.is_some();
         if taken.fits {
             for Slot { slot, turn, share, counts } in &counts.slots {
-                if !taken.is_known(*slot) && taken.waiting.len() < SLOTS_MAX {
-                    let (_, counts) = counts.open(objectives);
+                if !taken.is_known(*slot)
+                    && taken.waiting.len() < SLOTS_MAX
+                    && let Some(counts) = told(counts, objectives)
+                {
                     taken.waiting.insert(*slot, (*turn, *share, counts));
                 }
             }
@@ -350,6 +352,15 @@ impl Taken {
     }
 }
 
+/// What a replica says that it counted; `None` of what cannot be. Who stands apart is the
+/// holder's own word, and that a replica is led says nothing of the sum: nobody leads that.
+fn told(packed: &Packed, objectives: usize) -> Option<SlotCounts> {
+    let (_, mut counts) = packed.open(objectives);
+    counts.apart.clear();
+    counts.is_led = false;
+    counts.can_be().then_some(counts)
+}
+
 /// What of a replica's slot counts for what. What was assigned in an earlier turn is evidence
 /// like all other, but of this step it proves nothing, and with stable it is not compared.
 fn fit(mut counts: SlotCounts, same_turn: bool, same_share: bool) -> SlotCounts {
@@ -369,33 +380,49 @@ fn fit(mut counts: SlotCounts, same_turn: bool, same_share: bool) -> SlotCounts 
 
 /// Adds a slot of one replica to that of all.
 fn add(sum: &mut SlotCounts, one: &SlotCounts) {
+    // All by name, so that none is forgotten.
+    let SlotCounts {
+        canary_attempts,
+        stable_attempts,
+        objectives,
+        dealt,
+        copies,
+        earlier,
+        probes,
+        apart,
+        is_led: _,
+        canary_missing,
+        stable_missing,
+    } = one;
     // A version is missing where it is missing everywhere.
-    sum.canary_missing &= one.canary_missing;
-    sum.stable_missing &= one.stable_missing;
-    sum.canary_attempts += one.canary_attempts;
-    sum.stable_attempts += one.stable_attempts;
-    sum.dealt.canary += one.dealt.canary;
-    sum.dealt.stable += one.dealt.stable;
-    sum.copies += one.copies;
-    for (sum, one) in sum.probes.iter_mut().zip(one.probes) {
-        *sum += one;
-    }
-    let len = sum.objectives.len().max(one.objectives.len());
-    sum.objectives.resize(len, SlotTally::default());
-    for (sum, one) in sum.objectives.iter_mut().zip(&one.objectives) {
+    sum.canary_missing &= canary_missing;
+    sum.stable_missing &= stable_missing;
+    sum.canary_attempts += canary_attempts;
+    sum.stable_attempts += stable_attempts;
+    add_pair(&mut sum.dealt, dealt);
+    sum.copies += *copies;
+    add_each(&mut sum.probes, probes, |sum, one| *sum += *one);
+    sum.objectives.resize(sum.objectives.len().max(objectives.len()), SlotTally::default());
+    add_each(&mut sum.objectives, objectives, |sum, one| {
         sum.canary += one.canary;
         sum.stable += one.stable;
-        sum.relative_bad.canary += one.relative_bad.canary;
-        sum.relative_bad.stable += one.relative_bad.stable;
-    }
-    sum.earlier.attempts += one.earlier.attempts;
-    let parts = [(&mut sum.earlier.objectives, &one.earlier.objectives)];
-    for (sum, one) in parts.into_iter().chain([(&mut sum.apart, &one.apart)]) {
+        add_pair(&mut sum.relative_bad, &one.relative_bad);
+    });
+    sum.earlier.attempts += earlier.attempts;
+    for (sum, one) in [(&mut sum.earlier.objectives, &earlier.objectives), (&mut sum.apart, apart)]
+    {
         sum.resize(sum.len().max(one.len()), Tally::default());
-        for (sum, one) in sum.iter_mut().zip(one) {
-            *sum += *one;
-        }
+        add_each(sum, one, |sum, one| *sum += *one);
     }
+}
+
+fn add_pair(sum: &mut Pair, one: &Pair) {
+    sum.canary += one.canary;
+    sum.stable += one.stable;
+}
+
+fn add_each<T>(sums: &mut [T], more: &[T], add: impl Fn(&mut T, &T)) {
+    sums.iter_mut().zip(more).for_each(|(sum, one)| add(sum, one));
 }
 
 #[cfg(test)]

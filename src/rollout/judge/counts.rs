@@ -2,6 +2,8 @@
 //!
 //! Never weighed here.
 
+use std::iter::repeat;
+
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::verdict::Tally;
@@ -65,6 +67,17 @@ impl SlotCounts {
     pub(in crate::rollout) fn has_good(&self, errors: Option<usize>) -> Option<bool> {
         let SlotTally { canary, stable, .. } = self.objectives.get(errors?)?;
         (canary.total + stable.total > 0).then(|| canary.good() + stable.good() > 0)
+    }
+
+    /// Whether no part is more than the whole that it is of.
+    pub(in crate::rollout) fn can_be(&self) -> bool {
+        let earlier = self.earlier.objectives.iter().copied();
+        let mut pairs = self.objectives.iter().zip(earlier.chain(repeat(Tally::default())));
+        self.earlier.attempts <= self.canary_attempts
+            && pairs.all(|(SlotTally { canary, stable, .. }, earlier)| {
+                let is_part = earlier.bad <= canary.bad && earlier.total <= canary.total;
+                is_part && [*canary, *stable, earlier].iter().all(|one| one.bad <= one.total)
+            })
     }
 }
 

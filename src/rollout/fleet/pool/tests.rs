@@ -4,9 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::names::{RouteName, RuleId, RuleName, Version};
+use crate::rollout::fleet::course::Position;
 use crate::rollout::judge::{Earlier, Judge, SLOT};
 use crate::rollout::objective::Objective;
-use crate::rollout::plan::Plan;
+use crate::rollout::plan::{Breach, Plan};
+use crate::rollout::release::Release;
 use crate::rollout::verdict::Verdict;
 use crate::units::Ratio;
 
@@ -155,6 +157,61 @@ fn what_no_replica_counts_is_not_taken() {
     let rollouts = vec![report(0, &slots)];
     let told = Report { source: source("a", "1"), slot: 3, rollouts }.sound();
     assert_eq!(told.rollouts, [report(0, &[good()])]);
+}
+
+#[test]
+fn parts_that_are_more_than_the_whole_and_words_that_are_the_holders_are_not_taken() {
+    let honest = || slot_counts([2, 10, 0, 90]);
+    let earlier =
+        |attempts, bad, total| Earlier { attempts, objectives: vec![Tally { bad, total }] };
+    let of = |counts: &SlotCounts| {
+        let counts = Packed::new(at(250), counts);
+        let mut pool = pool();
+        let slots = [Slot { slot: 1, turn: 0, share: 1.0, counts }];
+        pool.take(&source("a", "1"), &report(0, &slots), at(0));
+        pool.close(0, 1.0, at(0))
+    };
+    for earlier in [earlier(10, 2, 10), earlier(0, 0, 0)] {
+        assert_eq!(sum(&of(&SlotCounts { earlier, ..honest() })), [2, 10, 0, 90]);
+    }
+    for earlier in [earlier(11, 0, 0), earlier(0, 3, 10), earlier(0, 0, 11), earlier(0, 2, 1)] {
+        let told = SlotCounts { earlier, ..honest() };
+        assert_eq!(sum(&of(&told)), [0; 4], "{told:?}");
+    }
+    for counts in [[11, 10, 0, 90], [2, 10, 91, 90]] {
+        assert_eq!(sum(&of(&slot_counts(counts))), [0; 4], "{counts:?}");
+    }
+    let apart = vec![Tally { bad: COUNT_MAX, total: COUNT_MAX }];
+    let closed = of(&SlotCounts { apart, is_led: true, ..honest() });
+    assert_eq!(closed, of(&honest()), "{closed:?}");
+}
+
+#[test]
+fn a_sum_of_replicas_that_are_led_forgets_a_breach_that_is_over() {
+    let plan = Plan { on_breach: Breach::Pause, ..plan() };
+    let known = Position { known: vec![plan.objectives[0].name()], ..Position::start(&plan) };
+    let (mut pool, mut release) = (pool(), Release::new(plan, 0.5, at(0)));
+    let mut number = 0;
+    // Each of them is led, for each is asked for its counts.
+    let mut pauses = |release: &mut Release, bad: u64, slots: u64| {
+        (0..slots).any(|_| {
+            number += 1;
+            let now = at(number * 250);
+            let counts = SlotCounts { is_led: true, ..slot_counts([bad, 10, 0, 10]) };
+            let counts = Packed::new(now, &counts);
+            for name in ["a", "b"] {
+                let slot = Slot { slot: number, turn: 0, share: 0.5, counts: counts.clone() };
+                pool.take(&source(name, "1"), &report(0, &[slot]), now);
+            }
+            release.close_fleet_slots(now, &pool.close(0, 0.5, now), false).is_some()
+        })
+    };
+    assert!(pauses(&mut release, 5, 40));
+    release.moved(at(0), &known);
+    assert!(!pauses(&mut release, 5, 40), "a person let it go on");
+    assert!(!pauses(&mut release, 0, 4_000));
+    assert_eq!(release.state().known(), [""; 0], "it is over");
+    assert!(pauses(&mut release, 5, 400), "another one");
 }
 
 #[test]
