@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serin_testkit::{
     Backend, Client, FrameListener, Frames, Proxy, Script, Stopwatch, TlsClient, eventually,
-    fields, flag, frame, kind, request_fields, setting,
+    fields, flag, frame, kind, ms, request_fields, setting,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -109,6 +109,8 @@ impl World {
             while !stopped.load(SeqCst) {
                 client.get("/good").await.expect(200);
                 answered += 1;
+                // The model server keeps what it is asked, in the memory that is measured.
+                tokio::time::sleep(ms(2)).await;
             }
             answered
         });
