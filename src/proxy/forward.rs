@@ -212,6 +212,8 @@ pub fn to_endpoint(head: &mut RequestHead, peer: &Peer, trusted: bool, has_body:
         let parent = fastrand::u64(..);
         let field = traceparent(fastrand::u64(..), fastrand::u64(..), parent);
         fields.insert(Known::Traceparent, field);
+        // What is told of another trace goes with it (Trace Context, section 4.3).
+        fields.remove(Known::Tracestate);
     }
     head.version = Version::HTTP_11;
 }

@@ -1,11 +1,15 @@
 //! TLS at a listener: which certificate is shown, which is asked for, what is passed on.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use serin_testkit::{
     Answer, Authority, Backend, Broken, Certificate, Client, Http2, Leaf, Proxy, ProxyBuilder,
-    Request, SecretFolder, Streamed, TlsClient, Wire, eventually, within,
+    Request, Script, SecretFolder, Streamed, TlsClient, Wire, eventually, within,
 };
+use tokio::net::TcpSocket;
 
 /// What a [`World`] has a certificate for.
 pub const NAME: &str = "models.example.com";
@@ -93,6 +97,46 @@ async fn an_endpoint_is_told_that_the_client_spoke_https() {
     assert_eq!(seen[0].header("x-forwarded-client-cert"), "");
     assert!(seen[1].body == body);
     counts(&proxy, HANDSHAKES, ("result", "full"), 1).await;
+}
+
+/// What TLS took while the socket took nothing has to be flushed when nothing more is written.
+/// How much a socket takes is the kernel's: answers of growing length, of which one ends there.
+#[tokio::test]
+async fn who_begins_to_read_late_gets_an_answer_over_http2_to_its_end() {
+    let world = World::new();
+    let proxy = world.proxy("").start();
+    for length in (1..200).map(|pieces| pieces * (56 << 10)) {
+        world.model.now(Script::answers(200).body(vec![b'x'; length]));
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        let stream = socket.connect(proxy.address()).await.unwrap();
+        let stream = world.client().offering(&["h2"]).over(stream, NAME).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        // It is the socket that holds up, not a window.
+        let windows = builder.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
+        let (mut sender, mut connection) = windows.handshake::<_, Bytes>(stream).await.unwrap();
+        let request = http::Request::get("https://models.example.com/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        let answer = tokio::select! {
+            answer = answer => answer.unwrap(),
+            _ = &mut connection => panic!("the proxy has left"),
+        };
+        // Nothing is read until all is with Serin, if it takes all.
+        let all = eventually("the model has said all", async || {
+            (world.model.under_way() == 0).then_some(())
+        });
+        let fits = tokio::time::timeout(Duration::from_secs(1), all).await.is_ok();
+        tokio::spawn(connection);
+        let (mut body, mut read) = (answer.into_body(), 0);
+        while let Some(piece) = within("the next piece", body.data()).await {
+            read += piece.unwrap().len();
+        }
+        assert_eq!(read, length);
+        if !fits {
+            return;
+        }
+    }
+    panic!("all of them went into a socket");
 }
 
 #[tokio::test]

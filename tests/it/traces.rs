@@ -107,6 +107,7 @@ async fn of_two_traces_that_a_request_is_said_to_be_of_it_is_of_none() {
     let seen = model.last();
     let sent = seen.header("traceparent");
     assert!(parents.iter().all(|parent| !sent.contains(parent)), "{sent}");
+    assert_eq!(seen.header("tracestate"), "");
 }
 
 #[tokio::test]

@@ -40,7 +40,10 @@ impl<'o> Members<'o> {
         if self.format == LineFormat::Json {
             self.out.push(b'}');
         }
-        self.out.push(b'\n');
+        // A line of text of which nothing is known is none.
+        if self.format == LineFormat::Json || !self.is_first {
+            self.out.push(b'\n');
+        }
     }
 
     /// A text; in text nothing where it is empty.

@@ -129,7 +129,10 @@ impl Candidate {
 
     fn followed(&mut self, followed: Result<(), Fault>) {
         match followed {
-            Ok(()) => self.saw(self.follower.objects().get(&self.name).cloned()),
+            Ok(()) => {
+                self.refused.read = false;
+                self.saw(self.follower.objects().get(&self.name).cloned());
+            }
             Err(fault) => self.failed(&fault, Deed::Read),
         }
     }
@@ -148,7 +151,6 @@ impl Candidate {
 
     fn saw(&mut self, object: Option<Value>) {
         self.can_see = true;
-        self.refused.read = false;
         let seen = object.as_ref().map(seen_of);
         self.object = object;
         self.election.see(seen, self.clock.now());
@@ -169,7 +171,7 @@ impl Candidate {
             if fault.is_forbidden() && !std::mem::replace(was_refused, true) {
                 tracing::warn!(
                     event = "lease_refused", error = %fault,
-                    "this replica may not read or write the fleet's Lease, and judges for nobody"
+                    "this replica may not read or write the fleet's Lease, by which one judges for all"
                 );
             }
             if self.can_see && matches!(fault, Fault::Away(_)) {
@@ -212,7 +214,7 @@ impl Candidate {
                 return Err(fault);
             }
         };
-        self.refused = Refused::default();
+        self.refused.write = false;
         self.election.written(seen_of(&object), begun, self.clock.now());
         self.object = Some(object);
         Ok(())

@@ -36,13 +36,16 @@ struct Gathered<S> {
     bytes: Vec<u8>,
     /// Of `bytes`.
     sent: usize,
+    /// The stream may keep some of what it took: TLS does, when its socket takes nothing.
+    is_unflushed: bool,
     /// Why nothing can be sent: the library is told when it writes next.
     failed: Option<io::Error>,
 }
 
 /// The two ends of `stream`.
 pub fn gather<S>(stream: S) -> (Gathering<S>, Sending<S>) {
-    let gathered = Gathered { stream, bytes: Vec::new(), sent: 0, failed: None };
+    let gathered =
+        Gathered { stream, bytes: Vec::new(), sent: 0, is_unflushed: false, failed: None };
     let shared = Rc::new(RefCell::new(gathered));
     (Gathering(Rc::clone(&shared)), Sending(shared))
 }
@@ -54,8 +57,8 @@ impl<S: AsyncWrite + Unpin> Sending<S> {
         let mut gathered = self.0.borrow_mut();
         if let Poll::Ready(Err(error)) = gathered.poll_send(cx) {
             gathered.failed = Some(error);
-            gathered.bytes.clear();
-            gathered.sent = 0;
+            gathered.lend_on();
+            gathered.is_unflushed = false;
             cx.waker().wake_by_ref();
         }
     }
@@ -63,17 +66,26 @@ impl<S: AsyncWrite + Unpin> Sending<S> {
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.bytes.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
         while self.sent < self.bytes.len() {
             let wrote = Pin::new(&mut self.stream).poll_write(cx, &self.bytes[self.sent..]);
             self.sent += some(ready!(wrote)?)?;
+            self.is_unflushed = true;
         }
-        self.bytes.clear();
+        self.lend_on();
+        if self.is_unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.is_unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing waits: others may gather in the room for it.
+    fn lend_on(&mut self) {
         self.sent = 0;
-        SPARE.set(std::mem::take(&mut self.bytes));
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.bytes.capacity() > 0 {
+            self.bytes.clear();
+            SPARE.set(std::mem::take(&mut self.bytes));
+        }
     }
 
     /// Takes all of `slices`, if they are not large.
@@ -118,10 +130,10 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
             let waiting = gathered.len();
             let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, &all);
             let wrote = some(ready!(wrote)?)?;
+            self.is_unflushed = true;
             self.sent += wrote.min(waiting);
             if wrote > waiting {
-                self.bytes.clear();
-                self.sent = 0;
+                self.lend_on();
                 return Poll::Ready(Ok(wrote - waiting));
             }
         }
@@ -191,6 +203,9 @@ mod tests {
         calls: Vec<usize>,
         got: Vec<u8>,
         broken: bool,
+        /// It keeps what it took until it is flushed, and cannot be for so many times.
+        stuck: usize,
+        flushed: usize,
     }
 
     impl AsyncWrite for Taker {
@@ -218,7 +233,12 @@ mod tests {
             Poll::Ready(Ok(taken.len()))
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if let Some(left) = self.stuck.checked_sub(1) {
+                self.stuck = left;
+                return Poll::Pending;
+            }
+            self.flushed = self.got.len();
             Poll::Ready(Ok(()))
         }
 
@@ -276,6 +296,20 @@ mod tests {
         sending.0.borrow_mut().stream.takes.push(usize::MAX);
         send(&sending);
         assert_eq!(calls(&sending), [taken]);
+    }
+
+    #[test]
+    fn what_the_stream_keeps_is_flushed_until_it_is_gone() {
+        for length in [10, GATHERED_BYTES_MAX + 1] {
+            let (mut stream, sending) = taker(vec![usize::MAX]);
+            assert!(matches!(write(&mut stream, &vec![0; length]), Poll::Ready(Ok(_))));
+            sending.0.borrow_mut().stream.stuck = 2;
+            for flushed in [0, 0, length] {
+                send(&sending);
+                assert_eq!(sending.0.borrow().stream.flushed, flushed);
+            }
+            assert_eq!(sending.0.borrow().bytes.capacity(), 0, "the room is lent on");
+        }
     }
 
     #[test]

@@ -151,6 +151,8 @@ impl<S: ClientStream> Connection<S> {
                     Poll::Ready(Ok(1..)) => self.visit.busy(),
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoRequest::Gone)),
                     Poll::Pending if looked_at == 0 => {
+                        // What came was an empty line, in pieces: no head has begun.
+                        limit = None;
                         let goes = self.visit.poll_idle(cx);
                         if self.visit.is_resting() {
                             self.io.shrink();
