@@ -26,6 +26,8 @@ pub struct Release {
     findings: Option<Findings>,
     /// The canary's share by the rule's own weights.
     configured: f64,
+    /// Of what is known, what the counts of the fleet have spoken against since.
+    doubted: Vec<String>,
 }
 
 /// A running rollout, to be written down so that a restart can go on with it.
@@ -101,7 +103,7 @@ impl Release {
         let share = share(&plan, &state, configured);
         let judge = Judge::new(&plan, share, now);
         let probes = probe_judge(&plan, now);
-        Self { plan, state, judge, probes, findings: None, configured }
+        Self { plan, state, judge, probes, findings: None, configured, doubted: Vec::new() }
     }
 
     /// Goes on with what was saved. If that was another form of the plan, as [`Self::replan`]
@@ -131,7 +133,8 @@ impl Release {
             .as_ref()
             .and_then(|saved| Judge::restore(&plan.for_probes()?, (0, PROBE_SHARE), now, saved));
         let probes = probes.or_else(|| probe_judge(&plan, now));
-        let mut release = Self { plan, state, judge, probes, findings: None, configured };
+        let mut release =
+            Self { plan, state, judge, probes, findings: None, configured, doubted: Vec::new() };
         if moved.is_some() {
             release.enter(now);
         }
@@ -146,7 +149,7 @@ impl Release {
         let mut judge = Judge::new(&plan, share, now);
         judge.set_paused(state.pause().is_some());
         let probes = probe_judge(&plan, now);
-        Self { plan, state, judge, probes, findings: None, configured }
+        Self { plan, state, judge, probes, findings: None, configured, doubted: Vec::new() }
     }
 
     /// As a rollout that has ended.
@@ -225,6 +228,7 @@ impl Release {
         if is_missing && is_calm {
             findings.decision = Decision::Hold(HoldReason::ReplicasMissing);
         }
+        findings.is_led = self.is_yet_to_see(&findings);
         let (state, effect) = self.plan.advance(self.state.clone(), now, Event::Judged(&findings));
         self.findings = Some(findings);
         if effect.is_some() {
@@ -232,6 +236,18 @@ impl Release {
         }
         self.state = state;
         None
+    }
+
+    /// Whether a breach is known that the counts of the fleet do not show yet: a replica finds one
+    /// before they are fetched. That is not over, but to come.
+    fn is_yet_to_see(&mut self, findings: &Findings) -> bool {
+        let known = self.state.known();
+        self.doubted = known
+            .iter()
+            .filter(|name| self.doubted.contains(name) || findings.still_doubts(name))
+            .cloned()
+            .collect();
+        self.doubted.len() < known.len()
     }
 
     /// Judges slots of the whole fleet that came at once, every one of them: to go on the last

@@ -187,31 +187,35 @@ fn parts_that_are_more_than_the_whole_and_words_that_are_the_holders_are_not_tak
 }
 
 #[test]
-fn a_sum_of_replicas_that_are_led_forgets_a_breach_that_is_over() {
+fn a_sum_of_replicas_that_are_led_forgets_a_breach_that_is_over_and_none_that_it_has_yet_to_see() {
     let plan = Plan { on_breach: Breach::Pause, ..plan() };
     let known = Position { known: vec![plan.objectives[0].name()], ..Position::start(&plan) };
-    let (mut pool, mut release) = (pool(), Release::new(plan, 0.5, at(0)));
-    let mut number = 0;
-    // Each of them is led, for each is asked for its counts.
-    let mut pauses = |release: &mut Release, bad: u64, slots: u64| {
-        (0..slots).any(|_| {
-            number += 1;
-            let now = at(number * 250);
-            let counts = SlotCounts { is_led: true, ..slot_counts([bad, 10, 0, 10]) };
-            let counts = Packed::new(now, &counts);
-            for name in ["a", "b"] {
-                let slot = Slot { slot: number, turn: 0, share: 0.5, counts: counts.clone() };
-                pool.take(&source(name, "1"), &report(0, &[slot]), now);
-            }
-            release.close_fleet_slots(now, &pool.close(0, 0.5, now), false).is_some()
-        })
-    };
-    assert!(pauses(&mut release, 5, 40));
-    release.moved(at(0), &known);
-    assert!(!pauses(&mut release, 5, 40), "a person let it go on");
-    assert!(!pauses(&mut release, 0, 4_000));
-    assert_eq!(release.state().known(), [""; 0], "it is over");
-    assert!(pauses(&mut release, 5, 400), "another one");
+    // Found by the sum, and by a replica before the sum had any of it.
+    for is_found_before in [true, false] {
+        let (mut pool, mut release) = (pool(), Release::new(plan.clone(), 0.5, at(0)));
+        let mut number = 0;
+        // Each of them is led, for each is asked for its counts.
+        let mut pauses = |release: &mut Release, bad: u64, slots: u64| {
+            (0..slots).any(|_| {
+                number += 1;
+                let now = at(number * 250);
+                let counts = SlotCounts { is_led: true, ..slot_counts([bad, 10, 0, 10]) };
+                let counts = Packed::new(now, &counts);
+                for name in ["a", "b"] {
+                    let slot = Slot { slot: number, turn: 0, share: 0.5, counts: counts.clone() };
+                    pool.take(&source(name, "1"), &report(0, &[slot]), now);
+                }
+                release.close_fleet_slots(now, &pool.close(0, 0.5, now), false).is_some()
+            })
+        };
+        assert!(!is_found_before || pauses(&mut release, 5, 40));
+        release.moved(at(0), &known);
+        assert!(is_found_before || !pauses(&mut release, 0, 4));
+        assert!(!pauses(&mut release, 5, 40), "a person let it go on");
+        assert!(!pauses(&mut release, 0, 4_000));
+        assert_eq!(release.state().known(), [""; 0], "it is over");
+        assert!(pauses(&mut release, 5, 400), "another one");
+    }
 }
 
 #[test]
