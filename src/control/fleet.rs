@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{self, Kubernetes};
 use crate::control::fleet::lease::Candidate;
 use crate::control::fleet::link::Link;
-use crate::control::fleet::pulls::{PULLED_MAX, Pulled};
+use crate::control::fleet::pulls::{Asking, PULLED_MAX, Pulled};
 use crate::control::kube::client::{Api, Fault, pod_namespace};
 use crate::rollout::fleet::Latch;
 use crate::rollout::fleet::course::Position;
@@ -40,6 +40,7 @@ pub struct Fleet {
     own: watch::Sender<Latch>,
     proposed: watch::Sender<Option<Proposal>>,
     evidence: watch::Sender<Arc<str>>,
+    judged: watch::Sender<Arc<str>>,
     leave: watch::Sender<bool>,
     state: watch::Receiver<State>,
     task: AbortOnDropHandle<()>,
@@ -108,6 +109,7 @@ struct Parts {
     raised: watch::Receiver<Latch>,
     proposals: watch::Receiver<Option<Proposal>>,
     evidence: watch::Receiver<Arc<str>>,
+    asking: Asking,
     leave: watch::Receiver<bool>,
     tell: watch::Sender<State>,
     pulled: mpsc::Sender<Pulled>,
@@ -124,6 +126,7 @@ impl Fleet {
         let (own, raised) = watch::channel(Latch::default());
         let (proposed, proposals) = watch::channel(None);
         let (evidence, left) = watch::channel(Arc::<str>::from(""));
+        let (judged, plans) = watch::channel(Arc::<str>::from(""));
         let (leave, leaving) = watch::channel(false);
         let (tell, state) = watch::channel(State::default());
         let (pulled, pulls) = mpsc::channel(PULLED_MAX);
@@ -135,6 +138,7 @@ impl Fleet {
             raised,
             proposals,
             evidence: left,
+            asking: (source.boot.as_str().into(), plans),
             leave: leaving,
             tell,
             pulled,
@@ -142,7 +146,7 @@ impl Fleet {
         let task = AbortOnDropHandle::new(tokio::spawn(parts.run()));
         let inbox = Inbox { state: state.clone(), pulled: pulls };
         let is_pooled = settings.replicas.is_some();
-        (Self { source, is_pooled, own, proposed, evidence, leave, state, task }, inbox)
+        (Self { source, is_pooled, own, proposed, evidence, judged, leave, state, task }, inbox)
     }
 
     /// What this replica knows.
@@ -165,6 +169,17 @@ impl Fleet {
         self.evidence.send_replace(text.into());
     }
 
+    /// Tells those that are asked by which plans their counts are judged here, if that is news.
+    pub fn judges_by(&self, plans: &str) {
+        self.judged.send_if_modified(|before| {
+            let is_news = **before != *plans;
+            if is_news {
+                *before = plans.into();
+            }
+            is_news
+        });
+    }
+
     /// How things stand outside.
     pub fn state(&self) -> State {
         self.state.borrow().clone()
@@ -175,6 +190,12 @@ impl Fleet {
         let state = self.state.borrow();
         let replica = state.holder.split('/').next().filter(|name| !name.is_empty());
         replica.map(ToOwned::to_owned)
+    }
+
+    /// Which start of it that is; empty is none.
+    pub fn holding_boot(&self) -> String {
+        let state = self.state.borrow();
+        state.holder.rsplit_once('/').map_or("", |(_, boot)| boot).to_owned()
     }
 
     /// Whether the API can be reached.
@@ -235,7 +256,8 @@ impl Parts {
         let state = self.tell.subscribe();
         let candidate = Candidate::new(api, (&namespace, &name), self.me, self.clock, losses);
         let elected = candidate.run(self.tell, self.evidence, self.leave);
-        let pulled = pulls::run((service, self.kubernetes), self.clock, state, self.pulled);
+        let asking = (self.clock, self.asking);
+        let pulled = pulls::run((service, self.kubernetes), asking, state, self.pulled);
         tokio::select! {
             // It has left.
             () = elected => {}

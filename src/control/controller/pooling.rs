@@ -11,9 +11,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::control::api::{FleetView, PooledView, RolloutView};
 use crate::control::controller::{Controller, rfc3339};
-use crate::control::fleet::Proposal;
 use crate::control::fleet::counts::Head;
 use crate::control::fleet::pulls::Pulled;
+use crate::control::fleet::{Fleet, Proposal};
 use crate::control::running::Running;
 use crate::rollout::fleet::End;
 use crate::rollout::fleet::attendance::Attendance;
@@ -34,8 +34,8 @@ const PROPOSAL_LASTS: Duration = Duration::from_secs(2);
 /// Replicas are not missed for so long after they had to follow.
 const FOLLOW_TIME: Duration = Duration::from_secs(3);
 
-/// A replica is led for so many slots after it was asked for its counts, 20 s: longer than the
-/// fleet may be without a holder.
+/// A replica is led for so many slots after the holder has asked for its counts, 20 s: longer
+/// than the fleet may be without one.
 const LED_SLOTS: u64 = 80;
 
 /// How often evidence is left for the next holder.
@@ -168,6 +168,12 @@ impl Pooling {
         }
     }
 
+    /// Hashes of the plans that are judged by, with commas between them.
+    fn plans(&self) -> String {
+        let plans: Vec<_> = self.pools.values().map(|pooled| pooled.pool.plan()).collect();
+        plans.join(",")
+    }
+
     /// For the next holder.
     fn leave(&self, now: Tick) -> String {
         let left = self.pools.iter().filter_map(|((rollout, version), pooled)| {
@@ -201,11 +207,14 @@ impl Pooled {
 impl Controller {
     /// Above half of the traffic who is led leaves it to the fleet what is the version's fault.
     pub(super) fn follow_lead(&mut self) {
-        let is_one_of = self.fleet.as_ref().is_some_and(|one| one.is_pooled && one.is_connected());
-        let is_led = is_one_of && self.published.is_asked(LED_SLOTS);
+        let fleet = self.fleet.as_ref().filter(|one| one.is_pooled && one.is_connected());
+        let holder = fleet.map(Fleet::holding_boot);
         let mut begins = false;
         for rollout in &mut self.rollouts {
-            begins |= rollout.set_led(is_led);
+            let plan = plan_hash(rollout.plan());
+            let leads = |holder: &String| self.published.is_led((holder, &plan), LED_SLOTS);
+            // Whoever is cut off does not hear where it is led.
+            begins |= rollout.set_led(holder.as_ref().is_some_and(leads));
         }
         if begins {
             self.agree_anew();
@@ -297,6 +306,7 @@ impl Controller {
             if self.pooling.take().is_some() {
                 // It would be old when this one holds the lease again.
                 fleet.leave_evidence(String::new());
+                fleet.judges_by("");
                 tracing::info!(event = "lease_lost", "this replica judges for the fleet no more");
             }
             return;
@@ -346,6 +356,9 @@ impl Controller {
             if let Some(wish) = wish {
                 self.wish(index, now, &wish);
             }
+        }
+        if let Some((fleet, pooling)) = self.fleet.as_ref().zip(self.pooling.as_ref()) {
+            fleet.judges_by(&pooling.plans());
         }
         self.leave_evidence(now);
     }

@@ -54,10 +54,13 @@ pub fn pause(count: usize) -> Duration {
     EACH.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)).max(SLOT)
 }
 
+/// Who asks, and by which plans it judges: hashes with commas between them.
+pub type Asking = (Arc<str>, watch::Receiver<Arc<str>>);
+
 /// Asks the pods of `service` while this replica holds the lease.
 pub async fn run(
     (service, kubernetes): (ServiceName, Kubernetes),
-    clock: Clock,
+    (clock, asking): (Clock, Asking),
     mut state: watch::Receiver<State>,
     pulled: mpsc::Sender<Pulled>,
 ) {
@@ -83,7 +86,7 @@ pub async fn run(
                             let to = pulled.clone();
                             let (places, pause) = (Arc::clone(&places), pause_set.clone());
                             asked.entry(*address).or_insert_with(|| {
-                                let asking = ask(*address, pause, places, to);
+                                let asking = ask((*address, asking.clone()), pause, places, to);
                                 AbortOnDropHandle::new(tokio::spawn(asking))
                             });
                         }
@@ -113,7 +116,7 @@ pub async fn run(
 
 /// Asks one replica again and again.
 async fn ask(
-    address: SocketAddr,
+    (address, (by, plans)): (SocketAddr, Asking),
     pause: watch::Receiver<Duration>,
     places: Arc<Semaphore>,
     to: mpsc::Sender<Pulled>,
@@ -123,7 +126,10 @@ async fn ask(
     loop {
         {
             let Ok(_place) = places.acquire().await else { return };
-            let path = format!("/fleet/counts?boot={boot}&after={after}");
+            let path = {
+                let plans = &**plans.borrow();
+                format!("/fleet/counts?boot={boot}&after={after}&by={by}&plans={plans}")
+            };
             let fetched = timeout(ANSWER_TIME_MAX, fetch(address, &path, &mut line)).await;
             if let Ok(Ok(report)) = fetched {
                 (boot, after) = (report.source.boot.clone(), report.slot);

@@ -218,6 +218,11 @@ impl Pool {
         self.era
     }
 
+    /// The hash of the plan by which it is measured.
+    pub fn plan(&self) -> &str {
+        &self.plan
+    }
+
     /// Another form of the plan, by which the objectives are the same.
     pub fn set_plan(&mut self, plan: String) {
         self.plan = plan;
