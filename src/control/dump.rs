@@ -9,7 +9,10 @@ use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Backend, Config, Fleet, Kubernetes, Listener, Route, Rule, render};
+use crate::config::{
+    AccessLog, Backend, Config, Fleet, Kubernetes, LineFormat, Listener, OtlpProtocol, Route, Rule,
+    Tracing, render,
+};
 use crate::control::Status;
 use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
@@ -92,15 +95,50 @@ pub fn config(config: &Config) -> Value {
         ("drain_delay", duration_text(config.drain_delay).into()),
         ("drain_timeout", duration_text(config.drain_timeout).into()),
         ("response_headers", config.response_headers.into()),
+        ("tracing", config.tracing.as_ref().map_or(Value::Null, tracing)),
         ("backends", list(&config.backends, backend)),
         ("routes", list(&config.routes, route)),
         ("rollouts", config.rollouts.iter().map(|plan| rollout(config, plan)).collect()),
     ]);
+    if let Some(log) = &config.access_log {
+        // With nothing in it, too: there is one.
+        all["access_log"] = access_log(log);
+    }
     if let Some(ranges) = &config.trusted_proxies {
         // None of them says something too: nobody is trusted.
         all["trusted_proxies"] = list(ranges, range);
     }
     all
+}
+
+fn access_log(log: &AccessLog) -> Value {
+    let AccessLog { file, format, share, headers, members } = log;
+    let format = match format {
+        LineFormat::Json => "json",
+        LineFormat::Text => "text",
+    };
+    map([
+        ("file", json!(file)),
+        ("format", format.into()),
+        ("sample", share.to_string().into()),
+        ("headers", list(headers, |name| name.as_str().into())),
+        ("fields", list(members, |member| member.as_str().into())),
+    ])
+}
+
+fn tracing(tracing: &Tracing) -> Value {
+    let Tracing { otlp, protocol, share, bad_per_second, service } = tracing;
+    let protocol = match protocol {
+        OtlpProtocol::Http => "http",
+        OtlpProtocol::Grpc => "grpc",
+    };
+    map([
+        ("otlp", otlp.to_string().into()),
+        ("protocol", protocol.into()),
+        ("sample", share.to_string().into()),
+        ("bad_per_second", (*bad_per_second).into()),
+        ("service", service.as_str().into()),
+    ])
 }
 
 fn token((name, file): &(String, PathBuf)) -> Value {
@@ -505,6 +543,8 @@ trusted_proxies: [10.0.0.0/8]
 state: { file: ./serin-state.json }
 workers: 2
 response_headers: true
+access_log: { format: text, sample: 2.5%, headers: [user-agent], fields: [time, status, trace_id] }
+tracing: { otlp: "http://127.0.0.1:4317", protocol: grpc, sample: 10%, bad_per_second: 3, service: front }
 backends:
   - { name: a, endpoints: ["127.0.0.1:9001", "127.0.0.1:9002"] }
   - name: b
