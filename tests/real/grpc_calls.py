@@ -207,7 +207,9 @@ def serins_own_errors_are_statuses_of_grpc(_, channel):
 def a_deadline_reaches_the_server_and_ends_the_call_there(world, channel):
     with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
         channel.unary_unary("/test.Kinds/Hangs")(b"", timeout=0.5)
-    assert 0 < world.kinds.left.get(timeout=PATIENCE) <= 0.5
+    # gRPC writes fewer digits than it has, and rounds up.
+    left = world.kinds.left.get(timeout=PATIENCE)
+    assert 0 < left < 0.6, left
     assert world.kinds.cancelled.get(timeout=PATIENCE), "the server never heard of it"
 
 
