@@ -3,17 +3,17 @@
 //! Never tells a secret: of a token file the path, of a header that may hold a credential
 //! only that it is there.
 
+mod telling;
+
 use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 use serde_json::{Map, Value, json};
 
-use crate::config::{
-    AccessLog, Backend, Config, Fleet, Kubernetes, LineFormat, Listener, OtlpProtocol, Route, Rule,
-    Tracing, render,
-};
+use crate::config::{Backend, Config, Fleet, Kubernetes, Listener, Route, Rule, render};
 use crate::control::Status;
+use crate::control::dump::telling::{access_log, tracing};
 use crate::names::BackendName;
 use crate::rollout::objective::{Bound, Objective, OnBreach, Signal};
 use crate::rollout::plan::{Breach, Deadline, Plan};
@@ -109,36 +109,6 @@ pub fn config(config: &Config) -> Value {
         all["trusted_proxies"] = list(ranges, range);
     }
     all
-}
-
-fn access_log(log: &AccessLog) -> Value {
-    let AccessLog { file, format, share, headers, members } = log;
-    let format = match format {
-        LineFormat::Json => "json",
-        LineFormat::Text => "text",
-    };
-    map([
-        ("file", json!(file)),
-        ("format", format.into()),
-        ("sample", share.to_string().into()),
-        ("headers", list(headers, |name| name.as_str().into())),
-        ("fields", list(members, |member| member.as_str().into())),
-    ])
-}
-
-fn tracing(tracing: &Tracing) -> Value {
-    let Tracing { otlp, protocol, share, bad_per_second, service } = tracing;
-    let protocol = match protocol {
-        OtlpProtocol::Http => "http",
-        OtlpProtocol::Grpc => "grpc",
-    };
-    map([
-        ("otlp", otlp.to_string().into()),
-        ("protocol", protocol.into()),
-        ("sample", share.to_string().into()),
-        ("bad_per_second", (*bad_per_second).into()),
-        ("service", service.as_str().into()),
-    ])
 }
 
 fn token((name, file): &(String, PathBuf)) -> Value {
