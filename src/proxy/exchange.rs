@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 
 use crate::proxy::admission;
 use crate::proxy::body::Source;
@@ -121,13 +121,13 @@ impl Exchange {
         let rule = view.rule(found);
         let draws = Draws::for_rule(rule.rule, head);
         source.size.set(rule.rule.body_bytes_max);
+        let timeouts = timeouts_of(rule.rule, head);
         forward::to_endpoint(head, &self.peer, view.trusts(&self.peer), has_body);
         if let Some(story) = &story {
             story.routed(&head.fields, rule.rule.rollout.as_ref().map(|one| &one.name));
         }
         self.mirror(&view, rule, (&*head, &source, whole.as_deref(), story.as_ref()), started);
 
-        let timeouts = timeouts_of(rule.rule, head);
         let wait = Rc::new(self.worker.deadlines.open_named(started, time_limit(head, &timeouts)));
         let interims = self.interims.clone();
         let outbound = Outbound { source, wait, timeouts, interims };
@@ -379,10 +379,12 @@ fn source_of(head: &RequestHead, body: Incoming, snapshot: &snapshot::Snapshot) 
     source
 }
 
-/// The limits of time of a request's phases.
+/// The limits of time of a request's phases; `head` as the client sent it.
 fn timeouts_of(rule: &snapshot::Rule, head: &RequestHead) -> Timeouts {
-    // Streams of gRPC may be silent: what a client has to say may come any time.
-    let upload_rate = if is_grpc(&head.fields) { 0 } else { rule.timeouts.upload_rate };
+    // Streams of gRPC may be silent: what a client has to say may come any time. There are none
+    // but over HTTP/2, and anybody can say that a body is of gRPC.
+    let may_be_silent = head.version == Version::HTTP_2 && is_grpc(&head.fields);
+    let upload_rate = if may_be_silent { 0 } else { rule.timeouts.upload_rate };
     Timeouts { upload_rate, ..rule.timeouts }
 }
 
@@ -446,6 +448,10 @@ fn to_client<B>(
     response.head.version = Version::HTTP_11;
     let fields = &mut response.head.fields;
     strip_hop_by_hop(fields);
+    if response.head.status == StatusCode::NO_CONTENT {
+        // It has none (RFC 9110, section 8.6).
+        fields.remove(Known::ContentLength);
+    }
     if view.snapshot.response_headers {
         fields.insert(BACKEND, view.snapshot.backends[target.backend].name.as_str());
         if let Some(rollout) = &rule.rollout {

@@ -2,15 +2,23 @@
 //!
 //! Never waits for the client: it gets them when its connection is written to next.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::traffic::fields::Known;
 use crate::traffic::headers::strip_hop_by_hop;
 use crate::traffic::message::ResponseHead;
 
+/// Bytes of the interim responses to one request; those beyond are dropped. No client holds them
+/// back, so that without a bound one that reads nothing would have all of them kept.
+pub const INTERIM_BYTES_MAX: usize = 16 << 10;
+
 /// Interim responses that wait for one client. Attempts bring a bounded number each.
 #[derive(Debug, Default)]
-pub struct Interims(RefCell<Vec<ResponseHead>>);
+pub struct Interims {
+    waiting: RefCell<Vec<ResponseHead>>,
+    /// Of all that came for the present request.
+    bytes: Cell<usize>,
+}
 
 impl Interims {
     /// `head` is to be passed on. A 100 is not: Serin says it itself (RFC 9110, section
@@ -20,12 +28,22 @@ impl Interims {
             strip_hop_by_hop(&mut head.fields);
             // It has no content (RFC 9110, section 8.6).
             head.fields.remove(Known::ContentLength);
-            self.0.borrow_mut().push(head);
+            let bytes = head.fields.iter().map(|(name, value)| name.len() + value.len());
+            self.bytes.set(self.bytes.get() + bytes.sum::<usize>());
+            if self.bytes.get() <= INTERIM_BYTES_MAX {
+                self.waiting.borrow_mut().push(head);
+            }
         }
     }
 
     /// Those that wait, the first first.
     pub fn take(&self) -> Vec<ResponseHead> {
-        self.0.take()
+        self.waiting.take()
+    }
+
+    /// Another request begins.
+    pub fn begin(&self) {
+        self.waiting.borrow_mut().clear();
+        self.bytes.set(0);
     }
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::proxy::deadline::Deadline;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{Peer, Spoken};
 use crate::proxy::worker::Visit;
@@ -60,16 +61,25 @@ pub async fn serve_connection<S: ClientStream>(mut stream: S, visit: Visit, peer
 }
 
 /// What comes first, as much as it takes to tell HTTP/2 from HTTP/1.1. `None` when the
-/// client left or is not waited for any longer.
+/// client left or is not waited for any longer: one that says nothing may be idle for a while,
+/// one that has begun to speak is to come to an end.
 async fn first_bytes<S: ClientStream>(stream: &mut S, visit: &Visit) -> Option<BytesMut> {
     let worker = visit.worker();
     let mut first = BytesMut::new();
+    let mut limit: Option<Deadline> = None;
     poll_fn(|cx| {
         loop {
             let mut scratch = worker.scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-                Poll::Pending => return visit.poll_idle(cx).map(|()| None),
+                Poll::Pending if first.is_empty() => return visit.poll_idle(cx).map(|()| None),
+                Poll::Pending => {
+                    let limit = limit.get_or_insert_with(|| {
+                        let max = visit.head_timeout();
+                        worker.deadlines.open(worker.clock.now(), Some(max))
+                    });
+                    return limit.poll(cx).map(|_| None);
+                }
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     first.extend_from_slice(buffer.filled());
                 }

@@ -5,9 +5,9 @@
 
 pub mod fault;
 pub mod head;
-mod http1;
+pub mod http1;
 pub mod http2;
-mod transport;
+pub mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::io;

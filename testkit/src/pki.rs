@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     NameConstraints, RevokedCertParams, SanType, SerialNumber,
 };
@@ -42,25 +42,34 @@ pub struct Certificate {
 impl Authority {
     /// One that signs itself.
     pub fn named(name: &str) -> Self {
-        Self::make(name, None)
+        Self::make(name, |_| {})
     }
 
     /// One that may vouch for names at and below `domain` alone.
     pub fn of_domain(domain: &str) -> Self {
         let permitted_subtrees = vec![GeneralSubtree::DnsName(domain.to_owned())];
-        Self::make(
-            domain,
-            Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() }),
-        )
+        let constraints = NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() };
+        Self::make(domain, |params| params.name_constraints = Some(constraints))
     }
 
-    fn make(name: &str, constraints: Option<NameConstraints>) -> Self {
+    /// One that may vouch for URIs of `host` alone (RFC 5280, section 4.2.1.10).
+    pub fn of_uris(host: &str) -> Self {
+        const NAME_CONSTRAINTS: [u64; 4] = [2, 5, 29, 30];
+        let wrap = |tag: u8, inner: Vec<u8>| [vec![tag, inner.len() as u8], inner].concat();
+        let uri = wrap(0x86, host.as_bytes().to_vec());
+        let constraints = wrap(0x30, wrap(0xa0, wrap(0x30, uri)));
+        let mut extension = CustomExtension::from_oid_content(&NAME_CONSTRAINTS, constraints);
+        extension.set_criticality(true);
+        Self::make(host, |params| params.custom_extensions.push(extension))
+    }
+
+    fn make(name: &str, adapt: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.name_constraints = constraints;
+        adapt(&mut params);
         params.not_before = days_from_now(-365);
         params.not_after = days_from_now(365);
         let pem = params.self_signed(&key).expect("a certificate").pem();

@@ -65,6 +65,11 @@ fn answers_over_http2_come_as_one_message_or_not_at_all() {
 }
 
 #[test]
+fn what_an_endpoint_answers_reads_as_it_does_with_another_client() {
+    replay("upstream", checks::upstream::check);
+}
+
+#[test]
 fn fields_go_on_by_the_rules() {
     replay("header_rules", checks::header_rules::check);
 }

@@ -62,6 +62,20 @@ async fn heads_that_never_come_to_an_end_are_cut() {
     world.expect_well().await;
 }
 
+/// What may yet become the first words of HTTP/2 is a head too.
+#[tokio::test]
+async fn who_stops_in_the_middle_of_the_first_words_is_cut() {
+    let model = Backend::named("model").start();
+    let proxy = Proxy::to(&model, "").replace("8080 }]", "8080, head_timeout: 2s }]").start();
+    for begin in ["P", "PRI * HTTP/2.0\r\n\r\nS"] {
+        let watch = Stopwatch::start();
+        let mut client = proxy.client().begin(begin).await;
+        within("it is cut", client.left()).await;
+        let after = watch.elapsed();
+        assert!((ms(2000)..ms(2000) + LATE_MAX).contains(&after), "{begin:?}: {after:?}");
+    }
+}
+
 /// By the default: 240 bytes a second, behind the first five seconds.
 fn is_soon_behind_the_grace(after: Duration) -> bool {
     (Timeouts::UPLOAD_GRACE..Timeouts::UPLOAD_GRACE + LATE_MAX).contains(&after)

@@ -177,6 +177,40 @@ async fn what_a_goaway_leaves_out_is_sent_again_and_what_it_does_not_goes_on() {
     assert_eq!(kept.await.unwrap().expect(200).text(), "from the old one");
 }
 
+/// In two steps, as RFC 9113, section 6.8, has it: what comes between them is answered too.
+#[tokio::test]
+async fn an_endpoint_that_leaves_in_two_steps_loses_no_request() {
+    let endpoint = FrameListener::bind().await;
+    let proxy = before(endpoint.address, "");
+    let client = proxy.http2().await;
+    let asking = |path: &'static str| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.exchange(get(path)).await })
+    };
+    let first = asking("/first");
+    let mut old = endpoint.accept(&[]).await;
+    let first_stream = request(&mut old).await;
+    let second = asking("/second");
+    let second_stream = request(&mut old).await;
+    goaway(&mut old, (1 << 31) - 1).await;
+    // From here on requests go elsewhere.
+    let third = asking("/third");
+    let mut new = endpoint.accept(&[]).await;
+    let stream = request(&mut new).await;
+    answer(&mut new, stream, "third").await;
+    // The second was never looked at, and goes elsewhere too; then the connection is closed.
+    answer(&mut old, first_stream, "first").await;
+    goaway(&mut old, first_stream).await;
+    drop(old);
+    let stream = request(&mut new).await;
+    answer(&mut new, stream, "second").await;
+    assert!(second_stream > first_stream);
+    for (asked, text) in [(first, "first"), (second, "second"), (third, "third")] {
+        let answer = within("an answer", asked).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.body().as_str()), (200, text));
+    }
+}
+
 #[tokio::test]
 async fn a_refused_stream_is_sent_again_and_a_reset_one_is_not() {
     let endpoint = FrameListener::bind().await;
@@ -292,7 +326,12 @@ async fn an_answer_that_breaks_is_never_a_whole_one() {
         let head = serin_testkit::fields(fields.iter().copied());
         vec![data(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &head)]
     };
-    let cases: [&dyn Fn(u32) -> Vec<Frame>; 8] = [
+    let cases: [&dyn Fn(u32) -> Vec<Frame>; 9] = [
+        // A body where there can be none.
+        &|stream| {
+            let head = data(kind::HEADERS, flag::END_HEADERS, stream, &[0x89]);
+            vec![head, data(kind::DATA, flag::END_STREAM, stream, b"HTTP/1.1 200 OK")]
+        },
         // A status of no class.
         &|stream| only(stream, &[(":status", "600")]),
         // What HTTP/2 cannot switch to, at the end and before it.
@@ -434,6 +473,41 @@ async fn an_answer_whose_end_is_a_frame_of_its_own_is_a_good_one() {
         (proxy.metrics().await.value("serin_attempts_total", &good) > 1.5).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_has_no_body_has_no_length_either() {
+    let listener = FrameListener::bind().await;
+    let proxy = before(listener.address, "");
+    let mut client = proxy.http2().await;
+    let asked = tokio::spawn(async move { client.exchange(get("/")).await });
+    let mut endpoint = listener.accept(&[]).await;
+    let stream = request(&mut endpoint).await;
+    let head = [&[0x89][..], &fields([("content-length", "5")])].concat();
+    endpoint.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &head).await;
+    let answer = within("an answer", asked).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("content-length")), (204, None));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_left_open_does_not_hold_up_the_next_one() {
+    let listener = FrameListener::bind().await;
+    let proxy = before(listener.address, "");
+    let mut client = proxy.client();
+    let asked = tokio::spawn(async move {
+        let first = client.get("/").await.expect(200).text();
+        (first, client.get("/").await.expect(200).text())
+    });
+    let mut endpoint = listener.accept(&[]).await;
+    let stream = request(&mut endpoint).await;
+    let head = [&[0x88][..], &fields([("content-length", "5")])].concat();
+    endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &head).await;
+    // All of it, and not its end.
+    endpoint.send(kind::DATA, 0, stream, b"first").await;
+    let stream = request(&mut endpoint).await;
+    answer(&mut endpoint, stream, "second").await;
+    let answers = within("both answers", asked).await.unwrap();
+    assert_eq!(answers, ("first".to_owned(), "second".to_owned()));
 }
 
 #[tokio::test]

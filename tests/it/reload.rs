@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use serde_json::Value;
 use serin_testkit::{
-    Backend, Body, Call, End, Proxy, ProxyBuilder, Request, Script, Streamed, Wire, eventually,
-    within,
+    Backend, Body, Call, End, Frames, Proxy, ProxyBuilder, Request, Script, Streamed, Wire,
+    eventually, kind, within,
 };
 
 fn versions() -> (Backend, Backend) {
@@ -324,6 +324,29 @@ async fn a_drain_lets_http2_streams_end() {
     call.chunk(", after").await;
     call.end_stream().await;
     assert_eq!(asked.await.unwrap().body(), "before, after");
+    let drained = tokio::task::spawn_blocking(move || drained.join().unwrap()).await.unwrap();
+    assert_eq!(drained, serin::app::Drained::Whole);
+}
+
+/// A request that was on its way when the client was told that the connection ends.
+#[tokio::test]
+async fn a_request_that_crosses_a_goaway_is_answered() {
+    let model = Backend::named("model").on("/stream", Script::by_hand()).start();
+    let mut proxy = Proxy::to(&model, "").start();
+    let mut client = Frames::connect(proxy.address()).await;
+    client.get(1, "/stream").await;
+    let mut call = model.next_call().await;
+    call.begin_stream().await;
+    client.until(kind::HEADERS).await;
+    let drained = proxy.drain();
+    let told = client.until(kind::GOAWAY).await;
+    assert_eq!(told.payload[..4], [0x7f, 0xff, 0xff, 0xff], "{told:?}");
+    client.get(3, "/crosses").await;
+    let head = client.until(kind::HEADERS).await;
+    assert_eq!((head.stream, head.payload[0]), (3, 0x88), "{head:?}");
+    call.end_stream().await;
+    while !client.until(kind::DATA).await.ends_stream() {}
+    drop(client);
     let drained = tokio::task::spawn_blocking(move || drained.join().unwrap()).await.unwrap();
     assert_eq!(drained, serin::app::Drained::Whole);
 }

@@ -72,6 +72,31 @@ async fn interim_answers_come_before_the_answer() {
     }
 }
 
+/// No window holds them back, so there is a bound for a client that reads nothing.
+#[tokio::test]
+async fn interim_answers_beyond_their_bound_are_dropped() {
+    let hint = format!("HTTP/1.1 103 Early Hints\r\nlink: {}\r\n\r\n", "a".repeat(5000));
+    let answer = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfinal";
+    let bytes = format!("{}{answer}", hint.repeat(8));
+    let (_model, proxy) = proxy_before(Script::says_and_stays(bytes));
+    // Of each request anew.
+    let mut wire = proxy.client().begin("").await;
+    for _ in 0..2 {
+        wire.send(Request::get("/").bytes()).await.unwrap();
+        let mut hints = 0;
+        let head = loop {
+            let head = within("a head", wire.head()).await.unwrap();
+            if head.status() >= 200 {
+                break head;
+            }
+            hints += 1;
+        };
+        assert_eq!((head.status(), hints), (200, 3));
+        let (body, _) = within("a body", wire.body(&mut Body::of_response(&head, "GET"))).await;
+        assert_eq!(body, b"final");
+    }
+}
+
 #[tokio::test]
 async fn framing_that_can_be_read_in_two_ways_is_a_502() {
     for bytes in [

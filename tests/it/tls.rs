@@ -56,8 +56,14 @@ impl World {
     /// An authority for clients, in the file `clients.crt`.
     pub fn clients(&mut self) -> (Authority, String) {
         let authority = Authority::named("clients");
+        let client_ca = self.trusting(&authority);
+        (authority, client_ca)
+    }
+
+    /// The same for an authority that there is.
+    pub fn trusting(&mut self, authority: &Authority) -> String {
         self.folder.put(&[("clients.crt", &authority.pem)]);
-        (authority, format!("client_ca: {}", self.folder.path("clients.crt").display()))
+        format!("client_ca: {}", self.folder.path("clients.crt").display())
     }
 
     pub fn client_with(&self, certificate: &Certificate) -> TlsClient {
@@ -282,6 +288,20 @@ async fn a_client_without_a_good_certificate_is_refused() {
         assert_eq!(get(proxy, &world.client_with(&good)).await.unwrap().status, 200);
     }
     counts(&required, HANDSHAKES, ("result", "failed"), 6).await;
+}
+
+/// RUSTSEC-2026-0098: what an authority may vouch for was not asked of URIs, by which clients are
+/// known here.
+#[tokio::test]
+async fn an_authority_vouches_for_no_clients_but_its_own() {
+    let mut world = World::new();
+    let clients = Authority::of_uris("example.org");
+    let client_ca = world.trusting(&clients);
+    let proxy = world.proxy(&client_ca).start();
+    let other = clients.issue(&Leaf::client("batch").uri("spiffe://example.com/root"));
+    let answer = get(&proxy, &world.client_with(&other)).await;
+    assert!(answer.is_err(), "{answer:?}");
+    assert_eq!(world.model.requests(), 0);
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ const EXTENSION_BYTES_MAX: usize = 16 << 10;
 pub struct Chunks {
     state: State,
     extension_bytes: usize,
+    /// Bytes in which there is no end of trailers.
+    looked_at: usize,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +75,14 @@ impl Chunks {
                     self.state = State::Size;
                 }
                 State::Trailers => {
+                    // What trickles in is looked at line by line, not byte by byte.
+                    if memchr::memchr(b'\n', &input[self.looked_at..]).is_none()
+                        && input.len() < HEAD_BYTES_MAX
+                    {
+                        self.looked_at = input.len();
+                        return Ok(None);
+                    }
+                    self.looked_at = input.len();
                     let Some(trailers) = decode_trailers(input)? else { return Ok(None) };
                     self.state = State::Ended;
                     return Ok(Some(Piece::End((!trailers.is_empty()).then_some(trailers))));

@@ -3,7 +3,7 @@
 //! Never corrects a field: one that is not well-formed makes its message malformed.
 
 use bytes::BytesMut;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Version};
 
 use crate::proxy::http1::Malformed;
 use crate::traffic::fields::{Fields, Known, digits};
@@ -69,4 +69,17 @@ pub fn is_chunked(fields: &Fields) -> Option<bool> {
     let mut codings = fields.all(Known::TransferEncoding);
     let coding = codings.next()?;
     Some(codings.next().is_none() && coding.eq_ignore_ascii_case(b"chunked"))
+}
+
+/// The comma-separated words of the field `name`.
+pub fn words(fields: &Fields, name: Known) -> impl Iterator<Item = &[u8]> {
+    let values = fields.all(name);
+    values.flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+}
+
+/// Whether the sender of a message lets its connection be used again (RFC 9112, section 9.3).
+pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
+    let says =
+        |word: &[u8]| words(fields, Known::Connection).any(|one| one.eq_ignore_ascii_case(word));
+    !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
 }

@@ -34,6 +34,9 @@ use crate::traffic::message::{Request, Response};
 /// A client that reads nothing of its answer for so long is cut.
 const WRITE_STALL_MAX: Duration = Duration::from_mins(1);
 
+/// How long the next request waits for the end of an answer whose client has all of it.
+const ENDING_MAX: Duration = Duration::from_secs(1);
+
 /// What a client that is told to go may still send before it is cut, and for how long: its
 /// answer would be lost with a reset.
 const LINGER_BYTES_MAX: usize = 1 << 20;
@@ -202,6 +205,7 @@ impl<S: ClientStream> Connection<S> {
         request: Request<Incoming>,
         wants: Wants,
     ) -> Option<Response<ResponseBody>> {
+        self.interims.begin();
         let mut answer = pin!(self.exchange.clone().answer(request));
         poll_fn(|cx| {
             let answered = answer.as_mut().poll(cx);
@@ -254,7 +258,7 @@ impl<S: ClientStream> Connection<S> {
         let trailers = wants.trailers;
         let io = &*self.io;
         let mut reply = Reply { io, body, framing, trailers, done, over: false, flushes: false };
-        let mut stall: Option<Deadline> = None;
+        let (mut stall, mut ending) = (None::<Deadline>, None::<Deadline>);
         let mut written = 0;
         let whole = poll_fn(|cx| match reply.poll(cx) {
             Poll::Ready(whole) => Poll::Ready(whole),
@@ -268,6 +272,14 @@ impl<S: ClientStream> Connection<S> {
                     worker.deadlines.open(worker.clock.now(), Some(WRITE_STALL_MAX))
                 });
                 limit.poll(cx).map(|_| false)
+            }
+            Poll::Pending if reply.done => {
+                // The client has all of it; for the end of what an endpoint leaves open, the next
+                // request does not wait long.
+                let limit = ending.get_or_insert_with(|| {
+                    worker.deadlines.open(worker.clock.now(), Some(ENDING_MAX))
+                });
+                limit.poll(cx).map(|_| true)
             }
             Poll::Pending => {
                 stall = None;

@@ -7,9 +7,11 @@ use std::mem::MaybeUninit;
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 
-use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX, is_chunked, one_content_length};
+use crate::proxy::http1::fields::{
+    FIELDS_MAX, HEAD_BYTES_MAX, is_chunked, keeps_alive, one_content_length,
+};
 use crate::proxy::upstream::fault::Fault;
-use crate::traffic::fields::{Fields, Known, Places};
+use crate::traffic::fields::{Fields, Places};
 use crate::traffic::message::{RequestHead, ResponseHead};
 
 /// How the end of a response's body is told (RFC 9112, section 6.3).
@@ -77,13 +79,7 @@ pub fn response_framing(
     method: &Method,
     head: &mut ResponseHead,
 ) -> Result<(Framing, bool), Fault> {
-    let says = |token: &[u8]| {
-        let values = head.fields.all(Known::Connection);
-        let mut tokens = values.flat_map(|value| value.split(|b| *b == b','));
-        tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token))
-    };
-    let keep_alive =
-        if head.version == Version::HTTP_11 { !says(b"close") } else { says(b"keep-alive") };
+    let keep_alive = keeps_alive(&head.fields, head.version);
     let length = one_content_length(&mut head.fields)?;
     let no_body = *method == Method::HEAD
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

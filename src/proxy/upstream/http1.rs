@@ -41,6 +41,8 @@ const SMALL_READ_BYTES_MAX: usize = 64 << 10;
 pub struct Connection {
     stream: Transport,
     input: BytesMut,
+    /// Bytes of `input` in which there is no end of a head.
+    looked_at: usize,
     read_bytes: usize,
     /// Whether reads stay small.
     small_reads: bool,
@@ -120,6 +122,7 @@ impl Connection {
         Self {
             stream,
             input: BytesMut::new(),
+            looked_at: 0,
             read_bytes: READ_BYTES_MIN,
             small_reads: false,
             output: Outgoing::default(),
@@ -211,11 +214,16 @@ impl Connection {
     /// The next head, when it is whole.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Fault>> {
         loop {
-            if !self.input.is_empty()
-                && let Some(head) = decode_head(&mut self.input)?
-            {
-                return Poll::Ready(Ok(head));
+            // What trickles in is looked at line by line, not byte by byte.
+            let rest = &self.input[self.looked_at..];
+            let begins = self.looked_at == 0 && !rest.is_empty();
+            if begins || memchr::memchr(b'\n', rest).is_some() {
+                self.looked_at = 0;
+                if let Some(head) = decode_head(&mut self.input)? {
+                    return Poll::Ready(Ok(head));
+                }
             }
+            self.looked_at = self.input.len();
             if self.input.len() >= HEAD_BYTES_MAX {
                 return Poll::Ready(Err(Fault::Malformed("a head that is too large")));
             }

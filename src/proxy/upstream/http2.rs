@@ -50,6 +50,8 @@ pub struct Body {
     client_gone: bool,
     /// Bytes to come, where the head told.
     length: Option<u64>,
+    /// The status is one whose answers have no body.
+    has_none: bool,
     /// The place on the connection, free again when dropped.
     _lease: Lease,
 }
@@ -171,7 +173,8 @@ pub async fn send(
     }
     let length = head.fields.number(Known::ContentLength);
     let incoming = Incoming::of(stream);
-    let body = Body { incoming, upload, client_gone: false, length, _lease: lease };
+    let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = Body { incoming, upload, client_gone: false, length, has_none, _lease: lease };
     Ok(Response { head, body })
 }
 
@@ -259,7 +262,13 @@ impl Body {
         if self.client_gone {
             return Poll::Ready(Some(Err(Fault::ClientGone)));
         }
-        self.incoming.poll_frame(cx).map_err(|error| fault(&error))
+        let frame = ready!(self.incoming.poll_frame(cx).map_err(|error| fault(&error)));
+        let brings = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| !data.is_empty());
+        if self.has_none && matches!(&frame, Some(Ok(frame)) if brings(frame)) {
+            // To an HTTP/1.1 client it would be the next answer (RFC 9112, section 6.3).
+            return Poll::Ready(Some(Err(Fault::Malformed("a body where there can be none"))));
+        }
+        Poll::Ready(frame)
     }
 }
 

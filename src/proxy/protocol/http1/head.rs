@@ -12,7 +12,7 @@ use http::{Method, StatusCode, Uri, Version};
 use crate::proxy::error::Error;
 use crate::proxy::forward::check_expectations;
 use crate::proxy::http1::fields::{
-    FIELDS_MAX, HEAD_BYTES_MAX, check_names, content_length, is_chunked,
+    FIELDS_MAX, HEAD_BYTES_MAX, check_names, content_length, is_chunked, keeps_alive, words,
 };
 use crate::traffic::fields::{Fields, Known, Places};
 use crate::traffic::headers::is_host;
@@ -297,22 +297,6 @@ fn unknown_coding(fields: &Fields) -> Error {
         );
     }
     Error::BadRequest("the transfer coding is not `chunked` alone")
-}
-
-/// The comma-separated words of the field `name`.
-fn words(fields: &Fields, name: Known) -> impl Iterator<Item = &[u8]> {
-    let values = fields.all(name);
-    values.flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
-}
-
-fn keeps_alive(fields: &Fields, version: Version) -> bool {
-    let says =
-        |word: &[u8]| words(fields, Known::Connection).any(|one| one.eq_ignore_ascii_case(word));
-    if version == Version::HTTP_11 {
-        !says(b"close")
-    } else {
-        says(b"keep-alive") && !says(b"close")
-    }
 }
 
 fn takes_trailers(fields: &Fields) -> bool {

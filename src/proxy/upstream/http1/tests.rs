@@ -124,6 +124,12 @@ fn each_framing_ends_where_it_should() {
         ),
         (
             "GET",
+            "HTTP/1.0 200 OK\r\nconnection: keep-alive, close\r\ncontent-length: 2\r\n\r\nok",
+            false,
+            read(200, "ok", false),
+        ),
+        (
+            "GET",
             "HTTP/1.1 200 OK\r\nconnection: x, close\r\ncontent-length: 2\r\n\r\nok",
             false,
             read(200, "ok", false),
