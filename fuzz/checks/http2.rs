@@ -21,7 +21,6 @@ use serin::proxy::upstream::head::encode_head;
 use serin::traffic::fields::Known;
 use serin::traffic::headers::strip_trailers;
 use serin::traffic::message::RequestHead;
-use serin::traffic::retry::Timeouts;
 
 use super::frames::{SETTINGS, Wire, frames_of};
 
@@ -63,7 +62,7 @@ fn serve(input: Vec<u8>, step: usize) {
     let (at, length) = (Rc::new(Cell::new(0)), input.len());
     let until = Rc::new(Cell::new(length));
     let wire = Wire { input, at: Rc::clone(&at), until, step, waits: true };
-    let watch = Rc::new(Watch::new(Clock::start(), Timeouts::HEAD));
+    let watch = Rc::new(Watch::new(Clock::start()));
     let mut handshake = Box::pin(builder().handshake(Watched::new(wire, Rc::clone(&watch))));
     let mut connection = loop {
         match handshake.as_mut().poll(cx) {

@@ -362,8 +362,8 @@ impl Exchange {
         match &counters.arm {
             Some(arm) if !tries.has_failed_over() => {
                 let again = (!tries.is_first()).then(|| clock.now());
-                let id = head.fields.value(Known::XRequestId);
-                let judged = Judged { again, sticky: draws.sticky, id };
+                let id = arm.asks_for_ids().then(|| head.fields.value(Known::XRequestId));
+                let judged = Judged { again, sticky: draws.sticky, id: id.flatten() };
                 sample.judged(arm, &self.worker.open_attempts, judged)
             }
             Some(_) | None => sample,

@@ -64,6 +64,11 @@ impl WorkerArm {
         Self { evidence, arm, worker }
     }
 
+    /// Whether anything is told of an attempt by its `x-request-id`.
+    pub fn asks_for_ids(&self) -> bool {
+        self.arm == Arm::Canary || self.counters().answered.is_some()
+    }
+
     fn counters(&self) -> &ArmCounters {
         self.evidence.of(self.worker, self.arm)
     }
@@ -148,7 +153,7 @@ pub struct Judged {
     pub again: Option<Tick>,
     /// The draw of its sticky key.
     pub sticky: Option<u64>,
-    /// Its `x-request-id`.
+    /// Its `x-request-id`, where [`WorkerArm::asks_for_ids`].
     pub id: Option<HeaderValue>,
 }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serin::traffic::retry::Timeouts;
 use serin_testkit::{
-    Authority, Backend, Client, Leaf, Proxy, Request, Script, Stopwatch, Streamed, eventually, ms,
-    within,
+    Authority, Backend, Client, Frames, Leaf, Proxy, Request, Script, Stopwatch, Streamed,
+    eventually, kind, ms, within,
 };
 use tokio::task::JoinSet;
 
-use crate::http2_floods::{CUT_WITHIN, MEMORY_MAX, World, endless, resident_bytes};
+use crate::http2_floods::{
+    CUT_WITHIN, ENHANCE_YOUR_CALM, MEMORY_MAX, World, endless, resident_bytes,
+};
 use crate::tls;
 
 const HEAD: &str = "GET /attack HTTP/1.1\r\nHost: h\r\n";
@@ -74,6 +76,21 @@ async fn who_stops_in_the_middle_of_the_first_words_is_cut() {
         let after = watch.elapsed();
         assert!((ms(2000)..ms(2000) + LATE_MAX).contains(&after), "{begin:?}: {after:?}");
     }
+}
+
+#[tokio::test]
+async fn a_head_over_http2_that_does_not_end_is_cut_as_soon() {
+    let model = Backend::named("model").start();
+    let proxy = Proxy::to(&model, "").replace("8080 }]", "8080, head_timeout: 2s }]").start();
+    let mut client = Frames::connect(proxy.address()).await;
+    client.get(1, "/").await;
+    client.until(kind::DATA).await;
+    let watch = Stopwatch::start();
+    // The head of a frame says that there is more of it than comes.
+    client.send_raw(&[0, 1, 0, kind::HEADERS, 0, 0, 0, 0, 3, 0x82]).await;
+    assert_eq!(client.end().await, Some(ENHANCE_YOUR_CALM));
+    let after = watch.elapsed();
+    assert!((ms(2000)..ms(2000) + LATE_MAX).contains(&after), "{after:?}");
 }
 
 /// By the default: 240 bytes a second, behind the first five seconds.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::tls;
 
-const ENHANCE_YOUR_CALM: u32 = 11;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
 const COMPRESSION_ERROR: u32 = 9;
 const PROTOCOL_ERROR: u32 = 1;
 const CANCEL: u32 = 8;

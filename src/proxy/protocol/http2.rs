@@ -21,11 +21,13 @@ use h2::{Ping, PingPong, Reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
+use crate::proxy::deadline::Deadline;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::http2::gather::{Gathering, Sending, gather};
 use crate::proxy::protocol::http2::stream::Counted;
-use crate::proxy::protocol::http2::watch::{Look, Watch, Watched};
+use crate::proxy::protocol::http2::watch::{Watch, Watched};
 use crate::proxy::worker::{Visit, Worker};
+use crate::units::Tick;
 
 /// How every HTTP/2 connection begins (RFC 9113, section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -77,7 +79,7 @@ pub async fn serve<S>(stream: S, worker: &Rc<Worker>, visit: &Visit, exchange: E
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let watch = Rc::new(Watch::new(worker.clock, visit.head_timeout()));
+    let watch = Rc::new(Watch::new(worker.clock));
     let (stream, output) = gather(Watched::new(stream, Rc::clone(&watch)));
     let mut handshake = pin!(builder().handshake(stream));
     let greeted = poll_fn(|cx| {
@@ -91,6 +93,7 @@ where
         connection,
         output,
         watch,
+        head_limit: None,
         exchange,
         worker: Rc::clone(worker),
         pings,
@@ -138,6 +141,8 @@ struct Serving<S> {
     /// Where its frames go when it has been polled.
     output: Sending<Watched<S>>,
     watch: Rc<Watch>,
+    /// Since when, and until when, a head is waited for that has begun.
+    head_limit: Option<(Tick, Deadline)>,
     exchange: Exchange,
     worker: Rc<Worker>,
     pings: Option<PingPong>,
@@ -178,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     tokio::task::spawn_local(Box::pin(served));
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                Poll::Pending => match self.watch.verdict() {
+                Poll::Pending => match self.watch.verdict().or_else(|| self.slow_head(cx, visit)) {
                     Some(reason) if !self.cut => {
                         self.cut(reason);
                         look.set(sleep(FAREWELL));
@@ -205,6 +210,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         visit.poll_unneeded(cx).is_ready() && !self.drains
     }
 
+    /// Why the connection has to end, if a head takes too long from its first byte to its last.
+    fn slow_head(&mut self, cx: &Context<'_>, visit: &Visit) -> Option<Reason> {
+        let since = self.watch.head_since();
+        if self.head_limit.as_ref().map(|(since, _)| *since) != since {
+            let max = visit.head_timeout();
+            self.head_limit =
+                since.map(|since| (since, self.worker.deadlines.open(since, Some(max))));
+        }
+        let (_, limit) = self.head_limit.as_ref()?;
+        limit.poll(cx).is_ready().then_some(Reason::ENHANCE_YOUR_CALM)
+    }
+
     /// Takes no new requests; ends when those under way have.
     fn drain(&mut self) {
         if !std::mem::replace(&mut self.drains, true) {
@@ -214,13 +231,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// What the clock says of the connection.
     fn look(&mut self, cx: &mut Context<'_>) -> Verdict {
-        match self.watch.look(self.worker.clock.now()) {
-            Look::Fine => {}
-            Look::Blocked => return Verdict::End,
-            Look::SlowHead => {
-                self.cut(Reason::ENHANCE_YOUR_CALM);
-                return Verdict::GoOn;
-            }
+        if self.watch.is_blocked(self.worker.clock.now()) {
+            return Verdict::End;
         }
         self.silent = if self.watch.take_heard() { 0 } else { self.silent + 1 };
         if self.watch.requests() == 0 {

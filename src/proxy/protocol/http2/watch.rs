@@ -48,7 +48,6 @@ pub struct Watch {
     credited: Cell<Tick>,
     /// Why the connection has to end.
     verdict: Cell<Option<Reason>>,
-    head_timeout: Duration,
     /// When the head that is not whole yet began.
     head_since: Cell<Option<Tick>>,
     /// When the client stopped to take what is written.
@@ -59,24 +58,11 @@ pub struct Watch {
     task: RefCell<Option<Waker>>,
 }
 
-/// What a look at the clock tells of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// It goes on.
-    Fine,
-    /// It takes too long over a head.
-    SlowHead,
-    /// It takes nothing.
-    Blocked,
-}
-
 impl Watch {
-    /// Nothing has come yet; `head_timeout` is for a head, or any frame but DATA, from its first
-    /// byte to its last.
-    pub fn new(clock: Clock, head_timeout: Duration) -> Self {
+    /// Nothing has come yet.
+    pub fn new(clock: Clock) -> Self {
         Self {
             clock,
-            head_timeout,
             credit: Cell::new(CREDIT_MAX),
             credited: Cell::new(clock.now()),
             verdict: Cell::new(None),
@@ -130,16 +116,14 @@ impl Watch {
         }
     }
 
-    /// What the clock says, when it is `now`.
-    pub fn look(&self, now: Tick) -> Look {
-        let over = |since: Option<Tick>, max| since.is_some_and(|since| now.since(since) > max);
-        if over(self.blocked_since.get(), BLOCKED_MAX) {
-            Look::Blocked
-        } else if over(self.head_since.get(), self.head_timeout) {
-            Look::SlowHead
-        } else {
-            Look::Fine
-        }
+    /// Whether the client has taken nothing for too long, when it is `now`.
+    pub fn is_blocked(&self, now: Tick) -> bool {
+        self.blocked_since.get().is_some_and(|since| now.since(since) > BLOCKED_MAX)
+    }
+
+    /// When a head, or any frame but DATA, began that is not whole yet.
+    pub fn head_since(&self) -> Option<Tick> {
+        self.head_since.get()
     }
 
     fn earn(&self, credit: u32) {
@@ -302,13 +286,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
     use crate::proxy::protocol::http2::frames::END_HEADERS;
-    use crate::traffic::retry::Timeouts;
 
     const PING: Frame = Frame { kind: 6, flags: 0, stream: 0, length: 8 };
 
     #[test]
     fn who_asks_for_nothing_but_work_runs_out_of_credit() {
-        let watch = Watch::new(Clock::start(), Timeouts::HEAD);
+        let watch = Watch::new(Clock::start());
         for _ in 0..CREDIT_MAX {
             watch.pay_for(PING);
         }
@@ -325,24 +308,27 @@ mod tests {
 
     #[test]
     fn a_head_that_does_not_end_and_a_client_that_takes_nothing_run_out_of_time() {
-        let watch = Watch::new(Clock::start(), Timeouts::HEAD);
-        let later = |span| watch.clock.now().after(span);
+        let watch = Watch::new(Clock::start());
+        let later = || watch.clock.now().after(2 * BLOCKED_MAX);
+        assert_eq!(watch.head_since(), None);
         watch.head_is_whole(false);
-        assert_eq!(watch.look(later(Duration::ZERO)), Look::Fine);
+        let since = watch.head_since();
+        assert!(since.is_some());
         // A piece more does not begin it anew.
         watch.head_is_whole(false);
-        assert_eq!(watch.look(later(2 * Timeouts::HEAD)), Look::SlowHead);
+        assert_eq!(watch.head_since(), since);
         watch.head_is_whole(true);
-        assert_eq!(watch.look(later(2 * Timeouts::HEAD)), Look::Fine);
+        assert_eq!(watch.head_since(), None);
+        assert!(!watch.is_blocked(later()));
         watch.wrote(&Poll::Pending);
-        assert_eq!(watch.look(later(2 * BLOCKED_MAX)), Look::Blocked);
+        assert!(watch.is_blocked(later()) && !watch.is_blocked(watch.clock.now()));
         watch.wrote(&Poll::Ready(Ok(1)));
-        assert_eq!(watch.look(later(2 * BLOCKED_MAX)), Look::Fine);
+        assert!(!watch.is_blocked(later()));
     }
 
     #[test]
     fn requests_and_bodies_cost_no_credit() {
-        let watch = Watch::new(Clock::start(), Timeouts::HEAD);
+        let watch = Watch::new(Clock::start());
         for _ in 0..10 * CREDIT_MAX {
             watch.pay_for(Frame { kind: HEADERS, flags: END_HEADERS, stream: 1, length: 30 });
             watch.pay_for(Frame { kind: DATA, flags: 0, stream: 1, length: 1 });
