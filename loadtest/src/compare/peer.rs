@@ -117,11 +117,28 @@ fn fill_in(template: &str, setting: &Setting, folder: &Path) -> anyhow::Result<S
         ("@CANARY_PORT@", setting.canary.to_string()),
         ("@SHADOW_PORT@", setting.shadow.to_string()),
         ("@WORKERS@", setting.workers.to_string()),
+        ("@OTHER_RULES@", each(OTHER_RULES, OTHER_RULE)),
+        ("@OTHER_SPLITS@", each(OTHER_ROLLOUTS, OTHER_SPLIT)),
+        ("@OTHER_ROLLOUTS@", each(OTHER_ROLLOUTS, OTHER_ROLLOUT)),
         ("@DIR@", folder.to_string_lossy().into_owned()),
     ] {
         text = text.replace(name, &value);
     }
     Ok(text)
+}
+
+/// How much a config is `grown` by: rules that no request of the load matches, and rollouts of
+/// such rules, with what Serin's config has for each. As much as fits into a file of 1 MiB.
+const OTHER_RULES: usize = 10_000;
+const OTHER_ROLLOUTS: usize = 100;
+const OTHER_RULE: &str = "      - { name: r@N@, matches: [{ path: /v2/models/r@N@ }], backends: [{ name: sentiment-v1 }] }\n";
+const OTHER_SPLIT: &str = "      - name: s@N@\n        matches: [{ path: /v2/models/s@N@ }]\n        \
+    backends: [{ name: sentiment-v1, weight: 90 }, { name: sentiment-v2, weight: 10 }]\n";
+const OTHER_ROLLOUT: &str = "  - { name: o@N@, rule: others/s@N@, stable: sentiment-v1, \
+    canary: sentiment-v2, objectives: [{ errors: 1% }, { latency: { p99: 200ms } }] }\n";
+
+fn each(count: usize, text: &str) -> String {
+    (0..count).map(|n| text.replace("@N@", &n.to_string())).collect()
 }
 
 /// Debian keeps servers in `sbin`, which is not on every user's path.

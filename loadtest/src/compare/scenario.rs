@@ -16,9 +16,9 @@ use crate::commands::drive::Protocol;
 const LARGE_BYTES: usize = 32 << 10;
 
 /// What a proxy may be asked to do beside: a copy of every request to a shadow; spans of one
-/// request in a hundred; a line for each request in a file; spans and lines. Each is a word
-/// that a config's `#if` may ask for.
-pub(super) const MORE: [&str; 4] = ["mirror", "tracing", "access_log", "telling"];
+/// request in a hundred; a line for each request in a file; spans and lines; to have many other
+/// rules and rollouts. Each is a word that a config's `#if` may ask for.
+pub(super) const MORE: [&str; 5] = ["mirror", "tracing", "access_log", "telling", "grown"];
 
 /// One scenario, as its file says it.
 #[derive(Clone, Debug, Deserialize)]
