@@ -103,6 +103,7 @@ pub fn chunked(data: &[u8]) {
     let Ok(Some((body, trailers))) = whole else {
         // What is in doubt may be found so at the end of its line.
         assert!(!matches!(slowly, Ok(Some(_))), "only in steps of {step} it is a body");
+        assert!(slowly.is_ok() || whole.is_err(), "only in steps of {step} it is in doubt");
         return;
     };
     assert_eq!(slowly, Ok(Some((body.clone(), trailers.clone()))), "in steps of {step}");

@@ -50,7 +50,7 @@ const QUIET_MAX: u32 = 8 * TURNS;
 /// Whatever an endpoint answers, what is taken for a response is one for hyper too, and both
 /// read the same in it: status, version, fields, body, trailers, what came before, and whether
 /// the connection may be used again. What hyper takes and Serin does not is one of the things
-/// that [`is_stricter`] names. Both send the same requests.
+/// that [`refuses`] names. Both send the same requests.
 ///
 /// The first byte tells in how large pieces answers arrive, the next three what is asked. The
 /// rest is answers with two NULs between them; behind the last the connection is closed.
@@ -520,16 +520,25 @@ fn refuses(fault: &str, answer: &[u8], method: &Method, read: &Read) -> bool {
             lines.any(|line| line.ends_with(b"\n") && !line.ends_with(b"\r\n"))
         }
         "a status that is none" => read.status >= 600,
+        "empty lines without end" => lines.filter(|line| *line == b"\r\n").count() > 4,
         "both a length and a transfer coding" | "a transfer coding that is not `chunked` alone" => {
             names("transfer-encoding")
         }
         "a length that is none" | "two lengths" => {
-            // Hyper looks for a length where it would frame the body alone.
-            *method == Method::HEAD
+            // Hyper looks for a length where it would frame the body alone, and takes lists.
+            let is_list = lines.any(|line| {
+                let name = line.get(..15).unwrap_or_default();
+                name.eq_ignore_ascii_case(b"content-length:") && line.contains(&b',')
+            });
+            is_list
+                || *method == Method::HEAD
                 || matches!(read.status, 204 | 304)
                 || names("transfer-encoding")
         }
-        "an interim response too many" => read.status == 101 || read.interims.len() > 16,
+        // Those that are not passed on count too.
+        "an interim response too many" => {
+            read.status == 101 || lines.filter(|line| line.starts_with(b"HTTP/1.")).count() > 16
+        }
         // Extensions that are none, and zeros in front without end.
         "a chunk size that is none" => lines.any(|line| {
             let line = line.strip_suffix(b"\r\n").unwrap_or(line);

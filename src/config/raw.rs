@@ -318,7 +318,8 @@ maps! {
         /// Behind an upgrade (WebSocket): without a byte in either direction.
         may tunnel: As<Span> = "1h",
         /// Bytes a second that a client must send of its body, on average over the time it is
-        /// waited for, after the first 5s; `0B` is no limit. Not asked of gRPC.
+        /// waited for, after the first 5s; `0B` is no limit. Not asked of gRPC over
+        /// HTTP/2.
         may upload_rate: As<Size> = "240B",
     }
 

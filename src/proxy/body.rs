@@ -25,6 +25,21 @@ use crate::units::Tick;
 /// What a kept piece counts for at least, beside its bytes.
 const PIECE_BYTES_MIN: usize = 256;
 
+/// Pieces of a body that may share the buffers that they came in.
+const PIECES_SHARED_MAX: usize = 4;
+
+/// Later ones up to this size are copied.
+const PIECE_COPIED_MAX: usize = 2 << 10;
+
+/// A piece that may have to wait, behind `before` others of its body. Each keeps the buffer that
+/// it was read into, of 8 KiB at least: of many small ones that would be far more than they are.
+pub fn without_its_buffer(data: &Bytes, before: usize) -> Bytes {
+    if before < PIECES_SHARED_MAX || data.len() > PIECE_COPIED_MAX {
+        return data.clone();
+    }
+    Bytes::copy_from_slice(data)
+}
+
 /// A request's body, as it comes from the client. Shared by the attempts that send it.
 #[derive(Debug, Default)]
 pub struct Source {
@@ -219,7 +234,9 @@ impl Source {
         let copied = !self.copies.borrow().is_empty();
         let fits = fits && (copied || self.held.takes(data.len().max(PIECE_BYTES_MIN)));
         if fits {
-            self.kept.borrow_mut().push(data.clone());
+            let mut kept = self.kept.borrow_mut();
+            let piece = without_its_buffer(data, kept.len());
+            kept.push(piece);
         } else {
             self.lost.set(true);
             self.kept.borrow_mut().clear();
@@ -380,8 +397,9 @@ impl Body for RequestBody {
             self.source.sent.set(self.sent);
             self.has_waited();
             self.mind_the_time();
-            if self.source.is_tunnel.get() {
-                // A tunnel is idle when nothing passes in either direction.
+            if self.source.answered.get() {
+                // From the answer on both directions count, or a client that speaks to an endpoint
+                // that listens would be cut. In a tunnel it is never otherwise.
                 self.wait.clear();
             }
         } else {
@@ -392,5 +410,21 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         self.source.is_ended() && self.sent >= self.source.kept.borrow().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_small_pieces_do_not_keep_the_buffers_that_they_came_in() {
+        let shares =
+            |data: &Bytes, before| without_its_buffer(data, before).as_ptr() == data.as_ptr();
+        let (small, large) =
+            (Bytes::from(vec![7; 100]), Bytes::from(vec![7; PIECE_COPIED_MAX + 1]));
+        assert!(shares(&small, PIECES_SHARED_MAX - 1) && shares(&large, PIECES_SHARED_MAX));
+        assert!(!shares(&small, PIECES_SHARED_MAX));
+        assert_eq!(without_its_buffer(&small, PIECES_SHARED_MAX), small);
     }
 }

@@ -298,13 +298,10 @@ impl Exchange {
             }
             let place = Place::take(&shadow.in_flight, mirror.in_flight_max);
             let limit = view.snapshot.backends[shadow.backend].limit.as_ref();
-            // A copy does not wait in line with users.
-            let pass = limit.map(|limit| limit.gate.try_enter());
             let draw = fastrand::u64(..);
             let pick = Pick { draw, affinity: draw, avoid: None };
             let endpoint = view.endpoint(shadow.backend, pick, started);
-            let is_full = pass.as_ref().is_some_and(Option::is_none);
-            let Some((place, endpoint)) = place.zip(endpoint).filter(|_| !is_full) else {
+            let Some((place, endpoint)) = place.zip(endpoint) else {
                 leg.counters().mirrored(MirrorResult::Dropped).add(1);
                 continue;
             };
@@ -320,7 +317,8 @@ impl Exchange {
                 copy,
                 Rc::clone(&endpoint.endpoint),
                 (&self.worker.deadlines, rule.rule.timeouts),
-                (Rc::clone(leg), (place, pass.flatten()), tale),
+                (Rc::clone(leg), place, limit.map(|limit| Arc::clone(&limit.gate))),
+                tale,
             );
             match body {
                 Some(body) => copy.start(body),

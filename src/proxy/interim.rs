@@ -8,9 +8,12 @@ use crate::traffic::fields::Known;
 use crate::traffic::headers::strip_hop_by_hop;
 use crate::traffic::message::ResponseHead;
 
-/// Bytes of the interim responses to one request; those beyond are dropped. No client holds them
-/// back, so that without a bound one that reads nothing would have all of them kept.
+/// Bytes of the interim responses to one request, counted as HTTP/2 does: 32 more for each field,
+/// and for the status. Those beyond are dropped. No client holds them back, so that without a
+/// bound one that reads nothing would have all of them kept.
 pub const INTERIM_BYTES_MAX: usize = 16 << 10;
+
+const FIELD_BYTES: usize = 32;
 
 /// Interim responses that wait for one client. Attempts bring a bounded number each.
 #[derive(Debug, Default)]
@@ -28,9 +31,11 @@ impl Interims {
             strip_hop_by_hop(&mut head.fields);
             // It has no content (RFC 9110, section 8.6).
             head.fields.remove(Known::ContentLength);
-            let bytes = head.fields.iter().map(|(name, value)| name.len() + value.len());
-            self.bytes.set(self.bytes.get() + bytes.sum::<usize>());
+            let field_bytes = |(name, value): (&str, &[u8])| name.len() + value.len() + FIELD_BYTES;
+            let bytes = FIELD_BYTES + head.fields.iter().map(field_bytes).sum::<usize>();
+            self.bytes.set(self.bytes.get() + bytes);
             if self.bytes.get() <= INTERIM_BYTES_MAX {
+                head.fields.detach();
                 self.waiting.borrow_mut().push(head);
             }
         }

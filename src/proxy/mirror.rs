@@ -17,7 +17,7 @@ use crate::proxy::deadline::Deadlines;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::upstream::{AnswerBody, Endpoint, Outbound};
 use crate::telemetry::counts::MirrorResult;
-use crate::telemetry::gate::Pass;
+use crate::telemetry::gate::{Gate, Pass};
 use crate::telemetry::sample::WorkerLeg;
 use crate::telemetry::story::CopyTale;
 use crate::traffic::message::RequestHead;
@@ -64,25 +64,25 @@ struct Order {
     endpoint: Rc<Endpoint>,
     deadlines: Rc<Deadlines>,
     timeouts: Timeouts,
-    place: Places,
+    place: Place,
+    gate: Option<Arc<Gate>>,
     tale: Option<CopyTale>,
 }
 
-/// In the mirror's budget and, where it has limits, at the backend.
-type Places = (Place, Option<Pass>);
-
 impl Copy {
-    /// A copy of a request with `head`, to be sent to `endpoint`.
+    /// A copy of a request with `head`, to be sent to `endpoint`. It has a place in the mirror's
+    /// budget; the `gate` of the backend, where that has limits, it goes through when it is sent.
     pub fn new(
         mirror: &Mirror,
         mut head: RequestHead,
         endpoint: Rc<Endpoint>,
         (deadlines, timeouts): (&Rc<Deadlines>, Timeouts),
-        (leg, place, tale): (Rc<WorkerLeg>, Places, Option<CopyTale>),
+        (leg, place, gate): (Rc<WorkerLeg>, Place, Option<Arc<Gate>>),
+        tale: Option<CopyTale>,
     ) -> Self {
         mirror.dress(&mut head.fields);
         let deadlines = Rc::clone(deadlines);
-        let order = Some(Order { head, endpoint, deadlines, timeouts, place, tale });
+        let order = Some(Order { head, endpoint, deadlines, timeouts, place, gate, tale });
         Self { order, body_bytes_max: mirror.body_bytes_max, leg }
     }
 
@@ -101,16 +101,24 @@ impl Copy {
         fits
     }
 
-    /// Sends it, in a task of its own.
+    /// Sends it, in a task of its own, if the backend has a place for it: it does not wait in line
+    /// with users.
     pub fn start(mut self, body: Vec<Bytes>) {
+        let Some(order) = &self.order else { return };
+        let pass = order.gate.as_ref().map(Gate::try_enter);
+        if pass.as_ref().is_some_and(Option::is_none) {
+            // Counted when it is dropped.
+            return;
+        }
         if let Some(order) = self.order.take() {
-            tokio::task::spawn_local(order.carry_out(body, Rc::clone(&self.leg)));
+            let sent = order.carry_out(body, pass.flatten(), Rc::clone(&self.leg));
+            tokio::task::spawn_local(sent);
         }
     }
 }
 
 impl Drop for Copy {
-    /// The request it copies never ended, so there was nothing to copy.
+    /// The request it copies never ended, so there was nothing to copy; or there was no place.
     fn drop(&mut self) {
         if self.order.is_some() {
             self.leg.counters().mirrored(MirrorResult::Dropped).add(1);
@@ -119,8 +127,8 @@ impl Drop for Copy {
 }
 
 impl Order {
-    async fn carry_out(self, body: Vec<Bytes>, leg: Rc<WorkerLeg>) {
-        let Self { head, endpoint, deadlines, timeouts, place, mut tale } = self;
+    async fn carry_out(self, body: Vec<Bytes>, pass: Option<Pass>, leg: Rc<WorkerLeg>) {
+        let Self { head, endpoint, deadlines, timeouts, place, mut tale, .. } = self;
         if let Some(tale) = &mut tale {
             tale.begin();
         }
@@ -140,7 +148,7 @@ impl Order {
             }
             Err(error) => Err(error),
         };
-        drop(place);
+        drop((place, pass));
         let outcome = match (&ended, code) {
             (Ok(trailer), Some(code)) => Outcome::of(code, trailer.or(told)),
             (Ok(_), None) => Outcome::Neutral,

@@ -43,7 +43,7 @@ impl ClientStream for TlsStream<TcpStream> {
 
 /// Serves one client until it leaves or the worker drains.
 pub async fn serve_connection<S: ClientStream>(mut stream: S, visit: Visit, peer: Peer) {
-    let Some(first) = first_bytes(&mut stream, &visit).await else { return };
+    let Some((first, head_limit)) = first_bytes(&mut stream, &visit).await else { return };
     // Whatever the protocol, it says itself from here on when it is idle.
     visit.busy();
     let worker = Rc::clone(visit.worker());
@@ -56,14 +56,18 @@ pub async fn serve_connection<S: ClientStream>(mut stream: S, visit: Visit, peer
         let stream = Prefixed { prefix: first, stream };
         Box::pin(http2::serve(stream, &worker, &visit, exchange)).await;
     } else {
-        http1::serve(stream, first, visit, exchange).await;
+        http1::serve(stream, (first, head_limit), visit, exchange).await;
     }
 }
 
-/// What comes first, as much as it takes to tell HTTP/2 from HTTP/1.1. `None` when the
+/// What comes first, as much as it takes to tell HTTP/2 from HTTP/1.1, and until when the head
+/// that it begins is waited for, where that was counted already. `None` when the
 /// client left or is not waited for any longer: one that says nothing may be idle for a while,
 /// one that has begun to speak is to come to an end.
-async fn first_bytes<S: ClientStream>(stream: &mut S, visit: &Visit) -> Option<BytesMut> {
+async fn first_bytes<S: ClientStream>(
+    stream: &mut S,
+    visit: &Visit,
+) -> Option<(BytesMut, Option<Deadline>)> {
     let worker = visit.worker();
     let mut first = BytesMut::new();
     let mut limit: Option<Deadline> = None;
@@ -74,6 +78,8 @@ async fn first_bytes<S: ClientStream>(stream: &mut S, visit: &Visit) -> Option<B
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                 Poll::Pending if first.is_empty() => return visit.poll_idle(cx).map(|()| None),
                 Poll::Pending => {
+                    // One that has begun to speak is not idle any more.
+                    visit.busy();
                     let limit = limit.get_or_insert_with(|| {
                         let max = visit.head_timeout();
                         worker.deadlines.open(worker.clock.now(), Some(max))
@@ -87,7 +93,7 @@ async fn first_bytes<S: ClientStream>(stream: &mut S, visit: &Visit) -> Option<B
             }
             let enough = first.len() >= http2::PREFACE.len() || !http2::PREFACE.starts_with(&first);
             if enough {
-                return Poll::Ready(Some(std::mem::take(&mut first)));
+                return Poll::Ready(Some((std::mem::take(&mut first), limit.take())));
             }
         }
     })

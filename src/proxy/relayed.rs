@@ -104,7 +104,8 @@ impl Relayed {
         })
     }
 
-    fn end(&mut self) {
+    /// The attempt ends as it stands.
+    pub fn end(&mut self) {
         if let Some(attempt) = self.attempt.take() {
             attempt.end();
         }
@@ -140,6 +141,11 @@ impl Relayed {
     /// Sends on what is left of the request, while nobody asks for the response.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
         self.answer.poll_upload(cx);
+    }
+
+    /// Whether the request is still on its way.
+    pub fn is_uploading(&self) -> bool {
+        self.answer.is_uploading()
     }
 
     /// Longest wait between two pieces.

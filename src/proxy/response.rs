@@ -32,27 +32,35 @@ pub enum ResponseBody {
 impl ResponseBody {
     /// From here on no piece is large: many such bodies wait for one client.
     pub fn read_small_pieces(&mut self) {
-        match self {
-            Self::Own(_) => {}
-            Self::Relayed(relayed) => relayed.read_small_pieces(),
-            Self::Cuttable(cuttable) => {
-                if let Some(relayed) = cuttable.answer() {
-                    relayed.read_small_pieces();
-                }
-            }
+        if let Some(relayed) = self.relayed() {
+            relayed.read_small_pieces();
         }
     }
 
     /// Sends on what is left of the request, while nobody asks for the response.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(relayed) = self.relayed() {
+            relayed.poll_upload(cx);
+        }
+    }
+
+    /// Whether the request is still on its way.
+    pub fn is_uploading(&mut self) -> bool {
+        self.relayed().is_some_and(|relayed| relayed.is_uploading())
+    }
+
+    /// The client has all of it: the attempt ends as it stands, whatever may yet come.
+    pub fn end(&mut self) {
+        if let Some(relayed) = self.relayed() {
+            relayed.end();
+        }
+    }
+
+    fn relayed(&mut self) -> Option<&mut Relayed> {
         match self {
-            Self::Own(_) => {}
-            Self::Relayed(relayed) => relayed.poll_upload(cx),
-            Self::Cuttable(cuttable) => {
-                if let Some(relayed) = cuttable.answer() {
-                    relayed.poll_upload(cx);
-                }
-            }
+            Self::Own(_) => None,
+            Self::Relayed(relayed) => Some(relayed),
+            Self::Cuttable(cuttable) => cuttable.answer(),
         }
     }
 

@@ -199,7 +199,7 @@ impl Endpoint {
         outbound: &Outbound,
         began: Tick,
     ) -> Result<Response<AnswerBody>, Error> {
-        let mut answered = self.send_unmeasured(head, outbound).await;
+        let mut answered = self.send_unmeasured(head, outbound, began).await;
         let now = self.clock.now();
         self.observe(began, &answered, now);
         if let Ok(response) = &mut answered {
@@ -212,6 +212,7 @@ impl Endpoint {
         self: &Rc<Self>,
         head: &RequestHead,
         outbound: &Outbound,
+        began: Tick,
     ) -> Result<Response<AnswerBody>, Error> {
         let busy = Busy::new(self);
         let mut retries = 0;
@@ -220,7 +221,7 @@ impl Endpoint {
             if !matches!(way, Way::Fresh(_)) {
                 outbound.source.keep_to_replay();
             }
-            match outbound.attempt(way, head, retries, self.address).await {
+            match outbound.attempt(way, head, (retries, began), self.address).await {
                 Ok(response) => return Ok(AnswerBody::of(response, busy)),
                 Err((failed, _)) if failed.was_none() => retries += 1,
                 Err((_, error)) => return Err(error),
@@ -308,7 +309,7 @@ impl Outbound {
         &self,
         way: Way,
         head: &RequestHead,
-        retries: u32,
+        (retries, began): (u32, Tick),
         endpoint: SocketAddr,
     ) -> Result<Response<Wire>, (Failed, Error)> {
         let Self { source, wait, timeouts, interims } = self;
@@ -347,7 +348,8 @@ impl Outbound {
             Err(which) => Error::Timeout(which),
         };
         let body_replayable = source.is_replayable();
-        Err((Failed { excuse, body_replayable, retries }, error))
+        let after = wait.now().since(began);
+        Err((Failed { excuse, after, body_replayable, retries }, error))
     }
 }
 
@@ -409,13 +411,18 @@ impl AnswerBody {
     /// Drops it. What has come already is read, so that the connection of a short answer
     /// can be used again.
     pub fn discard(mut self) {
-        if self.open.as_ref().is_some_and(|(body, _)| body.is_uploading()) {
+        if self.is_uploading() {
             // Its connection cannot be used again, and what it would take in is the next
             // attempt's.
             return;
         }
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut self).poll_frame(&mut cx) {}
+    }
+
+    /// Whether the request is still on its way.
+    pub fn is_uploading(&self) -> bool {
+        self.open.as_ref().is_some_and(|(body, _)| body.is_uploading())
     }
 
     /// When its head was there.

@@ -116,6 +116,11 @@ impl Fields {
         Self { came: head.freeze(), added: Vec::new(), lines, seen }
     }
 
+    /// Lets go of the buffer in which the head came, for what is kept longer than that.
+    pub fn detach(&mut self) {
+        self.came = Bytes::copy_from_slice(&self.came);
+    }
+
     /// The head that came, of which what has been read is a part.
     pub fn came(&self) -> &Bytes {
         &self.came

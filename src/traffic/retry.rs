@@ -156,6 +156,14 @@ impl Retry {
 /// How often one request may be refused by an endpoint that did not look at it.
 pub const REFUSALS_MAX: u32 = 3;
 
+/// How often one request may meet a connection that takes no more: as often as there may be
+/// connections, each of which is left by that.
+pub const UNSENT_MAX: u32 = 32;
+
+/// A connection that was closed while it was idle says so at once. What ends later, in
+/// milliseconds from the request's beginning, is an endpoint that broke while it worked.
+const STALE_WITHIN_MS: u128 = 1000;
+
 /// Why an attempt that failed before any byte of a response says nothing of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excuse {
@@ -165,6 +173,8 @@ pub enum Excuse {
     ClosedWhileIdle,
     /// The endpoint told that it did not look at the request (RFC 9113, section 8.7).
     Refused,
+    /// Its connection took no more requests: nothing went out.
+    NotSent,
 }
 
 /// What is known of an attempt that failed before any byte of a response.
@@ -172,6 +182,8 @@ pub enum Excuse {
 pub struct Failed {
     /// Why it may be nobody's fault.
     pub excuse: Option<Excuse>,
+    /// How long after the request began.
+    pub after: Duration,
     /// Nothing of the body was lost: it is empty, unread, or kept whole.
     pub body_replayable: bool,
     /// How often this was answered with yes for the same request.
@@ -182,9 +194,10 @@ impl Failed {
     /// Whether the attempt counts for nothing, and is made once more on another connection.
     pub const fn was_none(self) -> bool {
         let retries_max = match self.excuse {
-            None => 0,
-            Some(Excuse::ClosedWhileIdle) => 1,
+            Some(Excuse::ClosedWhileIdle) if self.after.as_millis() <= STALE_WITHIN_MS => 1,
+            None | Some(Excuse::ClosedWhileIdle) => 0,
             Some(Excuse::Refused) => REFUSALS_MAX,
+            Some(Excuse::NotSent) => UNSENT_MAX,
         };
         self.body_replayable && self.retries < retries_max
     }
@@ -263,13 +276,22 @@ mod tests {
 
     #[test]
     fn only_an_attempt_with_an_excuse_is_made_again_and_not_for_ever() {
-        let stale =
-            Failed { excuse: Some(Excuse::ClosedWhileIdle), body_replayable: true, retries: 0 };
+        let stale = Failed {
+            excuse: Some(Excuse::ClosedWhileIdle),
+            after: Duration::ZERO,
+            body_replayable: true,
+            retries: 0,
+        };
         assert!(stale.was_none());
+        // Ten seconds into its work it was not idle.
+        assert!(!Failed { after: Duration::from_secs(10), ..stale }.was_none());
         assert!(!Failed { excuse: None, ..stale }.was_none());
         assert!(!Failed { body_replayable: false, ..stale }.was_none());
         assert!(!Failed { retries: 1, ..stale }.was_none());
-        let refused = Failed { excuse: Some(Excuse::Refused), ..stale };
+        let late = Duration::from_secs(10);
+        let refused = Failed { excuse: Some(Excuse::Refused), after: late, ..stale };
+        let unsent = Failed { excuse: Some(Excuse::NotSent), retries: REFUSALS_MAX, ..refused };
+        assert!(unsent.was_none() && !Failed { retries: UNSENT_MAX, ..unsent }.was_none());
         assert!(Failed { retries: REFUSALS_MAX - 1, ..refused }.was_none());
         assert!(!Failed { retries: REFUSALS_MAX, ..refused }.was_none());
         assert!(!Failed { body_replayable: false, ..refused }.was_none());

@@ -475,6 +475,72 @@ async fn an_answer_whose_end_is_a_frame_of_its_own_is_a_good_one() {
     .await;
 }
 
+/// Tokens are small frames, and small frames are counted by the library.
+#[tokio::test]
+async fn clients_that_read_no_tokens_do_not_cost_others_the_connection() {
+    const SLOW: usize = 10;
+    const TOKEN: [u8; 30] = [b't'; 30];
+    let listener = FrameListener::bind().await;
+    let proxy = before(listener.address, "");
+    let mut endpoint = None;
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let mut client = Frames::connect(proxy.address()).await;
+        client.send(kind::SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, 0)).await;
+        client.get(1, "/tokens").await;
+        if endpoint.is_none() {
+            endpoint = Some(listener.accept(&[]).await);
+        }
+        let endpoint = endpoint.as_mut().unwrap();
+        let stream = request(endpoint).await;
+        endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x88]).await;
+        for _ in 0..2000 {
+            endpoint.send(kind::DATA, 0, stream, &TOKEN).await;
+        }
+        client.until(kind::HEADERS).await;
+        slow.push((client, stream));
+    }
+    let mut endpoint = endpoint.unwrap();
+    let mut client = proxy.http2().await;
+    let asked = tokio::spawn(async move { client.exchange(get("/")).await });
+    let stream = request(&mut endpoint).await;
+    answer(&mut endpoint, stream, "quick").await;
+    let quick = within("an answer", asked).await.unwrap();
+    assert_eq!((quick.status().as_u16(), quick.body().as_str()), (200, "quick"));
+    // Nothing of theirs is lost.
+    for (client, stream) in &mut slow {
+        endpoint.send(kind::DATA, flag::END_STREAM, *stream, b"").await;
+        client.send(kind::WINDOW_UPDATE, 0, 1, &(1u32 << 20).to_be_bytes()).await;
+        assert_eq!(client.body(1).await.len(), 2000 * TOKEN.len());
+    }
+}
+
+/// An endpoint that listens to a client that speaks is not idle, though it says nothing.
+#[tokio::test]
+async fn what_a_client_says_behind_an_early_answer_keeps_the_stream_going() {
+    let listener = FrameListener::bind().await;
+    let proxy = before(listener.address, "        timeouts: { idle: 600ms }\n");
+    let mut client = proxy.http2().await;
+    let (pieces, body) = Streamed::new();
+    let asked = HttpRequest::post("http://models.example.com/").body(body).unwrap();
+    let asked = tokio::spawn(async move {
+        let answer = client.send(asked).await.unwrap();
+        answer.into_body().collect().await.map(|body| body.to_bytes())
+    });
+    let mut endpoint = listener.accept(&[]).await;
+    let stream = request(&mut endpoint).await;
+    endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x88]).await;
+    // Three times as long as it may be idle.
+    for _ in 0..18 {
+        pieces.send("audio".into()).await.unwrap();
+        assert_eq!(endpoint.until(kind::DATA).await.payload, b"audio");
+        tokio::time::sleep(serin_testkit::ms(100)).await;
+    }
+    drop(pieces);
+    endpoint.send(kind::DATA, flag::END_STREAM, stream, b"words").await;
+    assert_eq!(within("the answer", asked).await.unwrap().unwrap(), "words");
+}
+
 #[tokio::test]
 async fn what_has_no_body_has_no_length_either() {
     let listener = FrameListener::bind().await;

@@ -5,6 +5,7 @@
 pub mod chunked;
 pub mod fields;
 pub mod outgoing;
+pub mod warm;
 
 /// Bytes that are not HTTP/1.1, or not one message without a doubt: what they have wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -50,6 +50,8 @@ struct Connection<S> {
     interims: Rc<Interims>,
     /// Since the last head.
     empty_lines: Cell<EmptyLines>,
+    /// Of a head that had begun before this did.
+    head_limit: Cell<Option<Deadline>>,
 }
 
 /// What becomes of a connection.
@@ -82,13 +84,18 @@ enum NoRequest {
     Refused(Error),
 }
 
-/// Serves a connection to its end; `input` was read already.
-pub async fn serve<S: ClientStream>(stream: S, input: BytesMut, visit: Visit, exchange: Exchange) {
+/// Serves a connection to its end; `input` was read already, and its head has until `head_limit`.
+pub async fn serve<S: ClientStream>(
+    stream: S,
+    (input, head_limit): (BytesMut, Option<Deadline>),
+    visit: Visit,
+    exchange: Exchange,
+) {
     let io = Rc::new(Io::new(Rc::clone(visit.worker()), stream, input));
     let interims = Rc::<Interims>::default();
     let exchange = exchange.with_interims(&interims);
-    let empty_lines = Cell::default();
-    let connection = Connection { io, visit, exchange, interims, empty_lines };
+    let (empty_lines, head_limit) = (Cell::default(), Cell::new(head_limit));
+    let connection = Connection { io, visit, exchange, interims, empty_lines, head_limit };
     loop {
         // What serving takes is on the heap, and gone while nothing is asked for: an idle client
         // is to cost little.
@@ -125,7 +132,7 @@ impl<S: ClientStream> Connection<S> {
     /// Waits for a request's head.
     async fn next_head(&self, patience: Patience) -> Result<Head, NoRequest> {
         let worker = self.visit.worker();
-        let mut limit: Option<Deadline> = None;
+        let mut limit = self.head_limit.take();
         let mut looked_at = 0;
         poll_fn(|cx| {
             loop {
@@ -273,13 +280,16 @@ impl<S: ClientStream> Connection<S> {
                 });
                 limit.poll(cx).map(|_| false)
             }
-            Poll::Pending if reply.done => {
+            Poll::Pending if reply.done && !reply.body.is_uploading() => {
                 // The client has all of it; for the end of what an endpoint leaves open, the next
                 // request does not wait long.
                 let limit = ending.get_or_insert_with(|| {
                     worker.deadlines.open(worker.clock.now(), Some(ENDING_MAX))
                 });
-                limit.poll(cx).map(|_| true)
+                limit.poll(cx).map(|_| {
+                    reply.body.end();
+                    true
+                })
             }
             Poll::Pending => {
                 stall = None;

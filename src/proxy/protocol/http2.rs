@@ -55,6 +55,10 @@ const RESETS_REMEMBERED_MAX: usize = 200;
 /// What one stream may have waiting for the connection.
 const SEND_BYTES_MAX: usize = 64 << 10;
 
+/// What small frames of uploads may cost that wait for slow endpoints, as the library counts: 256
+/// bytes for each, less its own. A client of gRPC may stream small messages to several of them.
+const SMALL_FRAMES_BUDGET: usize = 8 << 20;
+
 /// How often a connection's time limits are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -124,6 +128,7 @@ pub fn builder() -> Builder {
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
         .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
         .max_send_buffer_size(SEND_BYTES_MAX)
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
         .enable_connect_protocol();
     builder
 }

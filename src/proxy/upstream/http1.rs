@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::AsyncWrite;
@@ -17,6 +17,7 @@ use crate::proxy::body::RequestBody;
 use crate::proxy::http1::chunked::{Chunks, Piece};
 use crate::proxy::http1::fields::{HEAD_BYTES_MAX, content_length};
 use crate::proxy::http1::outgoing::Outgoing;
+use crate::proxy::http1::warm::{self, WARM_BYTES_MIN};
 use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::head::{self, decode_head, encode_head, response_framing};
@@ -26,6 +27,9 @@ use crate::traffic::message::{RequestHead, Response, ResponseHead, Upgrade};
 
 /// Interim responses (1xx) before the final one.
 const INTERIM_MAX: u32 = 16;
+
+/// Empty lines before an answer: some endpoints send one too many after the last.
+const EMPTY_LINES_MAX: u32 = 4;
 
 /// Reads start small and grow while they fill: most answers are short, but copying a
 /// megabyte in small steps costs more than the megabyte. As much is kept of each answer that its
@@ -43,6 +47,10 @@ pub struct Connection {
     input: BytesMut,
     /// Bytes of `input` in which there is no end of a head.
     looked_at: usize,
+    /// Before the heads of the present answer.
+    empty_lines: u32,
+    /// `input` is one that goes from one connection to the next.
+    is_lent: bool,
     read_bytes: usize,
     /// Whether reads stay small.
     small_reads: bool,
@@ -123,6 +131,8 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             looked_at: 0,
+            empty_lines: 0,
+            is_lent: false,
             read_bytes: READ_BYTES_MIN,
             small_reads: false,
             output: Outgoing::default(),
@@ -145,7 +155,7 @@ impl Connection {
         interims: Option<&Interims>,
     ) -> Result<Response<Body>, Failed> {
         let reused = std::mem::replace(&mut self.reused, true);
-        self.small_reads = false;
+        (self.small_reads, self.empty_lines) = (false, 0);
         let failed = |fault, silent| Failed { fault, reused, silent };
         encode_head(head, self.output.buffer());
         let framing = upload_framing(&head.fields).map_err(|fault| failed(fault, true))?;
@@ -182,7 +192,7 @@ impl Connection {
             }
         })
         .await;
-        let silent = self.input.is_empty() && interim == 0;
+        let silent = self.input.is_empty() && interim == 0 && self.empty_lines == 0;
         let mut answer = answered.map_err(|fault| failed(fault, silent))?;
         if answer.status == StatusCode::SWITCHING_PROTOCOLS {
             answer.upgrade = answer.fields.value(Known::Upgrade).map(Upgrade);
@@ -214,16 +224,25 @@ impl Connection {
     /// The next head, when it is whole.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Fault>> {
         loop {
+            while self.looked_at == 0 && self.input.starts_with(b"\r\n") {
+                self.input.advance(2);
+                self.empty_lines += 1;
+                if self.empty_lines > EMPTY_LINES_MAX {
+                    return Poll::Ready(Err(Fault::Malformed("empty lines without end")));
+                }
+            }
             // What trickles in is looked at line by line, not byte by byte.
             let rest = &self.input[self.looked_at..];
-            let begins = self.looked_at == 0 && !rest.is_empty();
+            let begins = self.looked_at == 0 && rest.len() > 1;
             if begins || memchr::memchr(b'\n', rest).is_some() {
                 self.looked_at = 0;
                 if let Some(head) = decode_head(&mut self.input)? {
                     return Poll::Ready(Ok(head));
                 }
             }
-            self.looked_at = self.input.len();
+            if self.input.len() > 1 {
+                self.looked_at = self.input.len();
+            }
             if self.input.len() >= HEAD_BYTES_MAX {
                 return Poll::Ready(Err(Fault::Malformed("a head that is too large")));
             }
@@ -235,12 +254,21 @@ impl Connection {
 
     /// Reads more into `input`; 0 is the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
-        self.input.reserve(self.read_bytes);
         // A buffer may have more room than was asked for; what is read may be kept for long.
         let room = self.read_bytes;
+        if room >= WARM_BYTES_MIN && self.input.is_empty() {
+            self.give_back();
+            self.input = warm::take(room);
+            self.is_lent = true;
+        }
+        self.input.reserve(room);
         let mut input = (&mut self.input).limit(room);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut input));
-        let read = read.map_err(Fault::Io)?;
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut input);
+        if !matches!(read, Poll::Ready(Ok(1..))) {
+            // While nothing comes, others can have the room.
+            self.give_back();
+        }
+        let read = ready!(read).map_err(Fault::Io)?;
         if read == room {
             let max = if self.small_reads { SMALL_READ_BYTES_MAX } else { READ_BYTES_MAX };
             self.read_bytes = (self.read_bytes * 2).min(max);
@@ -248,6 +276,14 @@ impl Connection {
             self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// Lets other connections have the buffer, if nothing is left in it.
+    fn give_back(&mut self) {
+        if self.is_lent && self.input.is_empty() {
+            self.is_lent = false;
+            warm::give(std::mem::take(&mut self.input));
+        }
     }
 }
 
@@ -385,6 +421,7 @@ impl Body {
             return Poll::Ready(Some(Err(Fault::ClientGone)));
         }
         let polled = ready!(self.poll_piece(cx));
+        self.connection.give_back();
         if !matches!(polled, Some(Ok(_))) {
             self.framing = Framing::Ended;
         }

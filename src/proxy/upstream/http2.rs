@@ -18,7 +18,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Request, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::proxy::body::RequestBody;
+use crate::proxy::body::{RequestBody, without_its_buffer};
 use crate::proxy::http1::fields::{FIELDS_MAX, one_content_length};
 use crate::proxy::http2::{Incoming, Room, check_fields, poll_room};
 use crate::proxy::interim::Interims;
@@ -61,6 +61,7 @@ pub struct Body {
 struct Upload {
     stream: SendStream<Bytes>,
     body: RequestBody,
+    pieces: usize,
 }
 
 impl Upload {
@@ -81,6 +82,8 @@ impl Upload {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) => {
                         let last = self.body.is_end_stream();
+                        let data = without_its_buffer(&data, self.pieces);
+                        self.pieces += 1;
                         self.stream.send_data(data, last).map(|()| last)
                     }
                     Err(frame) => {
@@ -126,10 +129,10 @@ pub async fn send(
         Err(error) => {
             // No request left, so nothing was looked at.
             lease.retire();
-            return Err(Failed { excuse: Some(Excuse::Refused), ..told(&lease, &error) });
+            return Err(Failed { excuse: Some(Excuse::NotSent), ..told(&lease, &error) });
         }
     };
-    let mut upload = (!ended).then_some(Upload { stream, body });
+    let mut upload = (!ended).then_some(Upload { stream, body, pieces: 0 });
     // What the client says waits until the endpoint has agreed.
     let mut tunnel = if websocket.is_some() { upload.take() } else { None };
     let mut passed = 0;
@@ -265,7 +268,7 @@ impl Body {
         let frame = ready!(self.incoming.poll_frame(cx).map_err(|error| fault(&error)));
         let brings = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| !data.is_empty());
         if self.has_none && matches!(&frame, Some(Ok(frame)) if brings(frame)) {
-            // To an HTTP/1.1 client it would be the next answer (RFC 9112, section 6.3).
+            // An HTTP/2 client would get it as it is.
             return Poll::Ready(Some(Err(Fault::Malformed("a body where there can be none"))));
         }
         Poll::Ready(frame)

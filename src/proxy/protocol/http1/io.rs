@@ -11,13 +11,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::http1::chunked::{Chunks, Piece};
 use crate::proxy::http1::outgoing::Outgoing;
+use crate::proxy::http1::warm::{self, WARM_BYTES_MIN};
 use crate::proxy::incoming::{Inbound, Unfinished};
 use crate::proxy::protocol::http1::head::Framing;
 use crate::proxy::worker::Worker;
@@ -38,6 +39,8 @@ pub struct Io<S> {
     worker: Rc<Worker>,
     stream: RefCell<S>,
     input: RefCell<BytesMut>,
+    /// `input` is one that goes from one connection to the next.
+    is_lent: Cell<bool>,
     read_bytes: Cell<usize>,
     output: RefCell<Outgoing>,
     body: RefCell<Body>,
@@ -76,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             worker,
             stream: RefCell::new(stream),
             input: RefCell::new(input),
+            is_lent: Cell::new(false),
             read_bytes: Cell::new(READ_BYTES_MIN),
             output: RefCell::default(),
             body: RefCell::new(Body::Ended),
@@ -205,10 +209,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         let most = self.read_bytes.get();
         let room = usize::try_from(wanted).unwrap_or(usize::MAX).min(most);
         let mut input = self.input.borrow_mut();
+        if room >= WARM_BYTES_MIN && input.is_empty() {
+            self.give_back(&mut input);
+            *input = warm::take(room);
+            self.is_lent.set(true);
+        }
         input.reserve(room);
-        let room = input.capacity() - input.len();
         let mut stream = self.stream.borrow_mut();
-        let read = ready!(poll_read_buf(Pin::new(&mut *stream), cx, &mut *input))?;
+        let read = poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut *input).limit(room));
+        if !matches!(read, Poll::Ready(Ok(1..))) {
+            // While nothing comes, others can have the room.
+            self.give_back(&mut input);
+        }
+        let read = ready!(read)?;
         if read == room {
             self.read_bytes.set((most * 2).min(READ_BYTES_MAX));
         } else if read < most / 4 {
@@ -220,9 +233,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         Poll::Ready(Ok(read))
     }
 
+    /// Lets other connections have the buffer, if nothing is left in it.
+    fn give_back(&self, input: &mut BytesMut) {
+        if input.is_empty() && self.is_lent.replace(false) {
+            warm::give(std::mem::take(input));
+        }
+    }
+
     /// What of the body is in `input`.
     fn decode(&self) -> Option<Result<Frame<Bytes>, Unfinished>> {
         let mut input = self.input.borrow_mut();
+        let frame = self.decode_from(&mut input);
+        self.give_back(&mut input);
+        frame
+    }
+
+    fn decode_from(&self, input: &mut BytesMut) -> Option<Result<Frame<Bytes>, Unfinished>> {
         let mut body = self.body.borrow_mut();
         match &mut *body {
             Body::Length(left) if !input.is_empty() => {
@@ -233,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
                 }
                 Some(Ok(Frame::data(input.split_to(take).freeze())))
             }
-            Body::Chunked(chunks) => match chunks.decode(&mut input) {
+            Body::Chunked(chunks) => match chunks.decode(input) {
                 Ok(Some(Piece::Data(data))) => Some(Ok(Frame::data(data))),
                 Ok(Some(Piece::End(trailers))) => {
                     *body = Body::Ended;

@@ -15,6 +15,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Method, StatusCode};
 use http_body::Body;
 
+use crate::proxy::body::without_its_buffer;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::error::{Error, Timeout};
 use crate::proxy::exchange::Exchange;
@@ -75,10 +76,10 @@ pub async fn serve(
     };
     if !ended {
         body.read_small_pieces();
-        let mut stalled = None;
+        let (mut stalled, mut pieces) = (None, 0);
         let sent = poll_fn(|cx| {
             let open = || worker.deadlines.open(worker.clock.now(), None);
-            poll_body(&mut stream, &mut body, &mut stalled, open, cx)
+            poll_body(&mut stream, (&mut body, &mut pieces), &mut stalled, open, cx)
         });
         if let Err(reason) = sent.await {
             stream.send_reset(reason);
@@ -147,10 +148,10 @@ async fn answer(
     Some(answered)
 }
 
-/// Sends a body to its end. `stalled` is a time limit while the client has no room.
+/// Sends a body, of which `pieces` were sent before, to its end. `stalled` is a time limit while the client has no room.
 fn poll_body(
     stream: &mut SendStream<Bytes>,
-    body: &mut ResponseBody,
+    (body, pieces): (&mut ResponseBody, &mut usize),
     stalled: &mut Option<Deadline>,
     open: impl Fn() -> Deadline,
     cx: &mut Context<'_>,
@@ -172,6 +173,8 @@ fn poll_body(
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
+                    let data = without_its_buffer(&data, *pieces);
+                    *pieces += 1;
                     stream.send_data(data, last).map(|()| last)
                 }
                 Err(frame) => {

@@ -124,12 +124,6 @@ fn each_framing_ends_where_it_should() {
         ),
         (
             "GET",
-            "HTTP/1.0 200 OK\r\nconnection: keep-alive, close\r\ncontent-length: 2\r\n\r\nok",
-            false,
-            read(200, "ok", false),
-        ),
-        (
-            "GET",
             "HTTP/1.1 200 OK\r\nconnection: x, close\r\ncontent-length: 2\r\n\r\nok",
             false,
             read(200, "ok", false),
@@ -174,6 +168,16 @@ fn each_framing_ends_where_it_should() {
 }
 
 #[test]
+fn what_is_odd_and_clear_is_read() {
+    let close = "HTTP/1.0 200 OK\r\nconnection: keep-alive, close\r\ncontent-length: 2\r\n\r\nok";
+    assert_eq!(ask("GET", close.as_bytes(), 7, false), Ok(read(200, "ok", false)));
+    let late = "\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    for step in [1, 2, 3, late.len()] {
+        assert_eq!(ask("GET", late.as_bytes(), step, false), Ok(read(200, "ok", true)), "{step}");
+    }
+}
+
+#[test]
 fn trailers_are_read() {
     let response =
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\ngrpc-status: 0\r\n\r\n";
@@ -186,6 +190,7 @@ fn what_is_not_one_response_is_a_fault() {
     for response in [
         "",
         "HTTP/1.1 200",
+        "\r\n\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
         "garbage garbage\r\n\r\n",
         "HTTP/2.0 200 OK\r\n\r\n",
         "HTTP/1.1 099 Low\r\n\r\n",

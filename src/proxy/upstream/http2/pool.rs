@@ -197,6 +197,12 @@ impl Pool {
     }
 }
 
+/// What small frames may cost that wait for slow clients, as the library counts: 256 bytes for
+/// each, less its own. As much as all streams can bring in tokens of 32 bytes: it is the windows
+/// that hold back an endpoint, and a few clients that read nothing must not cost the others their
+/// connection.
+const SMALL_FRAMES_BUDGET: usize = STREAMS_MAX * (STREAM_WINDOW as usize / 32) * (256 - 32);
+
 /// What is agreed to with an endpoint.
 pub fn builder() -> Builder {
     let mut builder = Builder::new();
@@ -209,6 +215,7 @@ pub fn builder() -> Builder {
         .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
         // Clients that change their minds are no fault of this connection.
         .max_local_error_reset_streams(None)
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
         .max_send_buffer_size(SEND_BYTES_MAX);
     builder
 }
@@ -230,9 +237,14 @@ async fn drive(
     poll_fn(|cx| {
         while look.as_mut().poll(cx).is_ready() {
             look.set(sleep(LOOK));
-            let quiet = state.heard.get() == heard && state.streams.get() > 0;
-            heard = state.heard.get();
-            silent = if quiet { silent + 1 } else { 0 };
+            // Nobody waits for what has said nothing by now.
+            dial = None;
+            if heard != state.heard.get() {
+                (heard, silent) = (state.heard.get(), 0);
+            } else if state.streams.get() > 0 {
+                // Looks between two requests say nothing, and do not make it well.
+                silent += 1;
+            }
             if silent >= SILENT_LOOKS_MAX {
                 return Poll::Ready(());
             }
