@@ -154,7 +154,7 @@ fuzz target seconds="60":
 bench *args:
     cargo bench --locked --bench decide --bench exchange -- {{ args }}
 
-# Serin beside HAProxy, nginx, Envoy and a bare relay, one core each, interleaved.
+# Serin beside HAProxy, nginx, Envoy, Pingora and a bare relay, one core each, interleaved.
 load-compare *args:
     cargo build --locked --profile dist --bin serin
     cargo build --locked --release --package serin-loadtest

@@ -122,7 +122,8 @@ fn a_comparison_leaves_figures_a_plot_and_a_summary() {
     let out = std::env::temp_dir().join(format!("loadtest-measure-{}", std::process::id()));
     let folder = env!("CARGO_MANIFEST_DIR");
     let output = Command::new(LOADTEST)
-        .args(["compare", "--peers", "relay", "--scenario", "plain", "--rounds", "1"])
+        .env_remove("LOADTEST_PINGORA")
+        .args(["compare", "--peers", "relay,pingora", "--scenario", "plain", "--rounds", "1"])
         .args(["--duration", "50ms", "--warm-up", "10ms", "--load-cores", "0"])
         .args(["--scenarios", &format!("{folder}/scenarios")])
         .args(["--configs", &format!("{folder}/peers"), "--out"])
@@ -131,6 +132,7 @@ fn a_comparison_leaves_figures_a_plot_and_a_summary() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+    assert!(said.contains("SKIPPED pingora: NOT INSTALLED"), "{said}");
     let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
     let csv = read("plain.csv");
     assert!(csv.contains("plain,1,relay,CPU µs per request,"), "{csv}");

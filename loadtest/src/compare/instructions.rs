@@ -74,8 +74,12 @@ impl Instructions {
     async fn count_all(&self) -> anyhow::Result<()> {
         let valgrind = Command::new("valgrind").arg("--version").output();
         ensure!(valgrind.is_ok_and(|output| output.status.success()), "there is no valgrind");
-        let places =
-            Places { serin: self.serin.clone(), envoy: None, configs: self.configs.clone() };
+        let places = Places {
+            serin: self.serin.clone(),
+            envoy: None,
+            pingora: None,
+            configs: self.configs.clone(),
+        };
         let peer = Peer::find("serin", &places)?;
         let peer = peer.with_context(|| format!("{} is not there", self.serin.display()))?;
         let text = std::fs::read_to_string(&self.baseline).unwrap_or_default();

