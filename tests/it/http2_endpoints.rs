@@ -525,7 +525,7 @@ async fn what_a_client_says_behind_an_early_answer_keeps_the_stream_going() {
     let asked = HttpRequest::post("http://models.example.com/").body(body).unwrap();
     let asked = tokio::spawn(async move {
         let answer = client.send(asked).await.unwrap();
-        answer.into_body().collect().await.map(|body| body.to_bytes())
+        answer.into_body().collect().await.map(http_body_util::Collected::to_bytes)
     });
     let mut endpoint = listener.accept(&[]).await;
     let stream = request(&mut endpoint).await;
