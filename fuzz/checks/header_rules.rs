@@ -144,7 +144,8 @@ fn rules(came: &Fields, trusted: bool, has_body: bool, upgrades: bool, proto: &s
     let keeps_trace = matches!(&named("traceparent")[..], [id] if keeps_traceparent(id.as_bytes()));
     out.retain(|(name, _)| match &**name {
         "x-request-id" => keeps_id,
-        "traceparent" => keeps_trace,
+        // What is told of a trace goes with it.
+        "traceparent" | "tracestate" => keeps_trace,
         _ => true,
     });
     out
