@@ -148,7 +148,8 @@ async fn answer(
     Some(answered)
 }
 
-/// Sends a body, of which `pieces` were sent before, to its end. `stalled` is a time limit while the client has no room.
+/// Sends a body, of which `pieces` were sent before, to its end. `stalled` is a time limit while
+/// the client has no room.
 fn poll_body(
     stream: &mut SendStream<Bytes>,
     (body, pieces): (&mut ResponseBody, &mut usize),
