@@ -1,7 +1,7 @@
 //! Connections to endpoints: one pool per worker and endpoint, and one narrow way in.
 //!
 //! Never dials ahead and never shares a connection between workers. What speaks HTTP to
-//! the endpoint is seen by nobody outside this folder.
+//! the endpoint is seen by nobody outside this folder, but by the checks in `fuzz/`.
 
 pub mod fault;
 pub mod head;

@@ -1,4 +1,4 @@
-//! What the two sides of HTTP/1.1 share: fields, and the chunked coding.
+//! What the two sides of HTTP/1.1 share: fields, the chunked coding, and buffers.
 //!
 //! Never touches a connection, and takes nothing whose framing is in doubt.
 
