@@ -204,11 +204,10 @@ async fn first_byte(stream: &TcpStream, visit: &Visit, deadline: &Deadline) -> R
     let mut byte = [0];
     let peeked = poll_fn(|cx| {
         // One that has said nothing is told nothing.
-        visit.wake_on_drain(cx);
-        if visit.worker().is_draining() {
-            return Poll::Ready(Ok(0));
+        match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Pending => visit.poll_given_up(cx).map(|()| Ok(0)),
+            peeked => peeked,
         }
-        stream.poll_peek(cx, &mut ReadBuf::new(&mut byte))
     });
     match deadline.within(peeked).await {
         Ok(Ok(1..)) => Ok(byte[0]),

@@ -10,8 +10,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -24,6 +25,10 @@ use crate::snapshot::Reader;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// How long a drain waits for the first request of a client that has not asked anything yet:
+/// as a rule it is on its way.
+const NEWCOMER_WAIT: Duration = Duration::from_secs(1);
 
 /// Pause after an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -113,20 +118,31 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
         }
     };
     runtime.block_on(async {
-        let accepting: Vec<_> = sockets
+        let mut accepting: Vec<_> = sockets
             .into_iter()
             .enumerate()
             .map(|(index, socket)| {
-                tokio::task::spawn_local(accept(socket, index, Rc::clone(worker)))
+                let drain = stop.drain.clone();
+                tokio::task::spawn_local(accept(socket, index, Rc::clone(worker), drain))
             })
             .collect();
         let drained = async {
             stop.drain.cancelled().await;
-            for task in &accepting {
-                task.abort();
-            }
             worker.drain();
-            worker.fewer_connections_than(1).await;
+            let newcomers = async {
+                for task in &mut accepting {
+                    // One that panicked has told so.
+                    let _ = task.await;
+                }
+                worker.fewer_connections_than(1).await;
+            };
+            if timeout(NEWCOMER_WAIT, newcomers).await.is_err() {
+                for task in &accepting {
+                    task.abort();
+                }
+                worker.drain_newcomers();
+                worker.fewer_connections_than(1).await;
+            }
         };
         tokio::select! {
             () = drained => {}
@@ -136,8 +152,27 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
     });
 }
 
-/// Accepts at the snapshot's listener `index`, until dropped.
-async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
+/// Accepts at the snapshot's listener `index`, until it drains.
+async fn accept(
+    (socket, room): Entrance,
+    index: usize,
+    worker: Rc<Worker>,
+    drain: CancellationToken,
+) {
+    let begin = async |stream: TcpStream, address: SocketAddr| {
+        // A client that is gone already is found out by the first read.
+        let _ = stream.set_nodelay(true);
+        let place = room.enter(|| worker.close_idlest_client(Some(index))).await;
+        let view = worker.view();
+        let listener = &view.snapshot.listeners[index];
+        let visit = worker.enter(index).holding(place).through(&listener.door);
+        if listener.is_plain() {
+            let peer = Peer::cleartext(address.ip());
+            tokio::task::spawn_local(serve_connection(stream, visit, peer));
+        } else {
+            greeting::spawn(stream, address, Arc::clone(listener), visit);
+        }
+    };
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -151,26 +186,14 @@ async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
         worker.fewer_connections_than(CONNECTIONS_MAX).await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = drain.cancelled() => break,
             () = room.wanted() => {
                 worker.close_idlest_client(Some(index));
                 continue;
             }
         };
         match accepted {
-            Ok((stream, address)) => {
-                // A client that is gone already is found out by the first read.
-                let _ = stream.set_nodelay(true);
-                let place = room.enter(|| worker.close_idlest_client(Some(index))).await;
-                let view = worker.view();
-                let listener = &view.snapshot.listeners[index];
-                let visit = worker.enter(index).holding(place).through(&listener.door);
-                if listener.is_plain() {
-                    let peer = Peer::cleartext(address.ip());
-                    tokio::task::spawn_local(serve_connection(stream, visit, peer));
-                } else {
-                    greeting::spawn(stream, address, Arc::clone(listener), visit);
-                }
-            }
+            Ok((stream, address)) => begin(stream, address).await,
             Err(error) => {
                 tracing::warn!(
                     event = "accept_failed", worker = worker.index, %error,
@@ -179,5 +202,15 @@ async fn accept((socket, room): Entrance, index: usize, worker: Rc<Worker>) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    // Those that the kernel let in have sent something as a rule; with the socket they would be
+    // reset.
+    let Ok(socket) = listener.into_std() else { return };
+    while let Ok((stream, address)) = socket.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        // One that failed would have by now.
+        let Ok(stream) = stream else { continue };
+        worker.fewer_connections_than(CONNECTIONS_MAX).await;
+        begin(stream, address).await;
     }
 }

@@ -61,7 +61,7 @@ pub struct Worker {
     reader: RefCell<Reader>,
     view: RefCell<Rc<View>>,
     endpoints: RefCell<HashMap<EndpointKey, Rc<Endpoint>>>,
-    draining: Cell<bool>,
+    draining: Cell<Draining>,
     connections: RefCell<Slab<Seat>>,
     connection_ended: Notify,
     /// Where connections without a buffer of their own are read into.
@@ -74,10 +74,21 @@ pub struct Worker {
 /// be on its way, and would be lost.
 const CLIENT_IDLE_MIN: Duration = Duration::from_secs(1);
 
+/// Which clients are to go, as far as nothing is asked of their connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draining {
+    Not,
+    /// Those that have asked something before: what newcomers ask may be on its way.
+    Known,
+    All,
+}
+
 /// What is known of a client's connection.
 #[derive(Debug, Default)]
 struct Seat {
     waker: Option<Waker>,
+    /// It has asked something.
+    known: bool,
     /// Where it was accepted.
     listener: usize,
     /// `None` while it is busy.
@@ -117,7 +128,7 @@ impl Worker {
             reader: RefCell::new(reader),
             view: RefCell::new(Rc::new(view)),
             endpoints: RefCell::new(endpoints),
-            draining: Cell::new(false),
+            draining: Cell::new(Draining::Not),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
@@ -160,9 +171,19 @@ impl Worker {
         tokio::join!(self.deadlines.run(&self.open_attempts), self.cuts.run(), sweep, probes);
     }
 
-    /// Asks every connection to end after the request that it serves.
+    /// Asks every connection to end after the request that it serves, or that it is about to
+    /// bring when it has brought none yet.
     pub fn drain(&self) {
-        self.draining.set(true);
+        self.drain_those(Draining::Known);
+    }
+
+    /// The same, and waits for no first request any longer.
+    pub fn drain_newcomers(&self) {
+        self.drain_those(Draining::All);
+    }
+
+    fn drain_those(&self, draining: Draining) {
+        self.draining.set(draining);
         for (_, seat) in self.connections.borrow_mut().iter_mut() {
             if let Some(waker) = seat.waker.take() {
                 waker.wake();
@@ -213,7 +234,7 @@ impl Worker {
 
     /// Whether connections are to end.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.draining.get() != Draining::Not
     }
 
     /// Counts a client's connection at `listener` until the answer is dropped.
@@ -286,6 +307,15 @@ impl Visit {
         }
     }
 
+    /// Ready when a drain waits no longer for what newcomers ask.
+    pub fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+        self.wake_on_drain(cx);
+        match self.worker.draining.get() {
+            Draining::All => Poll::Ready(()),
+            Draining::Not | Draining::Known => Poll::Pending,
+        }
+    }
+
     /// Nothing is asked of the connection: ready when it is not to be waited for any longer.
     pub fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
         self.poll_idle_for(cx, false)
@@ -304,7 +334,12 @@ impl Visit {
         let deadlines = &self.worker.deadlines;
         let since = || deadlines.coarse_now();
         seat.idle.get_or_insert_with(|| Idle { since: since(), sweeps: 0, has_own_limit });
-        if seat.expired || self.worker.is_draining() { Poll::Ready(()) } else { Poll::Pending }
+        let goes = match self.worker.draining.get() {
+            Draining::Not => seat.expired,
+            Draining::Known => seat.expired || seat.known,
+            Draining::All => true,
+        };
+        if goes { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Whether nothing has been asked of it for a while.
@@ -315,7 +350,7 @@ impl Visit {
     /// Something is asked of it.
     pub fn busy(&self) {
         let seat = &mut self.worker.connections.borrow_mut()[self.key];
-        (seat.idle, seat.expired) = (None, false);
+        (seat.idle, seat.expired, seat.known) = (None, false, true);
     }
 }
 

@@ -30,6 +30,7 @@ mod fleet_pooled;
 mod floods;
 mod grpc;
 mod hostile_http1;
+mod http2_endings;
 mod http2_endpoints;
 mod http2_floods;
 mod http2_rules;

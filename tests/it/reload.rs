@@ -306,6 +306,34 @@ async fn a_drain_ends_what_is_under_way_and_takes_nothing_new() {
     assert_eq!(drained, serin::app::Drained::Whole);
 }
 
+/// Some that no worker has accepted yet, some that have not said anything.
+#[tokio::test]
+async fn a_drain_answers_those_whom_the_kernel_has_let_in() {
+    let model = Backend::named("model").start();
+    let listener = "address: 127.0.0.1:8080";
+    let proxy = Proxy::to(&model, "workers: 1")
+        .replace(listener, &format!("{listener}, limits: {{ connections: 1 }}"));
+    let mut proxy = proxy.start();
+    // Its one place is taken, by a client that has just been served.
+    let mut known = Wire::connect(proxy.address()).await;
+    known.send(Request::get("/").bytes()).await.unwrap();
+    within("an answer", known.head()).await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(proxy.client().begin(Request::get("/").bytes()).await);
+    }
+    let mut silent = Wire::connect(proxy.address()).await;
+    let drained = proxy.drain();
+    for wire in &mut waiting {
+        let head = within("an answer", wire.head()).await.unwrap();
+        assert_eq!((head.status(), head.field("connection").as_deref()), (200, Some("close")));
+    }
+    within("the end", silent.left()).await;
+    let drained = tokio::task::spawn_blocking(move || drained.join().unwrap()).await.unwrap();
+    assert_eq!(drained, serin::app::Drained::Whole);
+    assert_eq!(model.requests(), 6);
+}
+
 #[tokio::test]
 async fn a_drain_lets_http2_streams_end() {
     let model = Backend::named("model").on("/stream", Script::by_hand()).start();
