@@ -64,7 +64,8 @@ pub fn request_head(data: &[u8]) {
         return;
     }
     let peer = Peer::cleartext(IpAddr::from([127, 0, 0, 1]));
-    forward::to_endpoint(&mut request, &peer, true, head.framing != Framing::Ended);
+    forward::drop_claims(&mut request.fields, true);
+    forward::to_endpoint(&mut request, &peer, head.framing != Framing::Ended);
     let mut output = BytesMut::new();
     encode_head(&request, &mut output);
     let mut again = output.clone();

@@ -35,6 +35,10 @@ use crate::proxy::listener::{self, Listener, Stop};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::story::LogDrops;
 
+/// How long a drain waits for the first request of clients that have asked nothing yet: as a rule
+/// it is on its way.
+const NEWCOMER_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// How often a drain looks whether the workers have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -221,8 +225,12 @@ impl App {
         self.stop.drain.cancel();
         let clock = Clock::start();
         let drain_timeout = self.watch.drain_timeout();
+        let newcomer_wait = NEWCOMER_WAIT_MAX.min(drain_timeout / 2);
         let late = || clock.now().since_start() >= drain_timeout || hurry.is_cancelled();
         while !self.workers.iter().all(JoinHandle::is_finished) && !late() {
+            if clock.now().since_start() >= newcomer_wait {
+                self.stop.newcomers.cancel();
+            }
             thread::sleep(DRAIN_LOOK);
         }
         let whole = self.workers.iter().all(JoinHandle::is_finished);

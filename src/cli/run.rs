@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ pub struct RunArgs {
 /// Runs the proxy until a signal or `/quitquitquit` ends it.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let log = Log::start(&args.log)?;
+    take_all_files();
     let app = match App::start(&args.config) {
         Ok(app) => app,
         Err(StartError::Config(defects)) => {
@@ -82,6 +84,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Every client is an open file, and the soft limit is often 1024 for the sake of programs that
+/// could not tell more apart.
+fn take_all_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where it cannot be had, there are fewer: that is told when they are used up.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
 }
 
 /// Why a proxy is to end.

@@ -192,7 +192,8 @@ impl Renewing<'_> {
     fn server(&mut self, name: &ListenerName, settings: &ServerTls, key: &str) {
         let mut pairs = Vec::new();
         for (index, files) in settings.certificates.iter().enumerate() {
-            pairs.extend(self.pair(files, &format!("{key}.certificates[{index}]")));
+            let known = self.before.servers.contains_key(name);
+            pairs.extend(self.pair(files, &format!("{key}.certificates[{index}]"), known));
         }
         let clients = settings.clients.as_ref();
         let verifier = clients.map(|files| self.verifier(files, &format!("{key}.client_ca")));
@@ -238,7 +239,8 @@ impl Renewing<'_> {
 
     fn client(&mut self, name: &BackendName, settings: &EndpointTls, key: &str) {
         let pair = settings.certificate.as_ref();
-        let pair = pair.map(|files| self.pair(files, &format!("{key}.cert")));
+        let known = self.before.backends.contains_key(name);
+        let pair = pair.map(|files| self.pair(files, &format!("{key}.cert"), known));
         let roots = settings.ca.as_ref();
         let roots = roots.map(|file| self.roots(file, &format!("{key}.ca")));
         // What lacks was told of.
@@ -292,7 +294,8 @@ impl Renewing<'_> {
         Some(kept)
     }
 
-    fn pair(&mut self, files: &PairFiles, key: &str) -> Option<Kept<Arc<Pair>>> {
+    /// For an owner that `has_one`, or has had none so far.
+    fn pair(&mut self, files: &PairFiles, key: &str, has_one: bool) -> Option<Kept<Arc<Pair>>> {
         if let Some(known) = self.next.pairs.get(files) {
             return Some(known.clone());
         }
@@ -303,7 +306,7 @@ impl Renewing<'_> {
                 return Ok(same.clone());
             }
             let pair = content.pair()?;
-            if before.is_some() {
+            if has_one || before.is_some() {
                 pair.facts.check_time(self.now, &files.cert)?;
             }
             Ok(Kept { hash, value: Arc::new(pair) })

@@ -48,6 +48,8 @@ pub const COMMANDS_MAX: usize = 64;
 pub enum Command {
     /// Read the config file now, even if it looks the same.
     Reload(oneshot::Sender<ReloadResult>),
+    /// Look again at files that could not be used, if there are any: some become good with time.
+    LookAgain,
     /// Follow a person's word.
     Operate {
         /// Which rollout.

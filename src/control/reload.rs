@@ -21,6 +21,10 @@ pub const POLL: Duration = Duration::from_secs(1);
 /// its name may lead nowhere for a moment.
 const MISSED_LOOKS_MAX: u32 = 2;
 
+/// Files that could not be used are read again after so many looks, also when they are as they
+/// were: a certificate may not have been valid yet, or half of it have been there.
+const LOOKS_AGAIN: u32 = 5;
+
 /// Warns if the config file is mounted by itself, as with `subPath`: a kubelet never changes
 /// such a file, and a new one beside it is not seen.
 pub fn warn_of_sub_path(path: &Path) {
@@ -51,7 +55,7 @@ pub async fn watch(
     commands: mpsc::Sender<Command>,
 ) {
     let mut seen = (Some(hash), Vec::new());
-    let mut missed = 0;
+    let (mut missed, mut looked) = (0, 0u32);
     let mut looks = tokio::time::interval(POLL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -61,7 +65,13 @@ pub async fn watch(
         let now = (Source::read(&path).map(|source| source.hash()).ok(), of_files);
         let missing = now.0.is_none() || now.1.contains(&None);
         missed = if missing { missed + 1 } else { 0 };
+        looked = looked.wrapping_add(1);
         if now == seen || (missing && missed < MISSED_LOOKS_MAX) {
+            if looked.is_multiple_of(LOOKS_AGAIN)
+                && commands.send(Command::LookAgain).await.is_err()
+            {
+                return;
+            }
             continue;
         }
         seen = now;

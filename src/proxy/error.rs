@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use http::StatusCode;
+use rustix::io::Errno;
 
 use crate::names::{BackendName, RuleId};
 use crate::proxy::upstream::fault::Fault;
@@ -93,7 +94,7 @@ pub enum Error {
         limited: Limited,
     },
     /// Could not connect.
-    #[error("cannot connect to {endpoint}: {}", .source.kind())]
+    #[error("cannot connect to {endpoint}: {}", told(.source))]
     Unreachable {
         /// The endpoint.
         endpoint: SocketAddr,
@@ -254,6 +255,16 @@ impl From<Fault> for Error {
             Fault::Unsendable => Self::BadRequest("the endpoint's protocol has no such request"),
             fault => Self::Broken(fault),
         }
+    }
+}
+
+/// What an answer tells of `error`: the standard library has no word for two that this machine
+/// is to blame for.
+fn told(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => "this machine has no more files to open".to_owned(),
+        Some(Errno::NOBUFS) => "this machine has no room for more connections".to_owned(),
+        _ => error.kind().to_string(),
     }
 }
 

@@ -112,6 +112,7 @@ impl Exchange {
         let head = &mut *head;
 
         let story = self.story(&view, head, started);
+        forward::drop_claims(&mut head.fields, view.trusts(&self.peer));
         let source = source_of(head, body, &view.snapshot);
         let has_body = !source.is_ended();
         let routed = self.route(&mut view, head, &source).await;
@@ -122,7 +123,7 @@ impl Exchange {
         let draws = Draws::for_rule(rule.rule, head);
         source.size.set(rule.rule.body_bytes_max);
         let timeouts = timeouts_of(rule.rule, head);
-        forward::to_endpoint(head, &self.peer, view.trusts(&self.peer), has_body);
+        forward::to_endpoint(head, &self.peer, has_body);
         if let Some(story) = &story {
             story.routed(&head.fields, rule.rule.rollout.as_ref().map(|one| &one.name));
         }

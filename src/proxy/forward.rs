@@ -12,7 +12,7 @@ use crate::tls::certificate::ClientCertificate;
 use crate::traffic::client::Client;
 use crate::traffic::fields::{Fields, Known};
 use crate::traffic::headers::{
-    is_host, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop, traceparent,
+    FORGED, is_host, keeps_request_id, keeps_traceparent, request_id, strip_hop_by_hop, traceparent,
 };
 use crate::traffic::matching::{ModelView, RequestView, resolve_path};
 use crate::traffic::message::{RequestHead, Upgrade};
@@ -172,15 +172,20 @@ pub fn announces_more(head: &RequestHead, bytes_max: Option<u64>) -> bool {
     announced(head).zip(bytes_max).is_some_and(|(length, max)| length > max)
 }
 
-/// Makes the head of a client's request that of one to an endpoint. What it says of where
-/// it came from is kept only if it is `trusted`.
-pub fn to_endpoint(head: &mut RequestHead, peer: &Peer, trusted: bool, has_body: bool) {
+/// Drops what a client says of who it is, which nobody may, and of where its request came from,
+/// unless it is `trusted`: neither rules nor endpoints are to see it.
+pub fn drop_claims(fields: &mut Fields, trusted: bool) {
     const FROM: u64 = Known::set(&[
         Known::XForwardedFor,
         Known::XForwardedProto,
         Known::XForwardedHost,
         Known::Forwarded,
     ]);
+    fields.remove_all(if trusted { FORGED } else { FORGED | FROM });
+}
+
+/// Makes the head of a client's request, without its claims, that of one to an endpoint.
+pub fn to_endpoint(head: &mut RequestHead, peer: &Peer, has_body: bool) {
     let fields = &mut head.fields;
     let stripped = strip_hop_by_hop(fields);
     if stripped.te_trailers {
@@ -198,9 +203,6 @@ pub fn to_endpoint(head: &mut RequestHead, peer: &Peer, trusted: bool, has_body:
     if let Some(certificate) = &peer.certificate {
         // What came under this name is gone by now.
         fields.insert(Known::XForwardedClientCert, &certificate.field);
-    }
-    if !trusted {
-        fields.remove_all(FROM);
     }
     fields.append_to_list(Known::XForwardedFor, &peer.address);
     fields.append_to_list(Known::XForwardedProto, &peer.proto);
@@ -265,7 +267,7 @@ mod tests {
             ("x-request-id", "mine"),
             ("x-forwarded-for", "9.9.9.9"),
         ]);
-        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true, true);
+        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true);
         let get = |name: &'static str| head.fields.text(&http::HeaderName::from_static(name));
         assert_eq!(get("x-forwarded-for"), Some("9.9.9.9, 127.0.0.1"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
@@ -288,7 +290,7 @@ mod tests {
             ("traceparent", named),
             ("traceparent", named),
         ]);
-        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), true, false);
+        to_endpoint(&mut head, &Peer::cleartext([127, 0, 0, 1].into()), false);
         for (name, old) in [(Known::XRequestId, "a"), (Known::Traceparent, named)] {
             let values: Vec<_> = head.fields.all(name).collect();
             assert!(values.len() == 1 && values[0] != old.as_bytes(), "{name:?}: {values:?}");
@@ -306,7 +308,8 @@ mod tests {
             ("x-forwarded-host", "other"),
             ("forwarded", "for=9.9.9.9"),
         ]);
-        to_endpoint(&mut head, &Peer::encrypted([127, 0, 0, 1].into(), None, None), false, false);
+        drop_claims(&mut head.fields, false);
+        to_endpoint(&mut head, &Peer::encrypted([127, 0, 0, 1].into(), None, None), false);
         let get = |name: &'static str| head.fields.text(&http::HeaderName::from_static(name));
         assert_eq!(get("x-forwarded-for"), Some("127.0.0.1"));
         assert_eq!(get("x-forwarded-proto"), Some("https"));

@@ -111,8 +111,10 @@ pub fn spawn(stream: TcpStream, address: SocketAddr, listener: Arc<Listener>, vi
     // It does not run before it is known by its handle: nothing here waits.
     let task = tokio::task::spawn_local(async move {
         // On the heap, and gone when HTTP begins.
-        let greeted = Box::pin(greet(stream, address.ip(), &listener, &visit)).await;
+        let greeted = Box::pin(greet_unless_unneeded(stream, address.ip(), &listener, &visit));
+        let greeted = greeted.await;
         drop(place);
+        visit.greeted();
         match greeted {
             Ok((Greeted::Plain(stream), peer)) => serve_connection(stream, visit, peer).await,
             Ok((Greeted::Tls(stream), peer)) => {
@@ -130,6 +132,26 @@ fn count<'l>(listener: &'l Listener, visit: &Visit) -> &'l DoorCounters {
     listener.door.of(visit.worker().index)
 }
 
+/// The same as [`greet`], but the connection goes when another client needs its place, or when a
+/// drain waits for newcomers no longer.
+async fn greet_unless_unneeded(
+    stream: TcpStream,
+    address: IpAddr,
+    listener: &Listener,
+    visit: &Visit,
+) -> Result<(Greeted, Peer), End> {
+    let mut greeted = pin!(greet(stream, address, listener, visit));
+    poll_fn(|cx| {
+        if let Poll::Ready(greeted) = greeted.as_mut().poll(cx) {
+            return Poll::Ready(greeted);
+        }
+        visit.poll_unneeded(cx).map(|()| {
+            Err(if visit.is_expired() { End::Turned(Turned::Crowded) } else { End::Left })
+        })
+    })
+    .await
+}
+
 async fn greet(
     mut stream: TcpStream,
     address: IpAddr,
@@ -144,14 +166,14 @@ async fn greet(
         if matches!(senders, Senders::Of(ranges) if !is_trusted(Some(ranges), address)) {
             return Err(End::Turned(Turned::ProxyProtocol));
         }
-        first_byte(&stream, visit, &deadline).await?;
+        first_byte(&stream, &deadline).await?;
         let header = deadline.within(read_header(&mut stream)).await.map_err(late)?;
         source = header.map_err(|_| End::Turned(Turned::ProxyProtocol))?.unwrap_or(address);
     }
     let Some(config) = &listener.tls else {
         return Ok((Greeted::Plain(stream), Peer::cleartext(source)));
     };
-    if first_byte(&stream, visit, &deadline).await? != TLS_HANDSHAKE {
+    if first_byte(&stream, &deadline).await? != TLS_HANDSHAKE {
         // Whoever is too slow to read it misses it.
         let _ = deadline.within(tell_it_is_tls(&mut stream)).await;
         return Err(End::Turned(Turned::NotTls));
@@ -200,15 +222,9 @@ fn peer_of(stream: &TlsStream<TcpStream>, source: IpAddr, visit: &Visit) -> Opti
 }
 
 /// The first byte of a connection, which stays to be read.
-async fn first_byte(stream: &TcpStream, visit: &Visit, deadline: &Deadline) -> Result<u8, End> {
+async fn first_byte(stream: &TcpStream, deadline: &Deadline) -> Result<u8, End> {
     let mut byte = [0];
-    let peeked = poll_fn(|cx| {
-        // One that has said nothing is told nothing.
-        match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-            Poll::Pending => visit.poll_given_up(cx).map(|()| Ok(0)),
-            peeked => peeked,
-        }
-    });
+    let peeked = poll_fn(|cx| stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)));
     match deadline.within(peeked).await {
         Ok(Ok(1..)) => Ok(byte[0]),
         Ok(Ok(0) | Err(_)) => Err(End::Left),

@@ -12,7 +12,6 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -20,15 +19,12 @@ use crate::proxy::forward::Peer;
 use crate::proxy::greeting;
 use crate::proxy::protocol::serve_connection;
 use crate::proxy::room::Room;
-use crate::proxy::worker::{CONNECTIONS_MAX, Worker};
+use crate::proxy::worker::Worker;
 use crate::snapshot::Reader;
+use crate::traffic::outcome::is_local;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
-
-/// How long a drain waits for the first request of a client that has not asked anything yet:
-/// as a rule it is on its way.
-const NEWCOMER_WAIT: Duration = Duration::from_secs(1);
 
 /// Pause after an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -45,6 +41,8 @@ pub struct Listener {
 pub struct Stop {
     /// Stop accepting, finish what is under way.
     pub drain: CancellationToken,
+    /// Wait no longer for the first request of clients that have asked nothing yet.
+    pub newcomers: CancellationToken,
     /// Stop at once.
     pub now: CancellationToken,
 }
@@ -118,7 +116,7 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
         }
     };
     runtime.block_on(async {
-        let mut accepting: Vec<_> = sockets
+        let accepting: Vec<_> = sockets
             .into_iter()
             .enumerate()
             .map(|(index, socket)| {
@@ -129,19 +127,16 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
         let drained = async {
             stop.drain.cancelled().await;
             worker.drain();
-            let newcomers = async {
-                for task in &mut accepting {
-                    // One that panicked has told so.
-                    let _ = task.await;
+            for task in accepting {
+                // One that panicked has told so.
+                let _ = task.await;
+            }
+            tokio::select! {
+                () = worker.is_left() => {}
+                () = stop.newcomers.cancelled() => {
+                    worker.drain_newcomers();
+                    worker.is_left().await;
                 }
-                worker.fewer_connections_than(1).await;
-            };
-            if timeout(NEWCOMER_WAIT, newcomers).await.is_err() {
-                for task in &accepting {
-                    task.abort();
-                }
-                worker.drain_newcomers();
-                worker.fewer_connections_than(1).await;
             }
         };
         tokio::select! {
@@ -182,8 +177,10 @@ async fn accept(
             return;
         }
     };
+    // Not again while it lasts.
+    let mut is_told = false;
     loop {
-        worker.fewer_connections_than(CONNECTIONS_MAX).await;
+        worker.has_place().await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.cancelled() => break,
@@ -194,23 +191,46 @@ async fn accept(
         };
         match accepted {
             Ok((stream, address)) => begin(stream, address).await,
+            // A client that left while it waited.
+            Err(error) if !error.raw_os_error().is_some_and(is_local) => {}
             Err(error) => {
-                tracing::warn!(
-                    event = "accept_failed", worker = worker.index, %error,
-                    "cannot accept a connection"
-                );
+                if !is_told {
+                    tracing::warn!(
+                        event = "accept_failed", worker = worker.index, %error,
+                        "cannot accept a connection"
+                    );
+                }
+                is_told = true;
+                worker.ran_out();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
         }
+        is_told = false;
     }
     // Those that the kernel let in have sent something as a rule; with the socket they would be
-    // reset.
-    let Ok(socket) = listener.into_std() else { return };
-    while let Ok((stream, address)) = socket.accept() {
-        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        // One that failed would have by now.
-        let Ok(stream) = stream else { continue };
-        worker.fewer_connections_than(CONNECTIONS_MAX).await;
+    // reset. Whoever comes later is refused at once, and may go elsewhere.
+    for (stream, address) in waiting(listener) {
+        worker.has_place().await;
         begin(stream, address).await;
     }
+}
+
+/// The connections that wait to be accepted at `listener`, which is closed.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut waiting = Vec::new();
+    let Ok(socket) = listener.into_std() else { return waiting };
+    // Of those that failed while they waited, each is an error.
+    for _ in 0..2 * BACKLOG {
+        match socket.accept() {
+            Ok((stream, address)) => {
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                waiting.extend(stream.ok().map(|stream| (stream, address)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(_) => {}
+        }
+    }
+    waiting
 }

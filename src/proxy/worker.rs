@@ -28,7 +28,7 @@ use crate::units::Tick;
 
 /// Client connections that one worker holds. When full, it stops accepting until one
 /// ends; the kernel's queue holds those that come meanwhile.
-pub const CONNECTIONS_MAX: usize = 8192;
+const CONNECTIONS_MAX: usize = 8192;
 
 /// How often idle connections, to endpoints and of clients, are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -64,6 +64,8 @@ pub struct Worker {
     draining: Cell<Draining>,
     connections: RefCell<Slab<Seat>>,
     connection_ended: Notify,
+    /// Clients that are let in: fewer than [`CONNECTIONS_MAX`] where the machine had no more.
+    places: Cell<usize>,
     /// Where connections without a buffer of their own are read into.
     pub scratch: RefCell<Box<[u8]>>,
     /// The date, and the second since the start at which it was made.
@@ -131,6 +133,7 @@ impl Worker {
             draining: Cell::new(Draining::Not),
             connections: RefCell::default(),
             connection_ended: Notify::new(),
+            places: Cell::new(CONNECTIONS_MAX),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             date: RefCell::new((u64::MAX, [0; 29])),
         })
@@ -160,6 +163,9 @@ impl Worker {
                     endpoint.close_idle(now);
                 }
                 self.close_idle_clients();
+                // Step by step: the machine may have more by now.
+                let places = self.places.get();
+                self.places.set((places + places / 8 + 1).min(CONNECTIONS_MAX));
             }
         };
         let probes = async {
@@ -248,10 +254,25 @@ impl Worker {
         }
     }
 
-    /// Waits until fewer than `count` clients are connected. Of those that are, one that
-    /// asks nothing has to go.
-    pub async fn fewer_connections_than(&self, count: usize) {
-        while self.connections.borrow().len() >= count {
+    /// Waits until no client is connected, and sends nobody away.
+    pub async fn is_left(&self) {
+        while !self.connections.borrow().is_empty() {
+            self.connection_ended.notified().await;
+        }
+    }
+
+    /// The machine has no more files or memory for another client: from now on there are fewer,
+    /// so that some is left to serve those that are there, and of them those that ask nothing
+    /// have to go.
+    pub fn ran_out(&self) {
+        let clients = self.connections.borrow().len();
+        self.places.set((clients - clients / 8).max(1));
+    }
+
+    /// Waits until there is a place for one more client. Of those that are there, one that asks
+    /// nothing has to go.
+    pub async fn has_place(&self) {
+        while self.connections.borrow().len() >= self.places.get() {
             self.close_idlest_client(None);
             // None may be idle now, and one be a moment later.
             let _ = tokio::time::timeout(LOOK_FOR_ROOM, self.connection_ended.notified()).await;
@@ -307,13 +328,14 @@ impl Visit {
         }
     }
 
-    /// Ready when a drain waits no longer for what newcomers ask.
-    pub fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
-        self.wake_on_drain(cx);
-        match self.worker.draining.get() {
-            Draining::All => Poll::Ready(()),
-            Draining::Not | Draining::Known => Poll::Pending,
-        }
+    /// It has come to HTTP: from here on it is idle, or not, for what it asks.
+    pub fn greeted(&self) {
+        self.worker.connections.borrow_mut()[self.key].idle = None;
+    }
+
+    /// Whether it is to go because another client needs its place.
+    pub fn is_expired(&self) -> bool {
+        self.worker.connections.borrow()[self.key].expired
     }
 
     /// Nothing is asked of the connection: ready when it is not to be waited for any longer.

@@ -214,7 +214,10 @@ impl Story {
                 let parent = field.and_then(TraceContext::parse);
                 let trace = parent.map_or_else(|| fastrand::u128(..).max(1), |one| one.trace);
                 let told = parent.filter(|_| from.is_trusted).map(|one| one.sampled);
-                let sampled = told.unwrap_or_else(|| is_sampled(trace, traces.share));
+                // Nor does the trace of somebody else: it may have been chosen to be told.
+                let own = parent.is_none_or(|_| from.is_trusted);
+                let drawn = || if own { trace } else { fastrand::u128(..) };
+                let sampled = told.unwrap_or_else(|| is_sampled(drawn(), traces.share));
                 TraceContext { trace, span: parent.map_or(0, |one| one.span), sampled }
             }
         };

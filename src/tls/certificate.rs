@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use http::HeaderValue;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::Oid;
@@ -105,7 +106,8 @@ fn sha256(bytes: &[u8]) -> Option<rustls::crypto::hash::Output> {
 
 /// As Envoy writes a value: in quotes where it has what separates values.
 fn value(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b',' | b';' | b'=' | b'"' | b'\\');
+    let plain =
+        |b: u8| b.is_ascii_graphic() && !matches!(b, b',' | b';' | b'=' | b'"' | b'\\' | b'%');
     if !text.is_empty() && text.bytes().all(plain) { text.to_owned() } else { quoted(text) }
 }
 
@@ -115,7 +117,7 @@ fn quoted(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
-            b' '..=b'~' => out.push(char::from(byte)),
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
             _ => drop(write!(out, "%{byte:02X}")),
         }
     }
@@ -125,11 +127,15 @@ fn quoted(text: &str) -> String {
 
 /// A certificate with more than one URI is no SPIFFE one (X509-SVID, section 2).
 fn spiffe(names: &[GeneralName<'_>]) -> Option<String> {
+    /// The choice of a URI among the kinds of names (RFC 5280, section 4.2.1.6).
+    const URI: Tag = Tag(6);
     let mut uris = names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
+        GeneralName::URI(uri) => Some(Some(*uri)),
+        // It is no text, but one more.
+        GeneralName::Invalid(URI, _) => Some(None),
         _ => None,
     });
-    let uri = uris.next().filter(|_| uris.next().is_none())?;
+    let uri = uris.next().filter(|_| uris.next().is_none())??;
     let known = uri.strip_prefix("spiffe://").is_some_and(|rest| !rest.is_empty());
     let proper = uri.len() <= SPIFFE_BYTES_MAX && uri.bytes().all(|b| b.is_ascii_graphic());
     (known && proper).then(|| uri.to_owned())

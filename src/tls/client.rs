@@ -4,8 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
@@ -63,6 +63,9 @@ impl Encryption {
                     builder.with_client_cert_resolver(Arc::new(shown))
                 }
             };
+            // With a resumed session nobody looks at the certificate again: it could have expired
+            // long ago. Connections are kept, so that there are few handshakes.
+            config.resumption = Resumption::disabled();
             config.alpn_protocols = protocols.iter().map(|one| one.to_vec()).collect();
             Ok(Arc::new(config))
         };

@@ -30,7 +30,7 @@ const HOP_BY_HOP: u64 = Known::set(&[
 ]);
 
 /// What could be taken for Serin's word on who a client is, and is not.
-const FORGED: u64 = Known::set(&[Known::XForwardedClientCert, Known::LikeForwarded]);
+pub const FORGED: u64 = Known::set(&[Known::XForwardedClientCert, Known::LikeForwarded]);
 
 /// Removes the fields that are meant for this hop alone: those of RFC 9110, section 7.6.1,
 /// and all that `connection` nominates. Fields that frame or address the message are kept
@@ -197,13 +197,23 @@ pub fn traceparent(high: u64, low: u64, parent: u64) -> [u8; 55] {
 
 /// The hexadecimal digits of `number`, the highest first.
 fn hex_digits(number: u64) -> [u8; 16] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [0; 16];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
-    }
+    digits[..8].copy_from_slice(&eight_hex_digits((number >> 32) as u32));
+    digits[8..].copy_from_slice(&eight_hex_digits(number as u32));
     digits
+}
+
+/// All digits at once, each in a byte of one word.
+fn eight_hex_digits(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from(number);
+    let word = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    let word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word << 4) & (0x0f * EACH);
+    // Six more than nine is the first number with a fifth bit.
+    let is_letter = ((word + 6 * EACH) >> 4) & EACH;
+    let letter_after = u64::from(b'a' - b'0' - 10);
+    (word + u64::from(b'0') * EACH + is_letter * letter_after).to_be_bytes()
 }
 
 #[cfg(test)]

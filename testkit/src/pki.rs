@@ -26,7 +26,8 @@ pub struct Authority {
 #[derive(Clone, Debug)]
 pub struct Leaf {
     params: CertificateParams,
-    days: (i64, i64),
+    /// From and to, from now on.
+    valid: (Duration, Duration),
 }
 
 /// A certificate with its key.
@@ -82,8 +83,8 @@ impl Authority {
         let mut params = leaf.params.clone();
         let serial = fastrand::u64(1..1 << 62);
         params.serial_number = Some(SerialNumber::from(serial));
-        params.not_before = days_from_now(leaf.days.0);
-        params.not_after = days_from_now(leaf.days.1);
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now + leaf.valid.0, now + leaf.valid.1);
         params.use_authority_key_identifier_extension = true;
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         Certificate { cert: cert.pem(), key: key.serialize_pem(), serial }
@@ -119,7 +120,7 @@ impl Leaf {
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name.push(DnType::CommonName, subject);
         params.extended_key_usages = vec![usage];
-        Self { params, days: (-1, 90) }
+        Self { params, valid: (Duration::days(-1), Duration::days(90)) }
     }
 
     /// A server's, for these DNS names or IP addresses.
@@ -143,7 +144,13 @@ impl Leaf {
 
     /// Valid from and to, in days from now.
     pub fn days(mut self, from: i64, to: i64) -> Self {
-        self.days = (from, to);
+        self.valid = (Duration::days(from), Duration::days(to));
+        self
+    }
+
+    /// Not valid before so many seconds from now.
+    pub fn in_seconds(mut self, seconds: i64) -> Self {
+        self.valid.0 = Duration::seconds(seconds);
         self
     }
 

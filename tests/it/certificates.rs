@@ -12,6 +12,8 @@ use crate::tls::{World, get};
 
 const NAME: &str = "models.example.com";
 
+const REFUSED: [(&str, &str); 1] = [("result", "refused")];
+
 /// Waits until `certificate` is shown.
 async fn is_shown(proxy: &Proxy, tls: &TlsClient, certificate: &Certificate) {
     let der = certificate.der();
@@ -141,6 +143,37 @@ async fn what_cannot_be_used_leaves_what_was_before_and_says_so() {
     assert_eq!(last_error(&proxy).await, "");
     let metrics = proxy.metrics().await;
     assert!((metrics.value("serin_config_last_reload_successful", &[]) - 1.0).abs() < 1e-9);
+}
+
+/// The clock of whoever made it may be a little ahead.
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_yet_is_taken_once_it_is() {
+    let mut world = World::new();
+    let proxy = world.proxy("").start();
+    let young = world.authority.issue(&Leaf::server(&[NAME]).in_seconds(3));
+    young.put(&mut world.folder, "tls");
+    eventually("it is noticed", async || {
+        last_error(&proxy).await.contains("not valid before").then_some(())
+    })
+    .await;
+    is_shown(&proxy, &world.client().forgetful(), &young).await;
+    assert_eq!(last_error(&proxy).await, "");
+    // It was refused once, however often it was looked at.
+    let refused = proxy.metrics().await.value("serin_config_reloads_total", &REFUSED);
+    assert!(refused < 1.5, "{refused}");
+}
+
+#[tokio::test]
+async fn an_expired_certificate_does_not_come_by_another_name() {
+    let mut world = World::new();
+    let mut proxy = world.proxy("").start();
+    let first = world.client().shown(proxy.address(), NAME).await.unwrap();
+    world.authority.issue(&Leaf::server(&[NAME]).expired()).put(&mut world.folder, "old");
+    let text = proxy.config().text();
+    proxy.write(text.replace("tls.crt", "old.crt").replace("tls.key", "old.key"));
+    let answer = proxy.reload().await.expect(422);
+    assert!(answer.text().contains("expired on"), "{}", answer.text());
+    assert!(world.client().shown(proxy.address(), NAME).await.unwrap() == first);
 }
 
 #[tokio::test]

@@ -52,6 +52,23 @@ async fn in_a_drain_a_connection_is_told_to_close_and_a_second_signal_ends_it_al
     assert!(within("the end", hanging.rest()).await.is_empty());
 }
 
+/// Long before they would be taken for idle.
+#[tokio::test]
+async fn those_who_say_nothing_do_not_keep_all_files() {
+    let model = Backend::named("model").start();
+    let file = Proxy::to(&model, "").replace("routes:", "workers: 1\nroutes:").config_file();
+    let script = "ulimit -n 64; exec \"$0\" run -c \"$1\"";
+    let program = Program::start("/bin/sh", &["-c", script, SERIN, arg(file.path())]);
+    let address = program.address("listening").await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(Wire::connect(address).await);
+    }
+    program.says("cannot accept").await;
+    let mut client = Client::of(address);
+    client.get("/").await.expect(200);
+}
+
 #[tokio::test]
 async fn a_machine_out_of_files_is_not_the_models_fault() {
     let model = Backend::named("model").start();

@@ -1,12 +1,8 @@
 //! How requests to an HTTP/2 endpoint end before their time: it leaves, resets, breaks or says
 //! nothing more, or a client does.
 
-use http::HeaderMap;
 use http_body_util::BodyExt;
-use serin_testkit::{
-    Frame, FrameListener, Frames, Http2Backend, Proxy, Request, Streamed, fields, flag, kind,
-    setting, within,
-};
+use serin_testkit::{Frame, FrameListener, Frames, Request, fields, flag, kind, setting, within};
 
 use crate::http2_endpoints::{answer, before, get, request};
 

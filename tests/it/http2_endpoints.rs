@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use http::{HeaderMap, Method, Request as HttpRequest};
 use http_body_util::BodyExt;
 use serin_testkit::{
-    Frame, FrameListener, Frames, Http2Backend, Proxy, Request, Streamed, fields, flag, kind,
-    setting, within,
+    FrameListener, Frames, Http2Backend, Proxy, Request, Streamed, fields, flag, kind, setting,
+    within,
 };
 
 const MAX_CONCURRENT_STREAMS: u16 = 3;

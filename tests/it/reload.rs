@@ -311,7 +311,8 @@ async fn a_drain_ends_what_is_under_way_and_takes_nothing_new() {
 async fn a_drain_answers_those_whom_the_kernel_has_let_in() {
     let model = Backend::named("model").start();
     let listener = "address: 127.0.0.1:8080";
-    let proxy = Proxy::to(&model, "workers: 1")
+    let proxy = Proxy::to(&model, "")
+        .replace("routes:", "workers: 1\nroutes:")
         .replace(listener, &format!("{listener}, limits: {{ connections: 1 }}"));
     let mut proxy = proxy.start();
     // Its one place is taken, by a client that has just been served.

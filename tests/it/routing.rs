@@ -49,6 +49,41 @@ async fn the_most_specific_match_wins() {
     }
 }
 
+/// What is dropped before an endpoint sees it is no reason for a rule either.
+#[tokio::test]
+async fn nobody_gets_to_a_rule_by_a_claim_that_does_not_count() {
+    let (a, b) = rankers();
+    let claims = ["x-forwarded-client-cert", "x-forwarded-for", "forwarded"];
+    let rules = claims.map(|name| {
+        format!(
+            "      - name: by-{name}\n        matches: [{{ headers: [{{ name: {name}, regex: \".\" }}] \
+             }}]\n        backends: [{{ name: b }}]\n"
+        )
+    });
+    let config = |trusted: &str| {
+        let text = format!(
+            "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
+             admin: {{ address: 127.0.0.1:9901 }}\ntrusted_proxies: {trusted}\n\
+             backends:\n  - {{ name: a, endpoints: [\"{}\"] }}\n  \
+             - {{ name: b, endpoints: [\"{}\"] }}\n\
+             routes:\n  - name: r\n    rules:\n{}      - name: all\n        \
+             backends: [{{ name: a }}]\n",
+            a.address,
+            b.address,
+            rules.concat()
+        );
+        Proxy::with_yaml(&text).start()
+    };
+    for (trusted, counts) in [("[]", [false; 3]), ("[127.0.0.0/8]", [false, true, true])] {
+        let proxy = config(trusted);
+        for (name, counts) in claims.into_iter().zip(counts) {
+            let request = Request::get("/").header(name, "for=9.9.9.9");
+            let wanted = if counts { "b" } else { "a" };
+            assert_eq!(served_by(&proxy, &request).await, wanted, "{name}, trusting {trusted}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn mobile_users_are_split_evenly_and_stay_where_they_are() {
     let (a, b) = rankers();

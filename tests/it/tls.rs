@@ -439,6 +439,26 @@ async fn those_who_say_nothing_do_not_keep_others_out() {
 }
 
 #[tokio::test]
+async fn those_who_do_not_come_to_a_request_hold_no_place_that_others_need() {
+    let world = World::new();
+    let listener = "    address: 127.0.0.1:8080\n";
+    let limited = format!("{listener}    limits: {{ connections: 2 }}\n    head_timeout: 1h\n");
+    let proxy = world.proxy("").replace(listener, &limited).with("workers: 1").start();
+    let mut silent = Wire::connect(proxy.address()).await;
+    let mut half = Wire::connect(proxy.address()).await;
+    half.send([22, 3, 1, 1, 0, 1]).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::of_tls(proxy.address(), &world.client(), NAME);
+        client.get("/").await.expect(200);
+        clients.push(client);
+    }
+    within("the end", silent.left()).await;
+    within("the end", half.left()).await;
+    counts(&proxy, REFUSED, ("reason", "crowded"), 2).await;
+}
+
+#[tokio::test]
 async fn a_handshake_that_does_not_end_is_cut() {
     let world = World::new();
     let proxy = world.proxy("").start();

@@ -85,6 +85,7 @@ impl Port {
             while let Some(command) = asked.recv().await {
                 match command {
                     Command::Reload(reply) => reply.send(answers.reload.clone()).unwrap(),
+                    Command::LookAgain => {}
                     Command::Operate { reply, .. } => match answers.verb.clone() {
                         Some(answer) => reply.send(answer).unwrap(),
                         None => break,

@@ -17,6 +17,7 @@ impl Controller {
             Command::Reload(reply) => {
                 let _ = reply.send(self.reload());
             }
+            Command::LookAgain => self.look_again(),
             Command::Operate { rollout, word, by, reply } => {
                 self.operate(&rollout, word, by, reply);
             }

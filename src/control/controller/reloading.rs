@@ -59,6 +59,16 @@ impl Controller {
         }
     }
 
+    /// Reads everything once more if files of TLS could not be used. Nobody has asked for it, so
+    /// that what is still wrong is not counted anew.
+    pub(super) fn look_again(&mut self) {
+        if self.last_error.iter().any(|one| one.code == Code::NotTaken) {
+            let refused = self.reloads[1];
+            self.reload();
+            self.reloads[1] = refused;
+        }
+    }
+
     /// Makes another config the one in force. Returns the files that it was not taken over
     /// with, or why it is none.
     fn take_over_whole(&mut self, loaded: Loaded) -> Result<Vec<Defect>, Vec<Defect>> {

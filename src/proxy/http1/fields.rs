@@ -81,5 +81,8 @@ pub fn words(fields: &Fields, name: Known) -> impl Iterator<Item = &[u8]> {
 pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
     let says =
         |word: &[u8]| words(fields, Known::Connection).any(|one| one.eq_ignore_ascii_case(word));
-    !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
+    // What is no text may have been meant to say something else.
+    let is_text = |value: &[u8]| value.iter().all(|b| *b == b'\t' || (b' '..=b'~').contains(b));
+    let asks_to_keep = || says(b"keep-alive") && fields.all(Known::Connection).all(is_text);
+    !says(b"close") && (version == Version::HTTP_11 || asks_to_keep())
 }

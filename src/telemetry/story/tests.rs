@@ -75,6 +75,24 @@ fn a_parents_word_counts_if_it_is_trusted_else_the_share_does() {
 }
 
 #[test]
+fn nobody_gets_a_place_among_the_told_by_the_trace_that_he_chooses() {
+    // Of all that there are, the one that is told of at any share.
+    let chosen = "00-00000000000000010000000000000000-b7ad6b7169203331-00";
+    let told = |is_trusted| {
+        let world = world(0.01, 0, None);
+        let all = (0..500).filter(|_| {
+            let (story, mut fields) = world.request(Some(chosen), is_trusted);
+            let tale = story.attempt(&mut fields, Why::First);
+            tale.end(end(200, Outcome::Good), true);
+            story.end(end(200, Outcome::Good));
+            world.told().is_some()
+        });
+        all.count()
+    };
+    assert!(told(false) < 50, "{} of 500 at 1 %", told(false));
+}
+
+#[test]
 fn bad_ones_are_told_at_a_bounded_rate() {
     let world = world(0.0, 3, None);
     for _ in 0..1000 {

@@ -35,6 +35,10 @@ fn one_uri_is_a_spiffe_id_and_two_are_none() {
     assert_eq!(owner(&Leaf::client("batch").uri(id).uri("https://other")).spiffe, None);
     assert_eq!(owner(&Leaf::client("batch").uri("https://other")).spiffe, None);
     assert_eq!(owner(&Leaf::client("batch").uri("spiffe://")).spiffe, None);
+    // One that is no text is one too.
+    let (one, other) = (GeneralName::URI(id), GeneralName::Invalid(Tag(6), b"\xff"));
+    assert_eq!(spiffe(&[one.clone(), other]), None);
+    assert_eq!(spiffe(&[one, GeneralName::Invalid(Tag(7), b"\xff")]).as_deref(), Some(id));
 }
 
 #[test]
@@ -67,6 +71,8 @@ fn values_are_quoted_where_they_could_be_taken_for_more() {
         ("spiffe://a/b", "spiffe://a/b"),
         ("", "\"\""),
         ("a;b", "\"a;b\""),
+        // Not what a letter beyond ASCII becomes.
+        ("%C3%BC", "\"%25C3%25BC\""),
         ("a=b,c", "\"a=b,c\""),
         ("a\"\\", r#""a\"\\""#),
         ("a\r\nb", "\"a%0D%0Ab\""),
