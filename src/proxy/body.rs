@@ -340,6 +340,13 @@ impl RequestBody {
         self.mind_the_time();
     }
 
+    /// Some of what was taken last is on its way: whoever takes it is not idle.
+    pub fn moves(&self) {
+        if !self.source.answered.get() && !self.source.is_ended() {
+            self.mind_the_time();
+        }
+    }
+
     fn mind_the_time(&self) {
         if self.source.answered.get() {
             return;

@@ -152,6 +152,23 @@ impl Deadline {
         self.all.entries.borrow_mut()[self.key].enter(None);
     }
 
+    /// The limit of the whole exchange, if it has passed.
+    pub fn whole_passed(&self) -> Option<Timeout> {
+        self.all.entries.borrow()[self.key].passed.filter(|which| which.is_whole())
+    }
+
+    /// Whether the limit of the whole exchange has passed; wakes the task when it does. No phase
+    /// is under way.
+    pub fn poll_whole(&self, cx: &Context<'_>) -> Poll<Timeout> {
+        self.clear();
+        self.poll(cx)
+    }
+
+    /// The exchange as a whole has no limit from here on.
+    pub fn end_whole(&self) {
+        self.all.entries.borrow_mut()[self.key].total = None;
+    }
+
     /// Whether a limit has passed; wakes the task when one does.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Timeout> {
         let entry = &mut self.all.entries.borrow_mut()[self.key];

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,6 +81,8 @@ impl Relayed {
         let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if tunnel {
             sample.is_not_timed();
+            // How long another protocol goes on is nobody's promise.
+            wait.end_whole();
         }
         let idle = if tunnel { timeouts.tunnel } else { timeouts.idle };
         let attempt = Attempt {
@@ -121,16 +123,30 @@ impl Relayed {
         Poll::Ready(Some(Err(error)))
     }
 
+    /// The limit `which` has passed, and the client is told so where it can be.
+    fn out_of_time(&mut self, which: Timeout) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(attempt) = &self.attempt else { return Poll::Pending };
+        let error = if attempt.source.waits_for_client() {
+            Error::ClientStalled(which)
+        } else {
+            Error::Timeout(which)
+        };
+        if attempt.grpc && which == Timeout::Deadline {
+            self.end_in_time(&error)
+        } else {
+            self.fail(error)
+        }
+    }
+
     /// The client of a gRPC stream does not wait any longer: it is told so in trailers.
-    fn end_in_time(&mut self) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let error = Error::Timeout(Timeout::Deadline);
+    fn end_in_time(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(attempt) = self.attempt.take() {
             attempt.sample.set_failure(error.reason());
             attempt.sample.set_received(attempt.source.bytes());
             attempt.sample.settle(error.outcome());
         }
         self.answer.cut();
-        Poll::Ready(Some(Ok(Frame::trailers(reply::grpc_trailers(&error)))))
+        Poll::Ready(Some(Ok(Frame::trailers(reply::grpc_trailers(error)))))
     }
 
     /// From here on no piece is large: many such bodies wait for one client.
@@ -141,6 +157,14 @@ impl Relayed {
     /// Sends on what is left of the request, while nobody asks for the response.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
         self.answer.poll_upload(cx);
+    }
+
+    /// Ready when the whole exchange has taken too long, while nobody asks for the response: that
+    /// is then the client's fault.
+    pub fn poll_late(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(attempt) = &self.attempt else { return Poll::Pending };
+        let which = ready!(attempt.wait.poll_whole(cx));
+        self.fail(Error::ClientStalled(which)).map(drop)
     }
 
     /// Whether the request is still on its way.
@@ -163,6 +187,10 @@ impl Relayed {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        // However much the endpoint has to say.
+        if let Some(which) = self.attempt.as_ref().and_then(|one| one.wait.whole_passed()) {
+            return self.out_of_time(which);
+        }
         match Pin::new(&mut self.answer).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(attempt) = &mut self.attempt {
@@ -188,15 +216,8 @@ impl Relayed {
             }
             Poll::Pending => {
                 let Some(attempt) = &self.attempt else { return Poll::Pending };
-                let waits_for_client = attempt.source.waits_for_client();
-                match attempt.wait.poll_idle(cx, attempt.idle) {
-                    Poll::Ready(which) if waits_for_client => {
-                        self.fail(Error::ClientStalled(which))
-                    }
-                    Poll::Ready(Timeout::Deadline) if attempt.grpc => self.end_in_time(),
-                    Poll::Ready(which) => self.fail(Error::Timeout(which)),
-                    Poll::Pending => Poll::Pending,
-                }
+                let which = ready!(attempt.wait.poll_idle(cx, attempt.idle));
+                self.out_of_time(which)
             }
         }
     }

@@ -65,6 +65,9 @@ fn grpc_status(status: StatusCode) -> u16 {
         400 => 13,
         404 | 501 => 12,
         408 | 504 => 4,
+        // As gRPC has it for a message that is too large.
+        413 | 431 => 8,
+        414 | 417 => 2,
         _ => 14,
     }
 }
@@ -96,6 +99,12 @@ mod tests {
         assert_eq!(response.status(), 200);
         assert_eq!(response.head.fields.text(Known::GrpcStatus), Some("12"));
         assert!(of(&Error::ClientGone, &Method::GET, false).is_none());
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_worth_another_try() {
+        let trailers = grpc_trailers(&Error::too_large());
+        assert_eq!(trailers["grpc-status"], "8");
     }
 
     #[test]

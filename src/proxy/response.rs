@@ -44,6 +44,11 @@ impl ResponseBody {
         }
     }
 
+    /// Ready when the whole exchange has taken too long, while nobody asks for the response.
+    pub fn poll_late(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.relayed().map_or(Poll::Pending, |relayed| relayed.poll_late(cx))
+    }
+
     /// Whether the request is still on its way.
     pub fn is_uploading(&mut self) -> bool {
         self.relayed().is_some_and(|relayed| relayed.is_uploading())

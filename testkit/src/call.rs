@@ -50,6 +50,11 @@ impl Call {
         said.inspect(|said| assert!(said.is_ok(), "the proxy has left")).is_ok()
     }
 
+    /// Sends `bytes` as they are; `None` when the other side has closed the connection.
+    pub async fn say_or_end(&mut self, bytes: impl AsRef<[u8]>) -> Option<()> {
+        self.wire.send(bytes).await.ok()
+    }
+
     /// Begins an event stream, chunked.
     pub async fn begin_stream(&mut self) {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\

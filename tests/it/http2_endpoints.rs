@@ -300,6 +300,8 @@ async fn nobody_is_told_to_go_on_in_the_middle_of_an_answer() {
     within("the first answer", first).await.unwrap();
     let mut client = proxy.client().begin(head).await;
     let stream = request(&mut endpoint).await;
+    // As soon as the body is asked for, and not again.
+    assert_eq!(within("the word", client.head()).await.unwrap().status(), 100);
     endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x88]).await;
     endpoint.send(kind::DATA, 0, stream, b"one").await;
     let head = within("the answer", client.head()).await.unwrap();

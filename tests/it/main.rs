@@ -35,6 +35,7 @@ mod http2_endpoints;
 mod http2_floods;
 mod http2_rules;
 mod http2_websocket;
+mod http2_windows;
 mod kubernetes;
 mod kubernetes_tls;
 mod limits;

@@ -63,6 +63,25 @@ async fn a_tunnel_ends_with_either_side_and_is_a_good_attempt_that_is_not_timed(
     within("the endpoint feels it", call.closed()).await;
 }
 
+/// That is another limit's to say.
+#[tokio::test]
+async fn a_tunnel_outlives_the_limit_of_a_request() {
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = Proxy::to(&model, "timeouts: { request: 500ms }").start();
+    let mut client = proxy.client().begin(ASK).await;
+    let mut call = model.next_call().await;
+    call.say(GRANT).await;
+    within("the head", client.head()).await.unwrap();
+    // Asked later, it has run out of time.
+    let mut other = proxy.client().begin(Request::get("/").bytes()).await;
+    let _never = model.next_call().await;
+    assert_eq!(within("a head", other.head()).await.unwrap().status(), 504);
+    client.send("still").await.unwrap();
+    assert_eq!(within("what the client says", call.raw(5)).await, b"still");
+    call.say("there").await;
+    assert_eq!(within("what the endpoint says", client.raw(5)).await, b"there");
+}
+
 #[tokio::test]
 async fn an_endpoint_that_refuses_an_upgrade_answers_and_the_connection_goes_on() {
     let model = Backend::named("model").answers(426).start();

@@ -1,7 +1,7 @@
 //! What both sides of HTTP/2 share: how a stream's body is taken in and sent.
 //!
-//! Never takes in more than it passes on: a window is opened again only when its bytes have
-//! gone on their way.
+//! Never takes in more than it passes on and one piece: a window is opened again only when its
+//! bytes have gone on their way. Never has an end, a trailer or a reset wait for a window.
 
 pub mod gather;
 
@@ -15,8 +15,10 @@ use http::HeaderMap;
 use http::header::HeaderValue;
 use http_body::Frame;
 
+use crate::proxy::body::without_its_buffer;
 use crate::proxy::http1::Malformed;
 use crate::proxy::http1::chunked::may_be_trailer;
+use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX};
 
 /// A stream's body as it comes in.
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Incoming {
         self.trailers_ended = true;
         Poll::Ready(trailers.transpose().map(|trailers| {
             let trailers = trailers?;
+            check_size(&trailers).map_err(|_| Reason::PROTOCOL_ERROR)?;
             check_fields(&trailers).map_err(|_| Reason::PROTOCOL_ERROR)?;
             Ok(Frame::trailers(without_framing(trailers)))
         }))
@@ -94,32 +97,103 @@ fn without_framing(mut trailers: HeaderMap) -> HeaderMap {
     trailers
 }
 
-/// What became of waiting for a stream to take more.
+/// A stream's body as it goes out.
+#[derive(Debug)]
+pub struct Outgoing {
+    stream: SendStream<Bytes>,
+    /// What the other side has no room for yet, and whether it is the last piece.
+    held: Option<(Bytes, bool)>,
+    /// That have been taken so far.
+    pieces: usize,
+}
+
+/// How far a body got.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Room {
-    /// It takes a piece.
+pub enum Sent {
+    /// To its end.
+    All,
+    /// A piece, or some of it: the other side reads.
     Some,
-    /// It takes nothing any more.
+    /// The other side takes nothing any more.
     Gone(Reason),
 }
 
-/// Waits until the other side takes more of a stream, or does not want it any more.
-pub fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Room> {
-    if let Poll::Ready(reset) = stream.poll_reset(cx) {
-        return Poll::Ready(Room::Gone(reset.unwrap_or(Reason::INTERNAL_ERROR)));
+impl Outgoing {
+    /// On a stream whose head has been sent.
+    pub fn on(stream: SendStream<Bytes>) -> Self {
+        Self { stream, held: None, pieces: 0 }
     }
-    // One byte will do: a piece goes in whole and is cut to the window by the connection.
-    stream.reserve_capacity(1);
-    while stream.capacity() == 0 {
-        match ready!(stream.poll_capacity(cx)) {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => {
-                return Poll::Ready(Room::Gone(error.reason().unwrap_or(Reason::INTERNAL_ERROR)));
+
+    /// Whether there is room for something to be taken: what was taken last is sent.
+    pub fn wants_more(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// Takes the next frame of a body, `None` at its end; `last` if nothing follows it. What is no
+    /// data goes at once, behind what is on its way.
+    pub fn take(&mut self, frame: Option<Frame<Bytes>>, last: bool) -> Sent {
+        let sent = match frame.map(Frame::into_data) {
+            None => self.stream.send_data(Bytes::new(), true),
+            Some(Ok(data)) if data.is_empty() && !last => return Sent::Some,
+            Some(Ok(data)) if data.is_empty() => self.stream.send_data(data, true),
+            Some(Ok(data)) => {
+                self.held = Some((without_its_buffer(&data, self.pieces), last));
+                self.pieces += 1;
+                return Sent::Some;
             }
-            None => return Poll::Ready(Room::Gone(Reason::STREAM_CLOSED)),
-        }
+            Some(Err(frame)) => {
+                self.stream.send_trailers(frame.into_trailers().unwrap_or_default())
+            }
+        };
+        sent.map_or_else(|error| Sent::Gone(reason(&error)), |()| Sent::All)
     }
-    Poll::Ready(Room::Some)
+
+    /// Sends of what was taken as much as the other side has room for; pending when it has none,
+    /// or when there is nothing.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
+        if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
+            return Poll::Ready(Sent::Gone(reset.unwrap_or(Reason::INTERNAL_ERROR)));
+        }
+        let Some((data, last)) = &mut self.held else { return Poll::Pending };
+        self.stream.reserve_capacity(data.len());
+        while self.stream.capacity() == 0 {
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Sent::Gone(reason(&error))),
+                None => return Poll::Ready(Sent::Gone(Reason::STREAM_CLOSED)),
+            }
+        }
+        // No more than fits: the next window then tells that the other side reads.
+        let part = data.split_to(self.stream.capacity().min(data.len()));
+        let ends = *last && data.is_empty();
+        if data.is_empty() {
+            self.held = None;
+        }
+        let sent = if ends { Sent::All } else { Sent::Some };
+        Poll::Ready(match self.stream.send_data(part, ends) {
+            Ok(()) => sent,
+            Err(error) => Sent::Gone(reason(&error)),
+        })
+    }
+
+    /// Nothing more is sent.
+    pub fn reset(&mut self, reason: Reason) {
+        self.stream.send_reset(reason);
+    }
+}
+
+fn reason(error: &h2::Error) -> Reason {
+    error.reason().unwrap_or(Reason::INTERNAL_ERROR)
+}
+
+/// Of more trailers than may be the library leaves some out, and says nothing: what is left is
+/// then at the limit, or nothing at all.
+fn check_size(trailers: &HeaderMap) -> Result<(), Malformed> {
+    let bytes = trailers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    if (1..=FIELDS_MAX).contains(&trailers.len()) && bytes.sum::<usize>() <= HEAD_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Malformed("trailers that are too large, or none"))
 }
 
 /// What of a field may not be and the library lets through: a value that begins or ends with a

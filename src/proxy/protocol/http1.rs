@@ -278,7 +278,9 @@ impl<S: ClientStream> Connection<S> {
                 let limit = stall.get_or_insert_with(|| {
                     worker.deadlines.open(worker.clock.now(), Some(WRITE_STALL_MAX))
                 });
-                limit.poll(cx).map(|_| false)
+                let stalled = limit.poll(cx).map(drop);
+                let late = if stalled.is_ready() { stalled } else { reply.body.poll_late(cx) };
+                late.map(|()| false)
             }
             Poll::Pending if reply.done && !reply.body.is_uploading() => {
                 // The client has all of it; for the end of what an endpoint leaves open, the next

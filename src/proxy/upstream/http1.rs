@@ -297,8 +297,12 @@ impl Upload {
             } else {
                 Poll::Ready(())
             };
+            let before = to.output.written();
             let wrote = to.output.poll_write(&mut to.stream, cx);
             self.stuck = wrote.is_pending();
+            if self.stuck && to.output.written() != before {
+                self.body.moves();
+            }
             ready!(wrote).map_err(Fault::Io)?;
             ready!(Pin::new(&mut to.stream).poll_flush(cx)).map_err(Fault::Io)?;
             if self.framing == UploadFraming::TunnelEnded {

@@ -13,14 +13,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::Reason;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Request, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::proxy::body::{RequestBody, without_its_buffer};
+use crate::proxy::body::RequestBody;
 use crate::proxy::http1::fields::{FIELDS_MAX, one_content_length};
-use crate::proxy::http2::{Incoming, Room, check_fields, poll_room};
+use crate::proxy::http2::{Incoming, Outgoing, Sent, check_fields};
 use crate::proxy::interim::Interims;
 use crate::proxy::upstream::fault::Fault;
 use crate::proxy::upstream::http2::pool::Lease;
@@ -59,42 +59,33 @@ pub struct Body {
 /// A request's body on its way out.
 #[derive(Debug)]
 struct Upload {
-    stream: SendStream<Bytes>,
+    outgoing: Outgoing,
     body: RequestBody,
-    pieces: usize,
 }
 
 impl Upload {
     /// Sends until everything is sent, or the endpoint wants no more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
-            if let Room::Gone(_) = ready!(poll_room(&mut self.stream, cx)) {
-                // Why is told by the response, or by its absence.
-                return Poll::Ready(Ok(()));
-            }
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            let sent = match frame.transpose() {
-                Err(_) => {
-                    self.stream.send_reset(Reason::CANCEL);
+            if self.outgoing.wants_more()
+                && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
+            {
+                let Ok(frame) = frame.transpose() else {
+                    self.outgoing.reset(Reason::CANCEL);
                     return Poll::Ready(Err(Fault::ClientGone));
+                };
+                let last = self.body.is_end_stream();
+                if self.outgoing.take(frame, last) != Sent::Some {
+                    // Why is told by the response, or by its absence.
+                    return Poll::Ready(Ok(()));
                 }
-                Ok(None) => self.stream.send_data(Bytes::new(), true).map(|()| true),
-                Ok(Some(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        let last = self.body.is_end_stream();
-                        let data = without_its_buffer(&data, self.pieces);
-                        self.pieces += 1;
-                        self.stream.send_data(data, last).map(|()| last)
-                    }
-                    Err(frame) => {
-                        let trailers = frame.into_trailers().unwrap_or_default();
-                        self.stream.send_trailers(trailers).map(|()| true)
-                    }
-                },
-            };
-            // A stream that takes nothing any more says why by its response.
-            if sent.unwrap_or(true) {
-                return Poll::Ready(Ok(()));
+                if self.outgoing.wants_more() {
+                    continue;
+                }
+            }
+            match ready!(self.outgoing.poll_send(cx)) {
+                Sent::Some => self.body.moves(),
+                Sent::All | Sent::Gone(_) => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -132,7 +123,7 @@ pub async fn send(
             return Err(Failed { excuse: Some(Excuse::NotSent), ..told(&lease, &error) });
         }
     };
-    let mut upload = (!ended).then_some(Upload { stream, body, pieces: 0 });
+    let mut upload = (!ended).then(|| Upload { outgoing: Outgoing::on(stream), body });
     // What the client says waits until the endpoint has agreed.
     let mut tunnel = if websocket.is_some() { upload.take() } else { None };
     let mut passed = 0;
@@ -171,7 +162,7 @@ pub async fn send(
             upload = Some(opening);
         } else {
             // Fails where the endpoint wants nothing any more.
-            let _ = opening.stream.send_data(Bytes::new(), true);
+            let _ = opening.outgoing.take(None, true);
         }
     }
     let length = head.fields.number(Known::ContentLength);
@@ -213,13 +204,14 @@ fn request(
     for known in OF_HTTP1 {
         headers.remove(known.as_str());
     }
-    let authority = head.fields.get(Known::Host);
-    let authority = authority.and_then(|host| Authority::try_from(host).ok());
-    // An HTTP/1.0 client need not name one.
-    let authority = authority.or_else(|| Authority::try_from(endpoint.to_string()).ok());
+    // An HTTP/1.0 client need not name one. Of another that is none here, no other takes the place.
+    let host = head.fields.get(Known::Host).filter(|host| !host.is_empty());
+    let address = || Authority::try_from(endpoint.to_string());
+    let authority = host.map_or_else(address, Authority::try_from);
+    let authority = authority.map_err(|_| Fault::Unsendable)?;
     let mut target = http::uri::Parts::default();
     target.scheme = Some(if encrypted { Scheme::HTTPS } else { Scheme::HTTP });
-    target.authority = authority;
+    target.authority = Some(authority);
     let path = head.uri.path_and_query().cloned();
     target.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
     let target = Uri::from_parts(target);

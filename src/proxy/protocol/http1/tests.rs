@@ -200,7 +200,9 @@ fn where_there_is_no_place_left_one_that_asks_nothing_goes() {
     talk(async |mut stream, worker| {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         let began = worker.clock.now();
-        let (text, ()) = tokio::join!(rest(&mut stream), worker.is_left());
+        // There is no more than one place.
+        worker.ran_out();
+        let (text, ()) = tokio::join!(rest(&mut stream), worker.has_place());
         assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
         // One that is between two requests may have the next one under way.
         assert_eq!(secs(began, worker.clock.now()), 1);

@@ -1,7 +1,7 @@
 //! One request over HTTP/2: its answer sent as fast as the client takes it.
 //!
-//! Never asks for more of an answer than the client has room for, and goes on sending the
-//! request while the client reads nothing.
+//! Never asks for more of an answer than the client has room for and one piece, and goes on
+//! sending the request while the client reads nothing.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -11,15 +11,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::{Method, StatusCode};
 use http_body::Body;
 
-use crate::proxy::body::without_its_buffer;
 use crate::proxy::deadline::Deadline;
-use crate::proxy::error::{Error, Timeout};
+use crate::proxy::error::Error;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::http2::{self, Room, poll_room};
+use crate::proxy::http2::{self, Outgoing, Sent};
 use crate::proxy::incoming::Incoming;
 use crate::proxy::interim::Interims;
 use crate::proxy::protocol::http2::head;
@@ -70,19 +69,19 @@ pub async fn serve(
     let Response { mut head, mut body } = response;
     worker.with_date(|date| to_client(&mut head, date));
     let ended = body.is_end_stream();
-    let Ok(mut stream) = respond.send_response(head.to_http2(), ended) else {
+    let Ok(stream) = respond.send_response(head.to_http2(), ended) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return;
     };
     if !ended {
         body.read_small_pieces();
-        let (mut stalled, mut pieces) = (None, 0);
+        let (mut stalled, mut outgoing) = (None, Outgoing::on(stream));
         let sent = poll_fn(|cx| {
             let open = || worker.deadlines.open(worker.clock.now(), None);
-            poll_body(&mut stream, (&mut body, &mut pieces), &mut stalled, open, cx)
+            poll_body(&mut outgoing, &mut body, &mut stalled, open, cx)
         });
         if let Err(reason) = sent.await {
-            stream.send_reset(reason);
+            outgoing.reset(reason);
             return;
         }
     }
@@ -148,47 +147,42 @@ async fn answer(
     Some(answered)
 }
 
-/// Sends a body, of which `pieces` were sent before, to its end. `stalled` is a time limit while
-/// the client has no room.
+/// Sends a body to its end. `stalled` is a time limit while the client has no room.
 fn poll_body(
-    stream: &mut SendStream<Bytes>,
-    (body, pieces): (&mut ResponseBody, &mut usize),
+    outgoing: &mut Outgoing,
+    body: &mut ResponseBody,
     stalled: &mut Option<Deadline>,
     open: impl Fn() -> Deadline,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Reason>> {
     loop {
-        match poll_room(stream, cx) {
-            Poll::Ready(Room::Some) => *stalled = None,
-            Poll::Ready(Room::Gone(reason)) => return Poll::Ready(Err(reason)),
+        if outgoing.wants_more()
+            && let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx)
+        {
+            let taken = match frame.transpose() {
+                Ok(frame) => outgoing.take(frame, body.is_end_stream()),
+                Err(error) => return Poll::Ready(Err(reason(&error))),
+            };
+            match taken {
+                Sent::All => return Poll::Ready(Ok(())),
+                Sent::Some => {}
+                Sent::Gone(reason) => return Poll::Ready(Err(reason)),
+            }
+            if outgoing.wants_more() {
+                continue;
+            }
+        }
+        match outgoing.poll_send(cx) {
+            Poll::Ready(Sent::All) => return Poll::Ready(Ok(())),
+            Poll::Ready(Sent::Some) => *stalled = None,
+            Poll::Ready(Sent::Gone(reason)) => return Poll::Ready(Err(reason)),
+            Poll::Pending if outgoing.wants_more() => return Poll::Pending,
             Poll::Pending => {
                 body.poll_upload(cx);
                 let limit = stalled.get_or_insert_with(&open);
-                return limit.poll_idle(cx, body.idle()).map(|_: Timeout| Err(Reason::CANCEL));
-            }
-        }
-        let sent = match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => stream.send_data(Bytes::new(), true).map(|()| true),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(reason(&error))),
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => {
-                    let last = body.is_end_stream();
-                    let data = without_its_buffer(&data, *pieces);
-                    *pieces += 1;
-                    stream.send_data(data, last).map(|()| last)
-                }
-                Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    stream.send_trailers(trailers).map(|()| true)
-                }
-            },
-        };
-        match sent {
-            Ok(true) => return Poll::Ready(Ok(())),
-            Ok(false) => {}
-            Err(error) => {
-                return Poll::Ready(Err(error.reason().unwrap_or(Reason::INTERNAL_ERROR)));
+                let idle = limit.poll_idle(cx, body.idle()).map(drop);
+                let late = if idle.is_ready() { idle } else { body.poll_late(cx) };
+                return late.map(|()| Err(Reason::CANCEL));
             }
         }
     }
