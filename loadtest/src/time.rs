@@ -1,6 +1,6 @@
 //! The one place of this crate that asks the time.
 //!
-//! Never used to decide anything about a request's fate: it only measures.
+//! Never used to draw a request's fate: it measures, and says when an inference comes to a queue.
 
 use std::time::Instant;
 

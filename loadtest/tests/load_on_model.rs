@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serin_loadtest::load::{Arrivals, Load, LoadError, RequestTemplate};
@@ -135,4 +136,16 @@ fn an_inference_is_answered_with_a_score() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.contains(r#""data":[0.768"#) && answer.contains("positive"), "{answer}");
+}
+
+#[test]
+fn latency_grows_with_load_where_inferences_wait_for_each_other() {
+    let model = model();
+    model.behaviour().set_latency(LatencyShape::fixed(20 * MS).with_servers(NonZeroUsize::new(1)));
+    // 10 ms apart, 20 ms each, one at a time: the last of 20 waits for 190 ms.
+    let mut load = load(&model, 100.0, 20);
+    load.arrivals = Arrivals::Even;
+    let stats = load.start().unwrap().wait();
+    assert_eq!(stats.ok, 20);
+    assert!(stats.max >= 200 * MS, "{:?}", stats.max);
 }

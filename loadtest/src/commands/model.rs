@@ -1,6 +1,7 @@
 //! `loadtest model`: a model server to put behind a proxy.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,8 +15,9 @@ use super::{duration, ratio};
 /// GET /v2/health/ready, GET /v2/models/NAME, POST /v2/models/NAME/infer. Runs until
 /// it is interrupted.
 #[derive(Args)]
-#[command(after_help = "Example:\n  \
-    loadtest model --port 9002 --version v2 --error-ratio 5% --latency 20ms --sigma 0.5")]
+#[command(after_help = "Examples:\n  \
+    loadtest model --port 9002 --version v2 --error-ratio 5% --latency 20ms --sigma 0.5\n  \
+    loadtest model --port 9003 --latency 20ms --servers 4   # saturated at 200 a second")]
 pub struct Model {
     /// IP address to listen on; any other than loopback lets others ask too
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
@@ -44,6 +46,10 @@ pub struct Model {
     /// How much slower those are
     #[arg(long, default_value = "0ms", value_parser = duration)]
     slow_by: Duration,
+    /// So many inferences are worked on at once, others wait in their order, so that latency
+    /// grows with load; any number without it
+    #[arg(long)]
+    servers: Option<NonZeroUsize>,
     /// Equal seeds give the n-th inference the same fate
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -56,7 +62,8 @@ impl Model {
     /// Runs until the process is interrupted or terminated.
     pub fn run(self) -> anyhow::Result<()> {
         let latency = LatencyShape::lognormal(self.latency, self.sigma)
-            .with_slow(self.slow_ratio, self.slow_by);
+            .with_slow(self.slow_ratio, self.slow_by)
+            .with_servers(self.servers);
         let server = ModelServer::start(ModelOptions {
             name: self.name,
             version: self.version,

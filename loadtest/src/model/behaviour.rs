@@ -1,8 +1,10 @@
 //! How well a model server behaves, changeable while it runs.
 //!
 //! Never looks at a request: the n-th inference of a seed meets the same fate
-//! whatever it asks, so a run can be repeated.
+//! whatever it asks, so a run can be repeated. Only how long it waits for others depends on
+//! when they come.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +12,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::sync::watch;
 
-/// No inference is delayed longer than this, whatever its shape draws.
+use super::queue::Queue;
+
+/// No inference takes longer than this, whatever its shape draws. What it waits for others
+/// comes on top.
 pub const DELAY_MAX: Duration = Duration::from_mins(1);
 
 /// How long inferences take.
@@ -20,18 +25,19 @@ pub struct LatencyShape {
     sigma: f64,
     slow_ratio: f64,
     slow_by: Duration,
+    servers: Option<NonZeroUsize>,
 }
 
 impl LatencyShape {
     /// Every inference takes the same time.
     pub const fn fixed(delay: Duration) -> Self {
-        Self { median: delay, sigma: 0.0, slow_ratio: 0.0, slow_by: Duration::ZERO }
+        Self::lognormal(delay, 0.0)
     }
 
     /// Lognormal: half of the inferences take less than `median`; `sigma` is the
     /// standard deviation of the logarithm (0.5 puts p99 at 3.2 medians).
     pub const fn lognormal(median: Duration, sigma: f64) -> Self {
-        Self { median, sigma, slow_ratio: 0.0, slow_by: Duration::ZERO }
+        Self { median, sigma, slow_ratio: 0.0, slow_by: Duration::ZERO, servers: None }
     }
 
     /// Makes a share of the inferences, 0 to 1, slower by `slow_by`.
@@ -39,6 +45,15 @@ impl LatencyShape {
     pub const fn with_slow(mut self, slow_ratio: f64, slow_by: Duration) -> Self {
         self.slow_ratio = slow_ratio;
         self.slow_by = slow_by;
+        self
+    }
+
+    /// Works on so many inferences at once, each for as long as the shape says; others wait in
+    /// their order, so that latency grows with load. With a fixed shape and independent
+    /// arrivals this is M/D/c. `None` is any number at once, whose latency knows no load.
+    #[must_use]
+    pub const fn with_servers(mut self, servers: Option<NonZeroUsize>) -> Self {
+        self.servers = servers;
         self
     }
 
@@ -56,7 +71,7 @@ impl LatencyShape {
 pub(super) struct Fate {
     /// Answered with a 500 instead of a score.
     pub(super) fails: bool,
-    /// Waits this long before it answers, failing or not.
+    /// Takes this long before it answers, failing or not.
     pub(super) delay: Duration,
 }
 
@@ -75,11 +90,13 @@ struct Levers {
     rng: Rng,
     error_ratio: f64,
     latency: LatencyShape,
+    queue: Queue,
 }
 
 impl Behaviour {
     pub(super) fn new(seed: u64, error_ratio: f64, latency: LatencyShape) -> Self {
-        let levers = Levers { rng: Rng::with_seed(seed), error_ratio, latency };
+        let (rng, queue) = (Rng::with_seed(seed), Queue::default());
+        let levers = Levers { rng, error_ratio, latency, queue };
         Self {
             levers: Mutex::new(levers),
             stalled: watch::Sender::new(false),
@@ -122,6 +139,15 @@ impl Behaviour {
             self.failures.fetch_add(1, Relaxed);
         }
         fate
+    }
+
+    /// How long an inference that arrives at `now`, counted from any one moment, and takes
+    /// `service` waits for those before it. `None` when too many wait already.
+    pub(super) fn enter(&self, now: Duration, service: Duration) -> Option<Duration> {
+        self.with_levers(|levers| match levers.latency.servers {
+            Some(servers) => levers.queue.enter(now, servers.get(), service),
+            None => Some(Duration::ZERO),
+        })
     }
 
     /// Waits until the server is not stalled.
@@ -193,6 +219,17 @@ mod tests {
         let fates = fates(&Behaviour::new(5, 0.0, shape), 10_000);
         let below = fates.iter().filter(|fate| fate.delay < 20 * MS).count() as f64;
         assert!((below - 5_000.0).abs() < 4.0 * 50.0, "{below} of 10000 were below");
+    }
+
+    #[test]
+    fn only_a_shape_with_servers_has_inferences_wait() {
+        let behaviour = Behaviour::new(1, 0.0, LatencyShape::fixed(10 * MS));
+        let enter_three = || [0, 0, 0].map(|_| behaviour.enter(MS, 10 * MS).unwrap());
+        assert_eq!(enter_three(), [Duration::ZERO; 3]);
+        behaviour.set_latency(LatencyShape::fixed(10 * MS).with_servers(NonZeroUsize::new(2)));
+        assert_eq!(enter_three(), [Duration::ZERO, Duration::ZERO, 10 * MS]);
+        behaviour.set_latency(LatencyShape::fixed(10 * MS));
+        assert_eq!(enter_three(), [Duration::ZERO; 3]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod behaviour;
 mod protocol;
+mod queue;
 mod sentiment;
 mod server;
 

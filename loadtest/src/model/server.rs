@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::behaviour::{Behaviour, LatencyShape};
 use super::protocol::{Answer, Asked, Identity, error_body};
+use crate::time;
 
 /// Larger inference requests are refused with 413.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -103,6 +104,7 @@ impl ModelServer {
         let model = Arc::new(Model {
             identity: Identity { name: options.name, version: options.version },
             behaviour: Arc::clone(&behaviour),
+            started: time::now(),
         });
         let (stopping, mut stopped) = watch::channel(false);
         let thread =
@@ -178,9 +180,15 @@ async fn serve(stream: TcpStream, model: Arc<Model>) {
 struct Model {
     identity: Identity,
     behaviour: Arc<Behaviour>,
+    started: Instant,
 }
 
 impl Model {
+    /// Since the server started.
+    fn now(&self) -> Duration {
+        time::now().duration_since(self.started)
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (status, body) = match self.identity.find(request.method(), request.uri().path()) {
             Asked::Now(status, body) => (status, body),
@@ -198,9 +206,13 @@ impl Model {
             }
             Err(error) => return (StatusCode::BAD_REQUEST, error_body(&error.to_string())),
         };
+        let Some(wait) = self.behaviour.enter(self.now(), fate.delay) else {
+            return (StatusCode::SERVICE_UNAVAILABLE, error_body("the queue is full"));
+        };
+        let delay = wait + fate.delay;
         // Tokio would round a delay of nothing up to a millisecond.
-        if !fate.delay.is_zero() {
-            tokio::time::sleep(fate.delay).await;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         self.behaviour.unstalled().await;
         if fate.fails {
