@@ -3,12 +3,13 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serin_loadtest::load::{Arrivals, Load, LoadError, RequestTemplate};
-use serin_loadtest::model::{LatencyShape, ModelOptions, ModelServer};
+use serin_loadtest::model::{LatencyShape, ModelOptions, ModelServer, StreamShape};
 
 const MS: Duration = Duration::from_millis(1);
+const STREAM_PATH: &str = "/v2/models/sentiment/generate_stream";
 
 fn model() -> ModelServer {
     ModelServer::start(ModelOptions::new("sentiment", "v1")).unwrap()
@@ -120,22 +121,46 @@ fn the_model_speaks_cleartext_http2_with_prior_knowledge() {
     assert_eq!(head[3], 4, "a SETTINGS frame");
 }
 
-#[test]
-fn an_inference_is_answered_with_a_score() {
-    let model = model();
-    let body = r#"{"inputs":[{"name":"text","shape":[1],"datatype":"BYTES","data":["good"]}]}"#;
+/// Asks once, and reads the answer to its end.
+fn post(model: &ModelServer, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(model.address()).unwrap();
     write!(
         stream,
-        "POST /v2/models/sentiment/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     )
     .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn an_inference_is_answered_with_a_score() {
+    let body = r#"{"inputs":[{"name":"text","shape":[1],"datatype":"BYTES","data":["good"]}]}"#;
+    let answer = post(&model(), "/v2/models/sentiment/infer", body);
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.contains(r#""data":[0.768"#) && answer.contains("positive"), "{answer}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a model server waits in real time")]
+fn a_stream_begins_after_the_latency_and_has_its_tokens_one_by_one() {
+    let shape = StreamShape { tokens: 5, token_every: 10 * MS };
+    let options = ModelOptions::new("sentiment", "v1").stream(shape);
+    let model = ModelServer::start(options.latency(LatencyShape::fixed(20 * MS))).unwrap();
+    let ask = || post(&model, STREAM_PATH, r#"{"text_input":"very good"}"#);
+    let began = Instant::now();
+    let answer = ask();
+    let took = began.elapsed();
+    assert!(answer.contains("content-type: text/event-stream"), "{answer}");
+    let tokens: Vec<&str> = answer.lines().filter(|line| line.starts_with("data: ")).collect();
+    assert_eq!(tokens.len(), 5, "{answer}");
+    assert!(tokens[0].contains("very") && tokens[3].contains("good"), "{answer}");
+    assert!(took >= 59 * MS, "20 ms and four times 10 ms: {took:?}");
+    model.behaviour().set_error_ratio(1.0);
+    assert!(ask().starts_with("HTTP/1.1 500"));
 }
 
 #[test]

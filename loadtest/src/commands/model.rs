@@ -5,19 +5,22 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
-use serin_loadtest::model::{LatencyShape, ModelOptions, ModelServer};
+use serin_loadtest::model::{LatencyShape, ModelOptions, ModelServer, StreamShape};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{duration, ratio};
 
 /// Answers the V2 inference protocol with a sentiment score
 ///
-/// GET /v2/health/ready, GET /v2/models/NAME, POST /v2/models/NAME/infer. Runs until
-/// it is interrupted.
+/// GET /v2/health/ready, GET /v2/models/NAME, POST /v2/models/NAME/infer, and for tokens
+/// one by one POST `/v2/models/NAME/generate_stream`. Runs until it is interrupted.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     loadtest model --port 9002 --version v2 --error-ratio 5% --latency 20ms --sigma 0.5\n  \
-    loadtest model --port 9003 --latency 20ms --servers 4   # saturated at 200 a second")]
+    loadtest model --port 9003 --latency 20ms --servers 4   # saturated at 200 a second\n  \
+    loadtest model --port 9004 --latency 300ms --tokens 200 --token-every 15ms\n  \
+    curl -N -d '{\"text_input\": \"tell me more\"}' \
+    127.0.0.1:9004/v2/models/sentiment/generate_stream")]
 pub struct Model {
     /// IP address to listen on; any other than loopback lets others ask too
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
@@ -34,7 +37,7 @@ pub struct Model {
     /// The share of inferences answered with a 500, as 0.05 or 5%
     #[arg(long, default_value = "0", value_parser = ratio)]
     error_ratio: f64,
-    /// The median time an inference takes
+    /// The median time an inference takes, and the first token of a stream
     #[arg(long, default_value = "0ms", value_parser = duration)]
     latency: Duration,
     /// Spread of the latency, lognormal; 0 makes it fixed
@@ -46,6 +49,12 @@ pub struct Model {
     /// How much slower those are
     #[arg(long, default_value = "0ms", value_parser = duration)]
     slow_by: Duration,
+    /// Tokens of an answer that comes as a stream
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// From one token to the next
+    #[arg(long, default_value = "20ms", value_parser = duration)]
+    token_every: Duration,
     /// So many inferences are worked on at once, others wait in their order, so that latency
     /// grows with load; any number without it
     #[arg(long)]
@@ -72,6 +81,7 @@ impl Model {
             seed: self.seed,
             error_ratio: self.error_ratio,
             latency,
+            stream: StreamShape { tokens: self.tokens, token_every: self.token_every },
         })?;
         println!("http://{}", server.address());
         wait_until_ended(self.linger)

@@ -11,7 +11,9 @@ mod protocol;
 mod queue;
 mod sentiment;
 mod server;
+mod stream;
 
 pub use behaviour::{Behaviour, LatencyShape};
 pub use sentiment::{Label, Sentiment};
 pub use server::{ModelOptions, ModelServer};
+pub use stream::StreamShape;

@@ -1,5 +1,6 @@
 //! The V2 inference protocol (also called Open Inference Protocol) over JSON, as
-//! far as one text model needs it: health, metadata and infer.
+//! far as one text model needs it: health, metadata and infer, and Triton's
+//! `generate_stream` beside them.
 //!
 //! Never sleeps and never draws: it turns a request into an answer.
 
@@ -26,6 +27,8 @@ pub(super) enum Asked {
     Now(StatusCode, Value),
     /// An inference: the body has to be read first.
     Infer,
+    /// The same, answered token by token.
+    Stream,
 }
 
 impl Identity {
@@ -33,9 +36,9 @@ impl Identity {
     pub(super) fn find(&self, method: &Method, path: &str) -> Asked {
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let (answer, verb) = match segments[..] {
-            ["v2"] => (Some(server_metadata()), Method::GET),
-            ["v2", "health", "live"] => (Some(json!({ "live": true })), Method::GET),
-            ["v2", "health", "ready"] => (Some(json!({ "ready": true })), Method::GET),
+            ["v2"] => (found(server_metadata()), Method::GET),
+            ["v2", "health", "live"] => (found(json!({ "live": true })), Method::GET),
+            ["v2", "health", "ready"] => (found(json!({ "ready": true })), Method::GET),
             ["v2", "models", name, ref rest @ ..] => match self.find_model(name, rest) {
                 Ok(found) => found,
                 Err(answer) => return answer,
@@ -45,11 +48,11 @@ impl Identity {
         if *method != verb && !(verb == Method::GET && *method == Method::HEAD) {
             return refused(StatusCode::METHOD_NOT_ALLOWED, &format!("use {verb}"));
         }
-        answer.map_or(Asked::Infer, |body| Asked::Now(StatusCode::OK, body))
+        answer
     }
 
-    /// `None` in the answer is an inference.
-    fn find_model(&self, name: &str, rest: &[&str]) -> Result<(Option<Value>, Method), Asked> {
+    /// What is asked for and how it has to be; or what is answered instead.
+    fn find_model(&self, name: &str, rest: &[&str]) -> Result<(Asked, Method), Asked> {
         let missing = |what: &str| Err(refused(StatusCode::NOT_FOUND, what));
         if name != self.name {
             return missing(&format!("model {name} not found"));
@@ -60,9 +63,10 @@ impl Identity {
             rest => rest,
         };
         match rest {
-            [] => Ok((Some(self.model_metadata()), Method::GET)),
-            ["ready"] => Ok((Some(json!({ "name": self.name, "ready": true })), Method::GET)),
-            ["infer"] => Ok((None, Method::POST)),
+            [] => Ok((found(self.model_metadata()), Method::GET)),
+            ["ready"] => Ok((found(json!({ "name": self.name, "ready": true })), Method::GET)),
+            ["infer"] => Ok((Asked::Infer, Method::POST)),
+            ["generate_stream"] => Ok((Asked::Stream, Method::POST)),
             _ => missing("no such path"),
         }
     }
@@ -98,6 +102,27 @@ impl Identity {
         (StatusCode::OK, answer)
     }
 
+    /// The events of a stream, one for each word of the request's text. Never empty.
+    pub(super) fn events(&self, body: &[u8]) -> Result<Vec<String>, Answer> {
+        let request: GenerateRequest = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => return Err(bad(&format!("invalid generate request: {error}"))),
+        };
+        let event = |word| {
+            let output = json!({
+                "model_name": self.name,
+                "model_version": self.version,
+                "text_output": format!(" {word}"),
+            });
+            format!("data: {output}\n\n")
+        };
+        let events: Vec<String> = request.text_input.split_whitespace().map(event).collect();
+        if events.is_empty() {
+            return Err(bad("text_input has no word"));
+        }
+        Ok(events)
+    }
+
     fn model_metadata(&self) -> Value {
         json!({
             "name": self.name,
@@ -127,6 +152,12 @@ struct Input {
     data: Vec<String>,
 }
 
+/// Parameters and other fields are allowed, and not minded.
+#[derive(Deserialize)]
+struct GenerateRequest {
+    text_input: String,
+}
+
 fn server_metadata() -> Value {
     json!({ "name": "loadtest-model", "version": env!("CARGO_PKG_VERSION"), "extensions": [] })
 }
@@ -134,6 +165,10 @@ fn server_metadata() -> Value {
 /// The protocol's error body.
 pub(super) fn error_body(message: &str) -> Value {
     json!({ "error": message })
+}
+
+fn found(body: Value) -> Asked {
+    Asked::Now(StatusCode::OK, body)
 }
 
 fn refused(status: StatusCode, message: &str) -> Asked {
@@ -156,7 +191,7 @@ mod tests {
     fn check_find(method: &str, path: &str, expected: Option<u16>) {
         let found = match identity().find(&method.parse().unwrap(), path) {
             Asked::Now(status, _) => Some(status.as_u16()),
-            Asked::Infer => None,
+            Asked::Infer | Asked::Stream => None,
         };
         assert_eq!(found, expected, "{method} {path}");
     }
@@ -172,7 +207,9 @@ mod tests {
         check_find("GET", "/v2/models/sentiment/versions/v1", Some(200));
         check_find("POST", "/v2/models/sentiment/infer", None);
         check_find("POST", "/v2/models/sentiment/versions/v1/infer", None);
+        check_find("POST", "/v2/models/sentiment/generate_stream", None);
         check_find("GET", "/v2/models/sentiment/infer", Some(405));
+        check_find("GET", "/v2/models/sentiment/generate_stream", Some(405));
     }
 
     #[test]
@@ -213,6 +250,23 @@ mod tests {
             input(r#""name":"text","shape":[-1],"datatype":"BYTES","data":["a"]"#),
         ] {
             let (status, answer) = identity().infer(body.as_bytes());
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+            assert!(answer["error"].is_string(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_stream_has_an_event_for_each_word() {
+        let events = identity().events(br#"{"text_input":"so  good\n","stream":true}"#).unwrap();
+        let expected = [" so", " good"].map(|word| {
+            format!(
+                "data: {{\"model_name\":\"sentiment\",\"model_version\":\"v1\",\
+                 \"text_output\":\"{word}\"}}\n\n"
+            )
+        });
+        assert_eq!(events, expected);
+        for body in ["", "{}", r#"{"text_input":" "}"#, r#"{"text_input":1}"#] {
+            let (status, answer) = identity().events(body.as_bytes()).unwrap_err();
             assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
             assert!(answer["error"].is_string(), "{body}");
         }

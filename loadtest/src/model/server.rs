@@ -10,22 +10,24 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::behaviour::{Behaviour, LatencyShape};
 use super::protocol::{Answer, Asked, Identity, error_body};
+use super::stream::{StreamShape, Tokens};
 use crate::time;
 
 /// Larger inference requests are refused with 413.
 const BODY_BYTES_MAX: usize = 1 << 20;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// What a model server starts as.
 #[derive(Clone, Debug)]
@@ -42,8 +44,10 @@ pub struct ModelOptions {
     pub seed: u64,
     /// The share of inferences answered with a 500, 0 to 1.
     pub error_ratio: f64,
-    /// How long inferences take.
+    /// How long inferences take, and the first token of a stream.
     pub latency: LatencyShape,
+    /// How answers of the stream path go on.
+    pub stream: StreamShape,
 }
 
 impl ModelOptions {
@@ -57,6 +61,7 @@ impl ModelOptions {
             seed: 1,
             error_ratio: 0.0,
             latency: LatencyShape::fixed(Duration::ZERO),
+            stream: StreamShape::default(),
         }
     }
 
@@ -64,6 +69,13 @@ impl ModelOptions {
     #[must_use]
     pub fn latency(mut self, latency: LatencyShape) -> Self {
         self.latency = latency;
+        self
+    }
+
+    /// With streams of this shape.
+    #[must_use]
+    pub fn stream(mut self, stream: StreamShape) -> Self {
+        self.stream = stream;
         self
     }
 
@@ -104,6 +116,7 @@ impl ModelServer {
         let model = Arc::new(Model {
             identity: Identity { name: options.name, version: options.version },
             behaviour: Arc::clone(&behaviour),
+            stream: options.stream,
             started: time::now(),
         });
         let (stopping, mut stopped) = watch::channel(false);
@@ -180,6 +193,7 @@ async fn serve(stream: TcpStream, model: Arc<Model>) {
 struct Model {
     identity: Identity,
     behaviour: Arc<Behaviour>,
+    stream: StreamShape,
     started: Instant,
 }
 
@@ -189,25 +203,45 @@ impl Model {
         time::now().duration_since(self.started)
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Either<Full<Bytes>, Tokens>> {
         let (status, body) = match self.identity.find(request.method(), request.uri().path()) {
             Asked::Now(status, body) => (status, body),
             Asked::Infer => self.infer(request.into_body()).await,
+            Asked::Stream => match self.stream(request.into_body()).await {
+                Ok(tokens) => return respond(StatusCode::OK, EVENTS, Either::Right(tokens)),
+                Err(answer) => answer,
+            },
         };
-        respond(status, &body)
+        respond(status, JSON, Either::Left(Full::from(body.to_string())))
     }
 
     async fn infer(&self, body: Incoming) -> Answer {
+        match self.meet_fate(body, Duration::ZERO).await {
+            Ok(body) => self.identity.infer(&body),
+            Err(answer) => answer,
+        }
+    }
+
+    async fn stream(&self, body: Incoming) -> Result<Tokens, Answer> {
+        let body = self.meet_fate(body, self.stream.span()).await?;
+        let events = self.identity.events(&body)?.into_iter().map(Bytes::from);
+        Ok(Tokens::new(events.collect(), self.stream))
+    }
+
+    /// Reads the body and waits until the answer is to begin, or is none. Afterwards it keeps
+    /// the model busy for `span`.
+    async fn meet_fate(&self, body: Incoming, span: Duration) -> Result<Bytes, Answer> {
         let fate = self.behaviour.next_fate();
         let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                return (StatusCode::PAYLOAD_TOO_LARGE, error_body("larger than 1 MiB"));
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, error_body("larger than 1 MiB")));
             }
-            Err(error) => return (StatusCode::BAD_REQUEST, error_body(&error.to_string())),
+            Err(error) => return Err((StatusCode::BAD_REQUEST, error_body(&error.to_string()))),
         };
-        let Some(wait) = self.behaviour.enter(self.now(), fate.delay) else {
-            return (StatusCode::SERVICE_UNAVAILABLE, error_body("the queue is full"));
+        let span = if fate.fails { Duration::ZERO } else { span };
+        let Some(wait) = self.behaviour.enter(self.now(), fate.delay + span) else {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, error_body("the queue is full")));
         };
         let delay = wait + fate.delay;
         // Tokio would round a delay of nothing up to a millisecond.
@@ -216,16 +250,15 @@ impl Model {
         }
         self.behaviour.unstalled().await;
         if fate.fails {
-            return (StatusCode::INTERNAL_SERVER_ERROR, error_body("inference failed"));
+            return Err((StatusCode::INTERNAL_SERVER_ERROR, error_body("inference failed")));
         }
-        self.identity.infer(&body)
+        Ok(body)
     }
 }
 
-fn respond(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body.to_string()));
+fn respond<B>(status: StatusCode, content_type: HeaderValue, body: B) -> Response<B> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
