@@ -150,7 +150,7 @@ fuzz target seconds="60":
         "fuzz/corpus/{{ target }}" "fuzz/corpora/{{ target }}" -- \
         -max_total_time={{ seconds }} -max_len=8192
 
-# What decisions and an exchange in memory cost, in nanoseconds.
+# What decisions and a whole exchange with an endpoint cost, in nanoseconds.
 bench *args:
     cargo bench --locked --bench decide --bench exchange -- {{ args }}
 
