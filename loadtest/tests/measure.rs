@@ -88,6 +88,14 @@ fn events_are_seen_with_their_age() {
 }
 
 #[test]
+fn events_can_be_counted() {
+    let (_backend, port) = backend();
+    let seen = drive(port, &["--events", "--path", "/stream", "--requests", "20"]);
+    // Those of the other three streams may come at the same time as the last.
+    assert!((20..24).contains(&seen["requests"].as_u64().unwrap()), "{seen}");
+}
+
+#[test]
 fn http2_is_spoken_with_a_server_that_is_not_ours() {
     let model = ModelServer::start(ModelOptions::new("sentiment", "v1")).unwrap();
     let port = model.address().port();

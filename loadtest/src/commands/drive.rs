@@ -33,7 +33,7 @@ pub struct Drive {
     #[arg(long, default_value = "/v2/models/sentiment")]
     path: String,
     /// Read the path's answer as a stream of events, one per connection
-    #[arg(long, conflicts_with_all = ["rps", "body_bytes", "requests"])]
+    #[arg(long, conflicts_with_all = ["rps", "body_bytes"])]
     events: bool,
     /// A header to send, may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
@@ -56,7 +56,7 @@ pub struct Drive {
     /// How long requests are started
     #[arg(long, default_value = "5s", value_parser = duration)]
     duration: Duration,
-    /// Stop after so many requests
+    /// Stop after so many requests, or events
     #[arg(long)]
     requests: Option<u64>,
     /// Equal seeds give equal starts

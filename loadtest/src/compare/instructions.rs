@@ -15,15 +15,18 @@ use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::measure::{Backend, PATH};
+use super::measure::{Backend, PATH, STREAM_OPTIONS};
 use super::peer::{Peer, Places, Setting};
 use super::process::{Cores, Generator, Process};
-use super::scenario::Scenario;
+use super::scenario::{Measure, Scenario};
 use super::{Folder, certificate, fresh, report, start_backend};
+use crate::commands::drive::Protocol;
+use crate::wire::drive::Driven;
 
-/// What is counted: these scenarios, one request at a time.
-const CASES: [&str; 6] = ["plain", "headers", "http2", "upload", "mirror", "telling"];
-/// The difference of two runs leaves out what starting and ending take.
+/// What is counted: these scenarios, one request at a time, or the events of one stream.
+const CASES: [&str; 9] =
+    ["plain", "headers", "http2", "tls", "upload", "download", "streams", "mirror", "telling"];
+/// The difference of two runs leaves out what starting and ending take, and a handshake.
 const REQUESTS: [u64; 2] = [400, 2_400];
 /// More than this above the baseline fails.
 const TOLERANCE: f64 = 0.05;
@@ -32,8 +35,9 @@ const RUN_WITHIN: Duration = Duration::from_mins(2);
 
 /// Counts instructions per request and compares them with a baseline
 ///
-/// Needs valgrind. Fails when a case takes over 5 % more than the baseline says; what was
-/// worth it is written down with --update and a note that says why.
+/// Needs valgrind. Fails when a case takes over 5 % more than the baseline says, or is not in
+/// it; what was worth it is written down with --update and a note that says why. Of `streams`
+/// an event is counted, of all others a request.
 #[derive(Args)]
 pub struct Instructions {
     /// The serin binary; build it with `cargo build --profile dist`
@@ -90,13 +94,21 @@ impl Instructions {
                 counted.push((case, self.count(case, &peer).await?));
             }
         }
-        let (table, grown) = baseline.compare(&counted);
+        let Comparison { table, grown, missing } = baseline.compare(&counted);
         print!("{table}");
         if let (true, Some(note)) = (self.update, &self.note) {
             baseline.update(&counted, note);
             std::fs::write(&self.baseline, baseline.csv())?;
             return Ok(());
         }
+        ensure!(
+            missing.is_empty(),
+            "{} has no line for {}. Count it once with: just instructions --case {} --update \
+             --note 'first counted'",
+            self.baseline.display(),
+            missing.join(", "),
+            missing.join(",")
+        );
         ensure!(
             grown.is_empty(),
             "{} grew by more than {:.0} %. If it is worth it: --update --note 'why'",
@@ -113,26 +125,28 @@ impl Instructions {
         certificate::write(folder.path())?;
         let cores = Cores::all();
         let backend = start_backend(&scenario, &cores, folder.path()).await?;
-        let mut totals = [0; 2];
-        for (total, requests) in totals.iter_mut().zip(REQUESTS) {
+        let mut runs = [(0, 0); 2];
+        for (run, requests) in runs.iter_mut().zip(REQUESTS) {
             let own = fresh(folder.path(), &format!("serin-{requests}"))?;
-            *total = count_run(&scenario, peer, &backend, requests, &own).await?;
+            *run = count_run(&scenario, peer, &backend, requests, &own).await?;
         }
         backend.process.end().await;
-        let each = (totals[1] as f64 - totals[0] as f64) / (REQUESTS[1] - REQUESTS[0]) as f64;
+        let [(few_take, few), (many_take, many)] = runs;
+        let each = (many_take as f64 - few_take as f64) / (many - few) as f64;
         eprintln!("{case}: {}", report::number(each));
         Ok(each)
     }
 }
 
-/// Instructions of a whole run of Serin with so many requests.
+/// Instructions of a whole run of Serin with so many requests, and how many those were: two
+/// events that come at once may be one more.
 async fn count_run(
     scenario: &Scenario,
     peer: &Peer,
     backend: &Backend,
     requests: u64,
     folder: &Path,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<(u64, u64)> {
     // All that it can be asked to do beside.
     let more = scenario.more().last();
     let setting = Setting::find(scenario, backend, more.as_slice())?;
@@ -145,21 +159,23 @@ async fn count_run(
     let valgrind = Path::new("valgrind");
     let cores = Cores::all();
     let process = Process::start(&cores, valgrind, &arguments, folder.join("serin.log"))?;
-    let target = std::net::SocketAddr::from(([127, 0, 0, 1], setting.listen));
-    process.wait_until_it_answers(target, PATH).await?;
+    let at = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    process.wait_until_it_answers(at(setting.listen), PATH, RUN_WITHIN).await?;
 
-    let mut drive = scenario.drive(target, RUN_WITHIN);
+    let tls = scenario.protocol == Protocol::Tls;
+    let mut drive = scenario.drive(at(if tls { setting.tls } else { setting.listen }), RUN_WITHIN);
     drive.extend(["--requests".to_owned(), requests.to_string()]);
+    if scenario.measure == Measure::Streams {
+        drive.extend(STREAM_OPTIONS.map(str::to_owned));
+    }
     let output = Generator::start(&cores, &drive).await?.run().await?;
-    let seen: crate::wire::drive::Driven = serde_json::from_str(&output)?;
-    ensure!(
-        (seen.requests, seen.errors, seen.broken) == (requests, 0, 0),
-        "failed requests: {seen:?}"
-    );
+    let seen: Driven = serde_json::from_str(&output)?;
+    let whole = (requests..requests + requests / 100).contains(&seen.requests);
+    ensure!(whole && (seen.errors, seen.broken) == (0, 0), "failed requests: {seen:?}");
 
     quit(setting.admin).await?;
     process.wait(RUN_WITHIN).await?;
-    total(&std::fs::read_to_string(counts)?)
+    Ok((total(&std::fs::read_to_string(counts)?)?, seen.requests))
 }
 
 /// Asks Serin to drain and end.
@@ -179,6 +195,16 @@ fn total(text: &str) -> anyhow::Result<u64> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix("totals: "));
     let count = line.and_then(|line| line.split_whitespace().next());
     Ok(count.context("callgrind wrote no totals")?.parse()?)
+}
+
+/// What was counted, beside the baseline.
+struct Comparison {
+    /// Markdown.
+    table: String,
+    /// Cases that take too much more.
+    grown: Vec<String>,
+    /// Cases that the baseline does not have.
+    missing: Vec<String>,
 }
 
 /// What cases took, and why.
@@ -209,15 +235,15 @@ impl Baseline {
         csv
     }
 
-    /// A Markdown table, and the cases that have grown too much.
-    fn compare(&self, counted: &[(&str, f64)]) -> (String, Vec<String>) {
+    fn compare(&self, counted: &[(&str, f64)]) -> Comparison {
         let mut table =
             "| case | instructions per request | baseline | change |\n|---|---|---|---|\n"
                 .to_owned();
-        let mut grown = Vec::new();
+        let (mut grown, mut missing) = (Vec::new(), Vec::new());
         for (case, count) in counted {
             let Some((before, _)) = self.0.get(*case) else {
                 let _ = writeln!(table, "| {case} | {count:.0} | none | |");
+                missing.push((*case).to_owned());
                 continue;
             };
             let change = count / before - 1.0;
@@ -227,7 +253,7 @@ impl Baseline {
                 grown.push((*case).to_owned());
             }
         }
-        (table, grown)
+        Comparison { table, grown, missing }
     }
 
     fn update(&mut self, counted: &[(&str, f64)], note: &str) {
@@ -245,13 +271,16 @@ mod tests {
     const CSV: &str = "case,instructions per request,why it changed\nplain,20000,first, counted\n";
 
     #[test]
-    fn only_what_grew_beyond_the_tolerance_is_told() {
+    fn what_grew_beyond_the_tolerance_or_is_missing_is_told() {
         let baseline = Baseline::parse(CSV).unwrap();
         for (count, grown) in [(15_000.0, 0), (20_999.0, 0), (21_001.0, 1)] {
-            let (table, found) = baseline.compare(&[("plain", count), ("new", 1.0)]);
+            let Comparison { table, grown: found, missing } =
+                baseline.compare(&[("plain", count), ("new", 1.0)]);
             assert_eq!(found.len(), grown, "{table}");
+            assert_eq!(missing, ["new"], "{table}");
             assert!(table.contains("| new | 1 | none | |"), "{table}");
         }
+        assert!(baseline.compare(&[("plain", 1.0)]).missing.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::figures::{Figures, RAW};
 use super::peer::{Peer, Setting};
-use super::process::{self, Cores, Generator, Process};
+use super::process::{self, Cores, Generator, Process, READY_WITHIN};
 use super::scenario::{MORE, Scenario};
 use crate::commands::drive::Protocol;
 use crate::wire::answers::Messages;
@@ -23,6 +23,8 @@ use crate::wire::drive::Driven;
 pub(super) const PATH: &str = "/v2/models/sentiment";
 /// The same, answered by events.
 const STREAM_PATH: &str = "/v2/models/sentiment/stream";
+/// With which the generator asks for that.
+pub(super) const STREAM_OPTIONS: [&str; 3] = ["--events", "--path", STREAM_PATH];
 /// The header that the rule of every peer sends to the canary.
 const RULE_HEADER: &str = "x-cohort: beta";
 /// Requests with which each peer's split is checked before it is measured, unless their answers
@@ -93,7 +95,8 @@ impl Racer {
             (Protocol::Http2, "nginx" | "haproxy") => at(setting.http2),
             _ => plain,
         };
-        process.wait_until_it_answers(plain, PATH).await.with_context(|| label.clone())?;
+        let ready = process.wait_until_it_answers(plain, PATH, READY_WITHIN);
+        ready.await.with_context(|| label.clone())?;
         let splits = peer.name != "relay";
         Ok(Self { label, more, access_log, splits, process, plain, target })
     }
@@ -245,7 +248,7 @@ impl Bench<'_> {
     ) -> anyhow::Result<()> {
         let asking = |target| {
             let mut arguments = self.asking(target);
-            arguments.extend(["--events", "--path", STREAM_PATH].map(str::to_owned));
+            arguments.extend(STREAM_OPTIONS.map(str::to_owned));
             arguments
         };
         let (direct, _) = self.run(&asking(self.backend.stable), None).await?;

@@ -26,11 +26,12 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::duration;
+use crate::wire::backend::COUNT_PATH;
 use figures::Figures;
 pub use instructions::Instructions;
 use measure::{Backend, Bench, Racer};
 use peer::{Peer, Places, Setting};
-use process::{Cores, Process};
+use process::{Cores, Process, READY_WITHIN};
 use scenario::{Measure, Scenario};
 
 /// Compares Serin and its peers: CPU time, latency, memory
@@ -328,7 +329,7 @@ async fn start_backend(
     let log = folder.join("backend.log");
     let process = Process::start(cores, &program, &arguments, log)?;
     let [stable, canary, shadow] = ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    process.wait_until_it_answers(shadow, crate::wire::backend::COUNT_PATH).await?;
+    process.wait_until_it_answers(shadow, COUNT_PATH, READY_WITHIN).await?;
     Ok(Backend { process, stable, canary, shadow })
 }
 

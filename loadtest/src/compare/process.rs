@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
 /// A proxy that does not answer this long after its start is given up.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(10);
 /// A generator that takes longer for one measurement is given up.
 const GENERATOR_WITHIN: Duration = Duration::from_mins(5);
 
@@ -56,20 +56,21 @@ impl Process {
         Ok(Self { child, id, log })
     }
 
-    /// Waits for a 2xx, however long the program takes to listen.
+    /// Waits for a 2xx, however long within `within` the program takes to listen.
     pub(super) async fn wait_until_it_answers(
         &self,
         address: SocketAddr,
         path: &str,
+        within: Duration,
     ) -> anyhow::Result<()> {
         let answered = async {
             while !matches!(get(address, path).await, Ok((200..300, _))) {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        if timeout(READY_WITHIN, answered).await.is_err() {
+        if timeout(within, answered).await.is_err() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            bail!("no good answer within {READY_WITHIN:?}; its output:\n{log}");
+            bail!("no good answer within {within:?}; its output:\n{log}");
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ pub struct Drive {
     pub warm_up: Duration,
     /// How long requests are started.
     pub duration: Duration,
-    /// No more requests than this are measured.
+    /// No more requests than this are measured; of events, those that come with the last are.
     pub requests_max: u64,
     /// Equal seeds give equal starts.
     pub seed: u64,
@@ -79,7 +79,7 @@ pub struct Driven {
 enum Plan {
     Closed { until: u64, left: u64 },
     Open(Pace),
-    Listen { until: u64 },
+    Listen { until: u64, most: u64 },
 }
 
 impl Drive {
@@ -107,7 +107,7 @@ impl Drive {
         let now = clock::now();
         let until = now + duration.as_nanos() as u64;
         match (&self.request, self.rps) {
-            (Request::Events(_), _) => Plan::Listen { until },
+            (Request::Events(_), _) => Plan::Listen { until, most: left },
             (_, Some(rps)) => Plan::Open(Pace::new(now, rps, duration, self.seed)),
             (_, None) => Plan::Closed { until, left },
         }
@@ -244,7 +244,7 @@ impl Driver {
                 }
                 pace.next_at()
             }
-            Plan::Listen { until } => {
+            Plan::Listen { until, .. } => {
                 while !self.free.is_empty() {
                     self.ask(now, &mut asked);
                 }
@@ -262,7 +262,7 @@ impl Driver {
             Plan::Closed { until, left } => self.in_flight == 0 && (now >= *until || *left == 0),
             Plan::Open(_) if self.in_flight > 0 || !self.waiting.is_empty() => false,
             Plan::Open(pace) => pace.next_at().is_none(),
-            Plan::Listen { until } => now >= *until,
+            Plan::Listen { until, most } => now >= *until || self.seen.requests >= *most,
         }
     }
 
