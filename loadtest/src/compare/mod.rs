@@ -9,6 +9,7 @@
 
 mod certificate;
 mod figures;
+mod goals;
 mod instructions;
 mod measure;
 mod peer;
@@ -103,10 +104,8 @@ impl Compare {
     async fn compare(&self) -> anyhow::Result<()> {
         let all = Scenario::names(&self.scenarios)?;
         let read = |name: &String| Scenario::read(&self.scenarios.join(format!("{name}.toml")));
-        let goals = all.iter().map(|name| {
-            read(name).map(|one| (one.name.clone(), (one.title.clone(), one.goals.clone())))
-        });
-        let goals = goals.collect::<anyhow::Result<report::Goals>>()?;
+        let goals = all.iter().map(|name| Ok((name.clone(), read(name)?.goals())));
+        let goals = goals.collect::<anyhow::Result<report::AllGoals>>()?;
         let peers = self.peers()?;
         ensure!(!peers.is_empty(), "none of the peers is installed");
         for name in if self.scenario.is_empty() { &all } else { &self.scenario } {
@@ -115,7 +114,7 @@ impl Compare {
             let folder = Folder::create(name)?;
             let figures = self.measure(&scenario, &peers, folder.path()).await?;
             report::write(&figures, &scenario.title, &self.out)?;
-            print!("{}", report::table(&figures, &scenario.title, &scenario.goals));
+            print!("{}", report::table(&figures, &scenario.goals()));
         }
         report::summarize(&self.out, &goals)?;
         eprintln!("\n{}", self.out.join("summary.md").display());

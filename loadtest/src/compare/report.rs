@@ -7,10 +7,11 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::figures::Figures;
+use super::goals::Goals;
 use super::plot;
 
-/// A scenario's title and the ratios that it is to reach.
-pub(super) type Goals = BTreeMap<String, (String, BTreeMap<String, f64>)>;
+/// What is to be reached, by the scenario's name.
+pub(super) type AllGoals = BTreeMap<String, Goals>;
 
 /// Writes `NAME.csv` and `NAME.svg` of one scenario.
 pub(super) fn write(figures: &Figures, title: &str, folder: &Path) -> anyhow::Result<()> {
@@ -22,7 +23,7 @@ pub(super) fn write(figures: &Figures, title: &str, folder: &Path) -> anyhow::Re
 }
 
 /// Writes `summary.md` of all scenarios of which there is a CSV in the folder.
-pub(super) fn summarize(folder: &Path, goals: &Goals) -> anyhow::Result<String> {
+pub(super) fn summarize(folder: &Path, goals: &AllGoals) -> anyhow::Result<String> {
     let mut files: Vec<_> = std::fs::read_dir(folder)?
         .filter_map(|file| file.ok().map(|file| file.path()))
         .filter(|file| file.extension().is_some_and(|extension| extension == "csv"))
@@ -32,20 +33,19 @@ pub(super) fn summarize(folder: &Path, goals: &Goals) -> anyhow::Result<String> 
     for file in files {
         let csv = std::fs::read_to_string(&file)?;
         let figures = Figures::parse(&csv).with_context(|| file.display().to_string())?;
-        let none = (String::new(), BTreeMap::new());
-        let (title, goals) = goals.get(&figures.name).unwrap_or(&none);
-        text.push_str(&table(&figures, title, goals));
+        let none = Goals::default();
+        text.push_str(&table(&figures, goals.get(&figures.name).unwrap_or(&none)));
     }
     std::fs::write(folder.join("summary.md"), &text)?;
     Ok(text)
 }
 
 /// A Markdown table of medians, with least and most of the first figure, and its ratios beside
-/// the goals.
-pub(super) fn table(figures: &Figures, title: &str, goals: &BTreeMap<String, f64>) -> String {
+/// the goals. Below it what else is to be reached.
+pub(super) fn table(figures: &Figures, goals: &Goals) -> String {
     let shown = figures.shown();
     let with_ratios = figures.peers().iter().any(|peer| figures.ratio(peer).is_some());
-    let mut text = format!("\n## {}: {title}\n\n| proxy |", figures.name);
+    let mut text = format!("\n## {}: {}\n\n| proxy |", figures.name, goals.title);
     // Writing to a string cannot fail.
     for what in &shown {
         let _ = write!(text, " {what} |");
@@ -71,26 +71,21 @@ pub(super) fn table(figures: &Figures, title: &str, goals: &BTreeMap<String, f64
             let _ = write!(text, " {} |", cell.unwrap_or_default());
         }
         if with_ratios {
-            let _ = write!(text, " {} |", ratio(figures, peer, goals.get(peer).copied()));
+            let _ = write!(text, " {} |", ratio(figures, peer, goals));
         }
         text.push('\n');
     }
     text.push('\n');
+    text.push_str(&goals.list(figures));
     for note in &figures.notes {
         let _ = writeln!(text, "- {note}");
     }
     text
 }
 
-fn ratio(figures: &Figures, peer: &str, goal: Option<f64>) -> String {
+fn ratio(figures: &Figures, peer: &str, goals: &Goals) -> String {
     let Some((what, ratio)) = figures.ratio(peer) else { return String::new() };
-    match goal {
-        None => format!("{what} = {ratio:.2}"),
-        Some(goal) => {
-            let reached = if ratio <= goal { "reached" } else { "MISSED" };
-            format!("{what} = {ratio:.2}; goal {goal:.2} {reached}")
-        }
-    }
+    format!("{what} = {ratio:.2}{}", goals.ratio(peer, ratio))
 }
 
 /// With as many digits as the figure is worth.
@@ -122,8 +117,11 @@ mod tests {
 
     #[test]
     fn the_table_has_medians_ratios_and_goals() {
-        let goals = [("haproxy".to_owned(), 0.88), ("serin+mirror".to_owned(), 1.7)].into();
-        let table = table(&figures(), "A title", &goals);
+        let ratios = [("haproxy".to_owned(), 0.88), ("serin+mirror".to_owned(), 1.7)].into();
+        let bound = "figures = ['requests per second']\nat_least = 90000";
+        let bounds = vec![toml::from_str(bound).unwrap()];
+        let goals = Goals { title: "A title".to_owned(), ratios, bounds };
+        let table = table(&figures(), &goals);
         for line in [
             "## plain: A title",
             "| proxy | CPU µs per request | requests per second | ratio |",
@@ -131,6 +129,7 @@ mod tests {
             "| haproxy | 10.00 (8.00 to 20.00) |  | serin / haproxy = 1.20; goal 0.88 MISSED |",
             "| serin+mirror | 18.00 (18.00 to 18.00) |  | serin+mirror / serin = 1.50; \
              goal 1.70 reached |",
+            "- requests per second, serin = 83333; goal at least 90000 MISSED",
             "- 64 connections",
         ] {
             assert!(table.lines().any(|found| found == line), "{line}\n{table}");
@@ -142,7 +141,8 @@ mod tests {
     fn a_folder_is_summed_up_from_its_files() {
         let folder = std::env::temp_dir().join(format!("loadtest-report-{}", std::process::id()));
         write(&figures(), "A title", &folder).unwrap();
-        let goals = [("plain".to_owned(), ("A title".to_owned(), BTreeMap::new()))].into();
+        let titled = Goals { title: "A title".to_owned(), ..Goals::default() };
+        let goals = [("plain".to_owned(), titled)].into();
         let summary = summarize(&folder, &goals).unwrap();
         assert!(summary.contains("## plain: A title"), "{summary}");
         assert_eq!(std::fs::read_to_string(folder.join("summary.md")).unwrap(), summary);

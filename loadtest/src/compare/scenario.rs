@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
+use super::goals::{Bound, Goals};
 use crate::commands::drive::Protocol;
 
 /// From this size on, a peer is told that bodies are large.
@@ -50,8 +51,10 @@ pub(super) struct Scenario {
     pub(super) with: Vec<String>,
     /// Only these peers can do it.
     pub(super) peers: Option<Vec<String>>,
-    /// The first figure, as a ratio, is to be at most this. See `Report::ratio`.
-    pub(super) goals: BTreeMap<String, f64>,
+    /// The first figure, as a ratio, is to be at most this. See `Figures::ratio`.
+    goals: BTreeMap<String, f64>,
+    /// What else is to be reached.
+    bounds: Vec<Bound>,
 }
 
 /// What is asked of a proxy.
@@ -90,6 +93,7 @@ impl Default for Scenario {
             with: Vec::new(),
             peers: None,
             goals: BTreeMap::new(),
+            bounds: Vec::new(),
         }
     }
 }
@@ -133,7 +137,13 @@ impl Scenario {
         ensure!(wanted, "{:?} needs its list", self.measure);
         let unknown = self.with.iter().find(|word| !MORE.contains(&word.as_str()));
         ensure!(unknown.is_none(), "with: {}", MORE.join(", "));
-        Ok(())
+        self.bounds.iter().try_for_each(Bound::check)
+    }
+
+    /// What is to be reached.
+    pub(super) fn goals(&self) -> Goals {
+        let (title, ratios) = (self.title.clone(), self.goals.clone());
+        Goals { title, ratios, bounds: self.bounds.clone() }
     }
 
     /// Whether the generator can go to the backend without a proxy in between.
@@ -237,6 +247,7 @@ mod tests {
             "title = 'a'\nwith = ['miror']",
             "title = 'a'\nmeasure = 'idle'\nidle = [0, 20000]",
             "title = 'a'\nmeasure = 'idle'\nidle = [64, 0]",
+            "title = 'a'\n[[bounds]]\nfigures = ['a']",
         ] {
             assert!(!check(text), "{text}");
         }
