@@ -277,21 +277,29 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Memory after each number of connections has asked once and then nothing.
+    /// Memory after each number of connections has asked once and then nothing, or has a stream
+    /// open.
     pub(super) async fn idle(
         &self,
         round: u32,
         racer: &Racer,
         figures: &mut Figures,
     ) -> anyhow::Result<()> {
-        let mut connections = Vec::new();
+        let (open, kind): (fn(SocketAddr) -> _, _) =
+            if self.scenario.streaming { (open_stream, "streams") } else { (ask_once, "idle") };
+        let (mut connections, mut first) = (Vec::new(), None);
         for count in &self.scenario.idle {
             while connections.len() < *count {
-                connections.push(ask_once(racer.plain).with_context(|| racer.label.clone())?);
+                connections.push(open(racer.plain).with_context(|| racer.label.clone())?);
             }
             sleep(SETTLE).await;
-            let what = format!("MiB with {count} idle");
-            figures.add(round, &racer.label, &what, racer.process.resident_mib()?);
+            let mib = racer.process.resident_mib()?;
+            figures.add(round, &racer.label, &format!("MiB with {count} {kind}"), mib);
+            let (least, before) = *first.get_or_insert((*count, mib));
+            if Some(count) == self.scenario.idle.last() && *count > least {
+                let each = (mib - before) * 1024.0 / (count - least) as f64;
+                figures.add(round, &racer.label, "KiB for each", each);
+            }
         }
         Ok(())
     }
@@ -367,10 +375,7 @@ fn latencies(seen: Driven) -> [(&'static str, f64); 3] {
 
 /// A connection over which one request was answered.
 fn ask_once(target: SocketAddr) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect(target)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let head = format!("GET {PATH} HTTP/1.1\r\nhost: {target}\r\n\r\n");
-    stream.write_all(head.as_bytes())?;
+    let mut stream = ask(target, PATH)?;
     let (mut answer, mut ended, mut chunk) = (Messages::default(), false, [0; 4096]);
     while !ended {
         let count = stream.read(&mut chunk)?;
@@ -378,5 +383,22 @@ fn ask_once(target: SocketAddr) -> anyhow::Result<TcpStream> {
         let fed = answer.feed(&chunk[..count], true, |_| (), || ended = true);
         ensure!(fed.is_ok(), "an answer without a content-length");
     }
+    Ok(stream)
+}
+
+/// A connection over which events come. They are not read: a few fit into the sockets.
+fn open_stream(target: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = ask(target, STREAM_PATH)?;
+    let mut begin = [0; 12];
+    stream.read_exact(&mut begin)?;
+    ensure!(begin == *b"HTTP/1.1 200", "no stream: {}", String::from_utf8_lossy(&begin));
+    Ok(stream)
+}
+
+fn ask(target: SocketAddr, path: &str) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(target)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {target}\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     Ok(stream)
 }

@@ -45,6 +45,8 @@ pub(super) struct Scenario {
     pub(super) rates: Vec<u32>,
     /// Of `measure = "idle"`: connections, ascending.
     pub(super) idle: Vec<usize>,
+    /// Of `measure = "idle"`: an open token stream on each, instead of nothing.
+    pub(super) streaming: bool,
     /// Of `measure = "workers"`.
     pub(super) workers: Vec<u32>,
     /// Each peer also with more to do, of [`MORE`]: one after the other, beside without.
@@ -68,7 +70,7 @@ pub(super) enum Measure {
     Rate,
     /// Delay and CPU time of each event of streams.
     Streams,
-    /// Memory while connections do nothing.
+    /// Memory while connections do nothing, or hold a stream open.
     Idle,
     /// CPU time per request, and how evenly threads share the work.
     Workers,
@@ -89,6 +91,7 @@ impl Default for Scenario {
             event_every_ms: 10,
             rates: Vec::new(),
             idle: Vec::new(),
+            streaming: false,
             workers: Vec::new(),
             with: Vec::new(),
             peers: None,
@@ -135,6 +138,7 @@ impl Scenario {
             Measure::Saturation => true,
         };
         ensure!(wanted, "{:?} needs its list", self.measure);
+        ensure!(!self.streaming || self.measure == Measure::Idle, "streaming: only with idle");
         let unknown = self.with.iter().find(|word| !MORE.contains(&word.as_str()));
         ensure!(unknown.is_none(), "with: {}", MORE.join(", "));
         self.bounds.iter().try_for_each(Bound::check)
@@ -167,7 +171,7 @@ impl Scenario {
         [
             ("tls", self.protocol == Protocol::Tls),
             ("http2", self.protocol == Protocol::Http2),
-            ("streams", self.measure == Measure::Streams),
+            ("streams", self.measure == Measure::Streams || self.streaming),
             ("upload", self.body_bytes >= LARGE_BYTES),
             ("download", self.answer_bytes >= LARGE_BYTES),
         ]
@@ -247,6 +251,7 @@ mod tests {
             "title = 'a'\nwith = ['miror']",
             "title = 'a'\nmeasure = 'idle'\nidle = [0, 20000]",
             "title = 'a'\nmeasure = 'idle'\nidle = [64, 0]",
+            "title = 'a'\nstreaming = true",
             "title = 'a'\n[[bounds]]\nfigures = ['a']",
         ] {
             assert!(!check(text), "{text}");
