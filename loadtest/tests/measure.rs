@@ -1,7 +1,7 @@
 //! The binary that measures, over real sockets, so short that no number means anything.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use serin_loadtest::model::{ModelOptions, ModelServer};
@@ -22,7 +22,7 @@ impl Drop for Running {
 fn start(arguments: &[&str], port: u16) -> Running {
     let child = Command::new(LOADTEST).args(arguments).spawn().unwrap();
     let running = Running(child);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::yield_now();
     }
     running
@@ -93,6 +93,27 @@ fn events_can_be_counted() {
     let seen = drive(port, &["--events", "--path", "/stream", "--requests", "20"]);
     // Those of the other three streams may come at the same time as the last.
     assert!((20..24).contains(&seen["requests"].as_u64().unwrap()), "{seen}");
+}
+
+#[test]
+fn a_backend_is_as_many_endpoints_as_loopback_has_addresses_and_no_more() {
+    let port = free_port();
+    let arguments = ["backend", "--port", &port.to_string(), "--all-addresses"];
+    let _backend = start(&arguments, port);
+    let ask = |ip: IpAddr| {
+        let mut stream = TcpStream::connect((ip, port)).ok()?;
+        stream.write_all(b"GET /count HTTP/1.1\r\n\r\n").ok()?;
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).ok()?;
+        Some(begin)
+    };
+    assert_eq!(ask([127, 0, 3, 231].into()), Some(*b"HTTP/1.1 200"));
+    // The address that others know this machine by, if it has one. Nothing is sent.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    if socket.connect("192.0.2.1:9").is_ok() {
+        let ip = socket.local_addr().unwrap().ip();
+        assert!(ip.is_loopback() || ask(ip).is_none(), "{ip} is answered");
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub struct Backend {
     /// Port on 127.0.0.1, may be repeated
     #[arg(long = "port", required = true)]
     ports: Vec<u16>,
+    /// On every loopback address, 127.0.0.0/8, instead: a port is as many endpoints
+    #[arg(long)]
+    all_addresses: bool,
     /// Size of each answer's body
     #[arg(long, default_value_t = 1024)]
     body_bytes: usize,
@@ -28,7 +31,7 @@ pub struct Backend {
 impl Backend {
     /// Runs until the process is ended.
     pub fn run(self) -> anyhow::Result<()> {
-        let Self { ports, body_bytes, event_every } = self;
-        Ok(backend::run(&Options { ports, body_bytes, event_every })?)
+        let Self { ports, all_addresses, body_bytes, event_every } = self;
+        Ok(backend::run(&Options { ports, all_addresses, body_bytes, event_every })?)
     }
 }

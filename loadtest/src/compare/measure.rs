@@ -186,6 +186,7 @@ impl Bench<'_> {
         racer.check_more(seen.requests, shadowed)?;
         figures.add(round, label, "CPU µs per request", micros_each(cpu, seen));
         figures.add(round, label, "requests per second", seen.requests as f64 / seen.seconds);
+        figures.add(round, label, "MiB resident", racer.process.resident_mib()?);
         Ok(())
     }
 

@@ -323,6 +323,9 @@ async fn start_backend(
     }
     arguments.extend(["--body-bytes".to_owned(), scenario.answer_bytes.to_string()]);
     arguments.extend(["--event-every".to_owned(), format!("{}ms", scenario.event_every_ms)]);
+    if scenario.has_many_endpoints() {
+        arguments.push("--all-addresses".to_owned());
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let program = std::env::current_exe()?;
     let log = folder.join("backend.log");

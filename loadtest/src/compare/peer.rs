@@ -1,5 +1,6 @@
 //! The proxies that are compared: where they are, and how they are told what to do.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -105,14 +106,15 @@ impl Peer {
     }
 }
 
-/// Leaves out what stands between `#if WORD` and `#end` where WORD does not hold, and puts
+/// Leaves out what stands between `#if WORD…` and `#end` where none of the words holds, and puts
 /// ports and folder in.
 fn fill_in(template: &str, setting: &Setting, folder: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let mut wanted = None;
     for line in template.lines() {
-        if let Some(word) = line.strip_prefix("#if ") {
-            if wanted.replace(setting.conditions.contains(&word.trim())).is_some() {
+        if let Some(words) = line.strip_prefix("#if ") {
+            let holds = words.split_whitespace().any(|word| setting.conditions.contains(&word));
+            if wanted.replace(holds).is_some() {
                 bail!("#if within #if");
             }
         } else if line.trim_end() == "#end" {
@@ -129,6 +131,7 @@ fn fill_in(template: &str, setting: &Setting, folder: &Path) -> anyhow::Result<S
         ("@TLS_PORT@", setting.tls.to_string()),
         ("@HTTP2_PORT@", setting.http2.to_string()),
         ("@ADMIN_PORT@", setting.admin.to_string()),
+        ("@STABLE_ENDPOINTS@", stable_endpoints(setting)),
         ("@STABLE_PORT@", setting.stable.to_string()),
         ("@CANARY_PORT@", setting.canary.to_string()),
         ("@SHADOW_PORT@", setting.shadow.to_string()),
@@ -143,8 +146,20 @@ fn fill_in(template: &str, setting: &Setting, folder: &Path) -> anyhow::Result<S
     Ok(text)
 }
 
-/// How much a config is `grown` by: rules that no request of the load matches, and rollouts of
-/// such rules, with what Serin's config has for each. As much as fits into a file of 1 MiB.
+/// How many endpoints the stable backend has in all where there are to be many `endpoints`: each
+/// an address of loopback of its own, with the one port of the backend behind all of them.
+const ENDPOINTS: u32 = 1_000;
+
+/// A list in YAML.
+fn stable_endpoints(setting: &Setting) -> String {
+    let count = if setting.conditions.contains(&"endpoints") { ENDPOINTS } else { 1 };
+    let first = u32::from(Ipv4Addr::LOCALHOST);
+    let address = |n| format!("{}:{}", Ipv4Addr::from(first + n), setting.stable);
+    (0..count).map(address).collect::<Vec<_>>().join(", ")
+}
+
+/// How much a config is `grown` by: `rules` that no request of the load matches, and `rollouts`
+/// of such rules, with what Serin's config has for each. As much as fits into a file of 1 MiB.
 const OTHER_RULES: usize = 10_000;
 const OTHER_ROLLOUTS: usize = 100;
 const OTHER_RULE: &str = "      - { name: r@N@, matches: [{ path: /v2/models/r@N@ }], backends: [{ name: sentiment-v1 }] }\n";
@@ -229,11 +244,24 @@ mod tests {
     }
 
     #[test]
+    fn many_endpoints_are_as_many_addresses_of_loopback() {
+        assert_eq!(stable_endpoints(&setting(&[])), "127.0.0.1:3");
+        let many = stable_endpoints(&setting(&["endpoints"]));
+        let all: std::collections::BTreeSet<std::net::SocketAddr> =
+            many.split(", ").map(|one| one.parse().unwrap()).collect();
+        assert_eq!(all.len(), 1_000);
+        assert!(all.iter().all(|one| one.ip().is_loopback() && one.port() == 3), "{all:?}");
+    }
+
+    #[test]
     fn what_is_not_wanted_is_left_out() {
         let template = "a\n#if tls\nb @TLS_PORT@\n#end\n#if mirror\nc\n#end\nd";
         let fill_in = |text: &str, words| fill_in(text, &setting(words), Path::new("/"));
         assert_eq!(fill_in(template, &["tls"]).unwrap(), "a\nb 5\nd\n");
         assert_eq!(fill_in(template, &[]).unwrap(), "a\nd\n");
+        let any = "#if rules grown\na\n#end\n#if rollouts grown\nb\n#end";
+        assert_eq!(fill_in(any, &["rules"]).unwrap(), "a\n");
+        assert_eq!(fill_in(any, &["grown"]).unwrap(), "a\nb\n");
         for broken in ["#if tls", "#end", "#if tls\n#if mirror\n#end"] {
             assert!(fill_in(broken, &[]).is_err(), "{broken}");
         }

@@ -17,9 +17,13 @@ use crate::commands::drive::Protocol;
 const LARGE_BYTES: usize = 32 << 10;
 
 /// What a proxy may be asked to do beside: a copy of every request to a shadow; spans of one
-/// request in a hundred; a line for each request in a file; spans and lines; to have many other
-/// rules and rollouts. Each is a word that a config's `#if` may ask for.
-pub(super) const MORE: [&str; 5] = ["mirror", "tracing", "access_log", "telling", "grown"];
+/// request in a hundred; a line for each request in a file; spans and lines; to have many
+/// endpoints; many other rules; many other rollouts; those rules and rollouts together. Each is
+/// a word that a config's `#if` may ask for.
+pub(super) const MORE: [&str; 8] =
+    ["mirror", "tracing", "access_log", "telling", ENDPOINTS, "rules", "rollouts", "grown"];
+/// Many endpoints, which needs a backend that has as many addresses.
+const ENDPOINTS: &str = "endpoints";
 
 /// One scenario, as its file says it.
 #[derive(Clone, Debug, Deserialize)]
@@ -160,6 +164,11 @@ impl Scenario {
         MORE.into_iter().filter(|word| self.with.iter().any(|one| one == word))
     }
 
+    /// Whether a backend has many addresses.
+    pub(super) fn has_many_endpoints(&self) -> bool {
+        self.more().any(|word| word == ENDPOINTS)
+    }
+
     /// Whether `peer` can take part.
     pub(super) fn takes(&self, peer: &str) -> bool {
         let named = self.peers.as_ref().is_none_or(|peers| peers.iter().any(|one| one == peer));
@@ -265,6 +274,8 @@ mod tests {
         assert!(!read("tls.toml").takes("relay") && !read("tls.toml").takes("pingora"));
         assert!(read("plain.toml").takes("pingora") && read("http2.toml").takes("pingora"));
         assert!(!read("mirror.toml").takes("relay") && !read("mirror.toml").takes("haproxy"));
+        assert!(read("grown.toml").has_many_endpoints());
+        assert!(!read("plain.toml").has_many_endpoints());
         assert!(read("telling.toml").more().eq(["tracing", "access_log", "telling"]));
     }
 }

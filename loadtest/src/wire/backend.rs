@@ -35,6 +35,8 @@ const EVENTS_UNSENT_MAX: usize = 64;
 pub struct Options {
     /// Ports on 127.0.0.1; at most 63.
     pub ports: Vec<u16>,
+    /// On every loopback address, not only on that one.
+    pub all_addresses: bool,
     /// Size of every answer's body.
     pub body_bytes: usize,
     /// Between two events of a stream.
@@ -47,7 +49,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     let timer = Timer::new(poller.registry(), TIMER)?;
     let mut ports = Vec::new();
     for (at, port) in options.ports.iter().take(FIRST_CONNECTION - FIRST_PORT).enumerate() {
-        let mut listener = listen(*port)?;
+        let mut listener = listen(*port, options.all_addresses)?;
         listener.register(poller.registry(), Token(FIRST_PORT + at), Interest::READABLE)?;
         ports.push(Port { listener, requests: 0 });
     }
@@ -106,7 +108,11 @@ struct Backend {
 
 impl Backend {
     fn accept(&mut self, port: usize, registry: &mio::Registry) {
-        while let Ok((mut stream, _)) = self.ports[port].listener.accept() {
+        while let Ok((mut stream, from)) = self.ports[port].listener.accept() {
+            // The interface has been chosen so; this holds even if the kernel sees it otherwise.
+            if !from.ip().is_loopback() {
+                continue;
+            }
             let entry = self.connections.vacant_entry();
             let token = Token(FIRST_CONNECTION + entry.key());
             let interest = Interest::READABLE | Interest::WRITABLE;

@@ -28,12 +28,17 @@ const EVENTS: usize = 1_024;
 /// What one read may bring. Shared by all connections of a thread.
 const SCRATCH_BYTES: usize = 256 << 10;
 
-/// A listener on 127.0.0.1.
-fn listen(port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+/// A listener on 127.0.0.1, or on all addresses of the interface `lo`: never on one that others
+/// can reach.
+fn listen(port: u16, all_addresses: bool) -> io::Result<TcpListener> {
+    let ip = if all_addresses { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let address = SocketAddr::from((ip, port));
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if all_addresses {
+        socket.bind_device(Some(b"lo"))?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))

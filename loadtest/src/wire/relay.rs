@@ -31,7 +31,7 @@ struct End {
 pub fn run(port: u16, target: SocketAddr) -> io::Result<()> {
     let mut poller = Poll::new()?;
     let mut events = Events::with_capacity(EVENTS);
-    let mut listener = listen(port)?;
+    let mut listener = listen(port, false)?;
     listener.register(poller.registry(), ACCEPT, Interest::READABLE)?;
     let mut pairs = Slab::<Pair>::new();
     let mut scratch = vec![0; SCRATCH_BYTES];
