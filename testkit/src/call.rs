@@ -1,6 +1,6 @@
 //! A request that the test itself answers, step by step.
 
-use crate::time::{ms, within};
+use crate::time::within;
 use crate::wire::{Body, Broken, Head, Wire};
 
 /// A request at a scripted model server, in the hands of the test. Dropping it closes its
@@ -44,10 +44,9 @@ impl Call {
         self.wire.send(bytes).await.expect("the proxy listens");
     }
 
-    /// Whether `bytes` can be sent without waiting for long.
-    pub async fn can_say(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        let said = tokio::time::timeout(ms(500), self.wire.send(bytes)).await;
-        said.inspect(|said| assert!(said.is_ok(), "the proxy has left")).is_ok()
+    /// Sends bytes without end until none is taken for a while, or `max` are. How many were.
+    pub async fn fill(&mut self, max: usize) -> usize {
+        self.wire.fill(max).await
     }
 
     /// Sends `bytes` as they are; `None` when the other side has closed the connection.

@@ -3,6 +3,7 @@
 //! Never corrects anything: what is broken is told as [`Broken`].
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,6 +11,9 @@ use tokio_rustls::TlsStream;
 
 /// Bytes that a head may have.
 const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// How long nothing is taken until nothing more will be.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A connection, and what has come on it and was not yet looked at.
 #[derive(Debug)]
@@ -173,6 +177,23 @@ impl Wire {
         sent.map_err(|_| Broken::Cut)
     }
 
+    /// Sends bytes without end until none is taken for a while, or `max` are. How many were.
+    pub async fn fill(&mut self, max: usize) -> usize {
+        static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+        let mut sent = 0;
+        while sent < max {
+            let taking = async {
+                match &mut self.stream {
+                    Stream::Plain(stream) => stream.write(&PIECE).await,
+                    Stream::Tls(stream) => stream.write(&PIECE).await,
+                }
+            };
+            let Ok(taken) = tokio::time::timeout(QUIET, taking).await else { break };
+            sent += taken.expect("the other side listens");
+        }
+        sent
+    }
+
     /// Says that nothing more will be sent.
     pub async fn close_writing(&mut self) {
         let _ = match &mut self.stream {
@@ -187,7 +208,7 @@ impl Wire {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
         };
-        let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Reads what comes; `false` at the end of the connection, however that came.

@@ -2,9 +2,11 @@
 //! becomes another request's.
 
 use serin_testkit::{
-    Backend, Body, Broken, Client, End, Proxy, Request, Script, Stopwatch, Streamed, Wire,
-    eventually, ms, secs, seed, within,
+    Backend, Body, Broken, Client, End, Frames, Proxy, Request, Script, Stopwatch, Unread,
+    eventually, kind, ms, secs, seed, within,
 };
+
+const CANCEL: u32 = 8;
 
 fn proxy_before(script: Script) -> (Backend, Proxy) {
     let model = Backend::named("model").does(script).start();
@@ -211,20 +213,40 @@ async fn an_answer_before_the_end_of_the_question_does_not_mix_with_the_next() {
     assert_eq!(proxy.get("/other").await.expect(200).text(), "model");
 }
 
+/// What Serin may keep of a body that nobody takes: one read.
+const READ_BYTES_MAX: u64 = 128 << 10;
+
+/// Of a request, which is read in larger pieces.
+const UPLOAD_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes after which a sender gives up: more than the sockets on the way take.
+const SENT_MAX: usize = 256 << 20;
+
+/// How many of `sent` bytes of a body are in none of the sockets between client and `model`.
+async fn kept(proxy: &Proxy, model: &Backend, sent: usize) -> u64 {
+    let mut last = None;
+    // While bytes move they are counted twice, or not at all.
+    let unread = eventually("nothing moves", async || {
+        let unread = Unread::now();
+        let unread = unread.of(proxy.address()) + unread.of(model.address);
+        (last.replace(unread) == Some(unread)).then_some(unread)
+    })
+    .await;
+    println!("{sent} bytes are sent, {unread} of them are in sockets");
+    (sent as u64).saturating_sub(unread)
+}
+
+const LARGE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+
 #[tokio::test]
 async fn a_slow_reader_holds_up_the_endpoint_and_fills_no_memory() {
-    const LIMIT: usize = 256 << 20;
     let (model, proxy) = proxy_before(Script::by_hand());
     let mut wire = proxy.client().begin(Request::get("/").bytes()).await;
     let mut call = model.next_call().await;
-    call.begin_stream().await;
-    let piece = vec![b'x'; 1 << 20];
-    let chunk = [b"100000\r\n", piece.as_slice(), b"\r\n"].concat();
-    let mut sent = 0;
-    while call.can_say(&chunk).await {
-        sent += piece.len();
-        assert!(sent < LIMIT, "{sent} bytes are somewhere, and nobody has read one");
-    }
+    call.say(LARGE).await;
+    let sent = call.fill(SENT_MAX).await;
+    let kept = kept(&proxy, &model, sent).await;
+    assert!(kept <= READ_BYTES_MAX, "{kept} bytes of {sent} are kept, and nobody has read one");
     // Reading sets it free.
     let head = within("a head", wire.head()).await.unwrap();
     let mut body = Body::of_response(&head, "GET");
@@ -237,49 +259,33 @@ async fn a_slow_reader_holds_up_the_endpoint_and_fills_no_memory() {
 
 #[tokio::test]
 async fn a_slow_reader_over_http2_holds_up_its_own_stream_alone() {
-    const LIMIT: usize = 256 << 20;
     let model = Backend::named("model").on("/stream", Script::by_hand()).start();
     let proxy = Proxy::to(&model, "").start();
-    let mut client = proxy.http2().await;
-    let request = |path: &str| {
-        let request = http::Request::get(format!("http://a{path}"));
-        request.body(Streamed::of("")).unwrap()
-    };
-    let mut other = client.clone();
-    let asked = tokio::spawn(async move { other.send(request("/stream")).await });
+    let mut client = Frames::connect(proxy.address()).await;
+    // The connection has room for others when the stream has none.
+    client.send(kind::WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes()).await;
+    client.get(1, "/stream").await;
     let mut call = model.next_call().await;
-    call.begin_stream().await;
-    let unread = asked.await.unwrap().unwrap();
-    let chunk = [b"100000\r\n", vec![b'x'; 1 << 20].as_slice(), b"\r\n"].concat();
-    let mut sent = 0;
-    while call.can_say(&chunk).await {
-        sent += chunk.len();
-        assert!(sent < LIMIT, "{sent} bytes are somewhere, and nobody has read one");
-    }
-    assert_eq!(client.exchange(request("/")).await.body(), "model");
-    drop(unread);
+    call.say(LARGE).await;
+    let sent = call.fill(SENT_MAX).await;
+    let kept = kept(&proxy, &model, sent).await;
+    assert!(kept <= READ_BYTES_MAX, "{kept} bytes of {sent} are kept, and nobody has read one");
+    client.get(3, "/").await;
+    assert_eq!(client.body(3).await, b"model");
+    client.send(kind::RST_STREAM, 0, 1, &CANCEL.to_be_bytes()).await;
     call.closed().await;
 }
 
 #[tokio::test]
 async fn a_slow_endpoint_holds_up_the_sender() {
-    const LIMIT: usize = 256 << 20;
     let (model, proxy) = proxy_before(Script::by_hand());
-    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000000\r\n\r\n";
     let mut wire = proxy.client().begin(head).await;
     let mut call = model.next_call().await;
-    let piece = [b"100000\r\n", vec![b'x'; 1 << 20].as_slice(), b"\r\n"].concat();
-    let mut sent = 0;
-    while can_send(&mut wire, &piece).await {
-        sent += piece.len();
-        assert!(sent < LIMIT, "{sent} bytes are somewhere, and nobody has read one");
-    }
-    assert!(call.at_least(sent / 2).await.len() >= sent / 2);
-}
-
-async fn can_send(wire: &mut Wire, bytes: &[u8]) -> bool {
-    let sent = tokio::time::timeout(ms(500), wire.send(bytes)).await;
-    sent.inspect(|sent| assert!(sent.is_ok(), "the proxy has left")).is_ok()
+    let sent = wire.fill(SENT_MAX).await;
+    let kept = kept(&proxy, &model, sent).await;
+    assert!(kept <= UPLOAD_BYTES_MAX, "{kept} bytes of {sent} are kept, and nobody has read one");
+    assert!(call.at_least(sent).await.len() >= sent);
 }
 
 /// Clients that ask and leave at random, an endpoint that closes, breaks and hangs at
