@@ -60,10 +60,40 @@ impl Frame {
         u32::from_be_bytes(bytes.try_into().expect("four bytes"))
     }
 
+    /// The status at the beginning of a response's head, the first on its connection.
+    pub fn status(&self) -> u16 {
+        const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
+        let digits = match self.payload[..] {
+            [index @ 0x88..=0x8e, ..] => return INDEXED[usize::from(index - 0x88)],
+            // A literal, or in the Huffman code.
+            [0x08 | 0x18 | 0x48, 3, a, b, c, ..] => [a, b, c].to_vec(),
+            [0x08 | 0x18 | 0x48, 0x82 | 0x83, a, b, c, ..] => huffman_digits([a, b, c]),
+            [0x08 | 0x18 | 0x48, 0x82, a, b] => huffman_digits([a, b, 0]),
+            _ => panic!("no status in {:?}", self.payload),
+        };
+        let text = String::from_utf8(digits).expect("digits");
+        text.parse().unwrap_or_else(|_| panic!("no status in {:?}", self.payload))
+    }
+
     /// Whether it ends its stream's side.
     pub fn ends_stream(&self) -> bool {
         matches!(self.kind, kind::DATA | kind::HEADERS) && self.flags & flag::END_STREAM != 0
     }
+}
+
+/// Three digits in HPACK's Huffman code (RFC 7541, appendix B): five bits up to 2, six beyond.
+fn huffman_digits([a, b, c]: [u8; 3]) -> Vec<u8> {
+    let mut bits = u32::from_be_bytes([a, b, c, 0]);
+    let mut digits = Vec::new();
+    for _ in 0..3 {
+        let (digit, length) = match bits >> 26 {
+            code @ 0..6 => (code >> 1, 5),
+            code => (code.saturating_sub(22), 6),
+        };
+        digits.push(b'0' + u8::try_from(digit).expect("a digit"));
+        bits <<= length;
+    }
+    digits
 }
 
 /// Fields as HPACK literals that leave nothing in a table.
@@ -267,5 +297,25 @@ impl FrameListener {
         assert!(read.is_ok() && preface == PREFACE, "not HTTP/2: {preface:?}");
         frames.send(kind::SETTINGS, 0, 0, settings).await;
         frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_as_rfc_7541_has_it_in_its_examples() {
+        for (payload, status) in [
+            (&[0x88][..], 200),
+            (&[0x8c, 0x0f], 400),
+            (&[0x48, 0x03, b'3', b'0', b'7'], 307),
+            (&[0x48, 0x82, 0x64, 0x02], 302),
+            (&[0x48, 0x83, 0x64, 0x0e, 0xff, 0xc1], 307),
+        ] {
+            let payload = payload.to_vec();
+            let frame = Frame { kind: kind::HEADERS, flags: flag::END_HEADERS, stream: 1, payload };
+            assert_eq!(frame.status(), status);
+        }
     }
 }
