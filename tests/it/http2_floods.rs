@@ -2,18 +2,19 @@
 //! back, with a good client beside it that notices nothing and little memory taken.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serin_testkit::{
-    Backend, Client, FrameListener, Frames, Proxy, Script, Stopwatch, TlsClient, eventually,
-    fields, flag, frame, kind, ms, request_fields, setting,
+    Backend, Client, FrameListener, Frames, Proxy, Script, Stopwatch, TlsClient, Unread,
+    eventually, fields, flag, frame, kind, ms, request_fields, setting,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::tls;
 
@@ -32,6 +33,9 @@ const FRAMES_MAX: u32 = 100_000;
 
 /// Memory that an attack may cost this process, which is Serin, attacker and good client.
 pub const MEMORY_MAX: u64 = 32 << 20;
+
+/// What may be kept of an answer's body that nobody takes.
+const KEPT_MAX: u64 = 128 << 10;
 
 /// How long an attack by number may last, from its first frame to the end of its connection. It
 /// takes milliseconds; the rest is for a machine that others use too.
@@ -53,7 +57,7 @@ pub struct World {
     begun: Stopwatch,
     stop: Arc<AtomicBool>,
     good: tokio::task::JoinHandle<u32>,
-    memory: u64,
+    memory: Memory,
 }
 
 impl World {
@@ -103,7 +107,7 @@ impl World {
             Some(tls) => Client::of_tls(proxy.address(), tls, tls::NAME),
         };
         client.get("/good").await.expect(200);
-        let memory = resident_bytes();
+        let memory = Memory::now();
         let good = tokio::spawn(async move {
             let mut answered = 0;
             while !stopped.load(SeqCst) {
@@ -132,9 +136,14 @@ impl World {
         println!("flood: {what} after {:?}", self.begun.elapsed());
     }
 
-    /// The good client was answered all along, and little memory is taken.
+    /// How often the endpoint was asked for what attackers ask for.
+    pub fn attacks(&self) -> usize {
+        self.model.seen().iter().filter(|one| one.target() == "/attack").count()
+    }
+
+    /// The good client was answered all along, and little memory was taken.
     pub async fn expect_well(self) {
-        let grown = resident_bytes().saturating_sub(self.memory);
+        let grown = self.memory.grown();
         let lasted = self.begun.elapsed();
         self.stop.store(true, SeqCst);
         let answered = self.good.await.expect("the good client is served");
@@ -144,54 +153,143 @@ impl World {
     }
 }
 
-/// A server whose answers never end.
-pub async fn endless() -> SocketAddr {
-    static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
+/// An answer without an end: where it goes, and how much of it was sent.
+type Sent = (SocketAddr, AtomicU64);
+
+/// A server whose answers never end. Ends when dropped.
+pub struct Endless {
+    pub address: SocketAddr,
+    answers: Arc<Mutex<Vec<Arc<Sent>>>>,
+    _stop: DropGuard,
+}
+
+impl Endless {
+    /// On a thread of its own: it would leave the test none of its time.
+    pub fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = Arc::<Mutex<Vec<_>>>::default();
+        let (all, stop) = (Arc::clone(&answers), CancellationToken::new());
+        let stopped = stop.clone();
+        std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(stopped.run_until_cancelled(Self::accept(listener, all)));
+        });
+        Self { address, answers, _stop: stop.drop_guard() }
+    }
+
+    async fn accept(listener: std::net::TcpListener, all: Arc<Mutex<Vec<Arc<Sent>>>>) {
+        let listener = TcpListener::from_std(listener).unwrap();
         let mut connections = JoinSet::new();
-        while let Ok((mut stream, _)) = listener.accept().await {
-            connections.spawn(async move {
-                let mut request = [0; 1024];
-                let _ = stream.read(&mut request).await;
-                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
-                let _ = stream.write_all(head).await;
-                while stream.write_all(&PIECE).await.is_ok() {}
-            });
+        while let Ok((stream, peer)) = listener.accept().await {
+            let sent = Arc::new((peer, AtomicU64::new(0)));
+            all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&sent));
+            connections.spawn(async move { Self::answer(stream, &sent.1).await });
         }
-    });
-    address
-}
+    }
 
-pub fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("a page of the kernel's");
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    pages.expect("a number of pages") * 4096
-}
+    async fn answer(mut stream: TcpStream, sent: &AtomicU64) {
+        static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).await;
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+        let _ = stream.write_all(head).await;
+        while let Ok(count) = stream.write(&PIECE).await {
+            sent.fetch_add(count as u64, SeqCst);
+        }
+    }
 
-/// Sends `make(0)`, `make(1)` and so on until the connection is cut, with one of `codes`, both
-/// in cleartext and over TLS.
-async fn is_cut(codes: &[u32], begin: &[Vec<u8>], make: impl Fn(u32) -> Vec<u8>) {
-    for way in [Way::Cleartext, Way::Tls] {
-        let mut lasted = attack(way, codes, begin, &make).await;
-        // Not at once where others use the machine: once in a few times will do.
-        for _ in 0..2 {
-            if lasted >= CUT_WITHIN {
-                lasted = attack(way, codes, begin, &make).await;
+    /// How much of each answer's body was taken from the socket, once hardly anything moves: what
+    /// is held back by a socket that nobody reads still trickles for many seconds.
+    async fn taken(&self) -> Vec<u64> {
+        let (mut before, mut still) = (0, 0);
+        eventually("hardly anything moves", async || {
+            let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let sent = answers.iter().map(|one| (one.0, one.1.load(SeqCst)));
+            let unread = Unread::now();
+            let taken: Vec<_> = sent.map(|(to, sent)| sent.saturating_sub(unread.of(to))).collect();
+            let all: u64 = taken.iter().sum();
+            if all.abs_diff(before) > KEPT_MAX {
+                (before, still) = (all, 0);
             }
-        }
-        assert!(lasted < CUT_WITHIN, "{way:?}: cut after {lasted:?}, three times");
+            still += 1;
+            (still == STILL_LOOKS).then_some(taken)
+        })
+        .await
     }
 }
 
-/// How long it took.
+/// How often what has moved has to look little.
+const STILL_LOOKS: u32 = 20;
+
+/// What this process had when something began.
+pub struct Memory(u64);
+
+impl Memory {
+    /// Forgets what it had at most until then.
+    pub fn now() -> Self {
+        if is_alone() {
+            // 5 is the most that was resident (`man 5 proc_pid_clear_refs`).
+            std::fs::write("/proc/self/clear_refs", "5").expect("the kernel forgets");
+        }
+        Self(resident("VmRSS:"))
+    }
+
+    /// How much more there was at most; how much more there is where other tests share the
+    /// process, as by `cargo test`: what they take and give back meanwhile is not known.
+    pub fn grown(&self) -> u64 {
+        let most = resident(if is_alone() { "VmHWM:" } else { "VmRSS:" });
+        most.saturating_sub(self.0)
+    }
+}
+
+/// Whether no other test is in this process.
+fn is_alone() -> bool {
+    std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
+}
+
+fn resident(what: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("a page of the kernel's");
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("a number of KiB") << 10
+}
+
+/// Whether an attack ends in time, which it tells the time of: not at once where others use the
+/// machine, but once in a few times.
+pub async fn is_in_time(what: &str, mut attack: impl AsyncFnMut() -> Duration) {
+    let mut lasted = attack().await;
+    for _ in 0..2 {
+        if lasted >= CUT_WITHIN {
+            lasted = attack().await;
+        }
+    }
+    assert!(lasted < CUT_WITHIN, "{what}: cut after {lasted:?}, three times");
+}
+
+/// Sends `make(0)`, `make(1)` and so on until the connection is cut, with one of `codes`, both
+/// in cleartext and over TLS. How many requests of one attack the endpoint was asked at most.
+async fn is_cut(codes: &[u32], begin: &[Vec<u8>], make: impl Fn(u32) -> Vec<u8>) -> usize {
+    let mut heard = 0;
+    for way in [Way::Cleartext, Way::Tls] {
+        is_in_time(&format!("{way:?}"), async || {
+            let (lasted, attacks) = attack(way, codes, begin, &make).await;
+            heard = heard.max(attacks);
+            lasted
+        })
+        .await;
+    }
+    heard
+}
+
+/// How long it took, and how many requests the endpoint was asked.
 async fn attack(
     way: Way,
     codes: &[u32],
     begin: &[Vec<u8>],
     make: &impl Fn(u32) -> Vec<u8>,
-) -> Duration {
+) -> (Duration, usize) {
     let world = World::by(way, Script::hangs()).await;
     let mut attacker = world.attacker().await;
     let watch = Stopwatch::start();
@@ -205,11 +303,12 @@ async fn attack(
     assert!(sent < FRAMES_MAX, "{way:?}: it was never cut");
     let code = attacker.end().await;
     let lasted = watch.elapsed();
-    println!("flood: {way:?}, cut at {sent} frames after {lasted:?}");
+    let heard = world.attacks();
+    println!("flood: {way:?}, cut at {sent} frames after {lasted:?}, {heard} heard");
     // A client that goes on sending may not get to read why.
     assert!(code.is_none_or(|code| codes.contains(&code)), "{code:?} after {sent} frames");
     world.expect_well().await;
-    lasted
+    (lasted, heard)
 }
 
 /// CVE-2019-9512.
@@ -228,13 +327,14 @@ async fn a_flood_of_settings_is_cut() {
 /// CVE-2023-44487, RUSTSEC-2023-0034, RUSTSEC-2024-0003.
 #[tokio::test]
 async fn a_flood_of_resets_is_cut_and_the_endpoint_hears_little_of_it() {
-    is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
+    let heard = is_cut(&[ENHANCE_YOUR_CALM], &[], |n| {
         let stream = 2 * n + 1;
         let request = frame(kind::HEADERS, WHOLE, stream, &request_fields("GET", "/attack"));
         let reset = frame(kind::RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
         [request, reset].concat()
     })
     .await;
+    assert!(heard < 100, "the endpoint was asked {heard} times");
 }
 
 /// RUSTSEC-2024-0003: it is Serin that resets.
@@ -287,17 +387,19 @@ async fn fields_that_unpack_to_megabytes_reach_no_endpoint() {
     block.extend_from_slice(&[b'a'; 4000]);
     block.resize(16_000, 0xbe);
     for _ in 0..20 {
-        let begun = Stopwatch::start();
-        let mut attacker = world.attacker().await;
-        attacker.send(kind::HEADERS, WHOLE, 1, &block).await;
-        // Refused, or cut.
-        if let Some(told) = attacker.next().await {
-            assert_ne!(told.payload[0], 0x88, "{told:?}");
-        }
-        assert!(begun.elapsed() < CUT_WITHIN, "refused after {:?}", begun.elapsed());
+        is_in_time("a head", async || {
+            let begun = Stopwatch::start();
+            let mut attacker = world.attacker().await;
+            attacker.send(kind::HEADERS, WHOLE, 1, &block).await;
+            // Refused, or cut.
+            if let Some(told) = attacker.next().await {
+                assert!(told.kind != kind::HEADERS || told.status() == 431, "{told:?}");
+            }
+            begun.elapsed()
+        })
+        .await;
     }
-    let attacks = world.model.seen().iter().filter(|one| one.target() == "/attack").count();
-    assert_eq!(attacks, 0);
+    assert_eq!(world.attacks(), 0);
     world.expect_well().await;
 }
 
@@ -340,7 +442,8 @@ async fn a_head_that_is_too_large_is_answered_431_and_the_connection_goes_on() {
 
 #[tokio::test]
 async fn who_opens_no_window_has_nothing_kept_for_it() {
-    let world = World::before(endless().await).await;
+    let endless = Endless::start();
+    let world = World::before(endless.address).await;
     let mut attacker = Frames::connect(world.proxy.address()).await;
     attacker.send(kind::SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, 0)).await;
     for n in 0..100 {
@@ -356,12 +459,16 @@ async fn who_opens_no_window_has_nothing_kept_for_it() {
     for _ in 0..100 {
         assert_eq!(attacker.until(kind::DATA).await.payload.len(), 1);
     }
+    let taken = endless.taken().await;
+    println!("flood: {:?} bytes are taken of an answer at most", taken.iter().max());
+    assert!(taken.len() == 100 && taken.iter().all(|one| *one <= KEPT_MAX), "{taken:?}");
     world.expect_well().await;
 }
 
 #[tokio::test]
 async fn who_reads_nothing_at_all_has_little_kept_for_it() {
-    let world = World::before(endless().await).await;
+    let endless = Endless::start();
+    let world = World::before(endless.address).await;
     let mut attackers = Vec::new();
     for _ in 0..3 {
         let mut attacker = Frames::connect(world.proxy.address()).await;
@@ -383,6 +490,11 @@ async fn who_reads_nothing_at_all_has_little_kept_for_it() {
     for _ in 0..50 {
         world.proxy.get("/good").await.expect(200);
     }
+    // What lies in the attackers' sockets is not kept. Good clients have nothing there for long.
+    let taken: u64 = endless.taken().await.iter().sum();
+    let kept = taken.saturating_sub(Unread::now().of(world.proxy.address()));
+    println!("flood: {kept} bytes are kept of {taken} that were taken");
+    assert!(kept <= 150 * KEPT_MAX, "{kept} bytes of 150 answers");
     world.expect_well().await;
 }
 
