@@ -57,6 +57,8 @@ pub struct Seen {
     pub body: Vec<u8>,
     /// How the body ended.
     pub end: End,
+    /// After a chunked body.
+    pub trailers: Vec<(String, String)>,
     /// The connection it came on, from 1.
     pub connection: u64,
 }
@@ -393,7 +395,8 @@ impl Shared {
             if !matches!(script.act, Act::Early(_)) {
                 let (data, end) = wire.body(&mut body).await;
                 came.clone_from(&data);
-                let seen = Seen { head: head.clone(), body: data, end, connection };
+                let trailers = body.trailers;
+                let seen = Seen { head: head.clone(), body: data, end, trailers, connection };
                 let mut all = self.seen();
                 if all.len() < SEEN_MAX {
                     all.push(seen);
