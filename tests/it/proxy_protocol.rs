@@ -1,6 +1,8 @@
 //! Who a client is when a proxy of bytes stands before Serin, and whom to believe.
 
-use serin_testkit::{Backend, Proxy, ProxyBuilder, Request, TlsClient, Wire, eventually, within};
+use serin_testkit::{
+    Backend, Proxy, ProxyBuilder, Request, Stopwatch, TlsClient, Wire, eventually, ms, secs, within,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -88,6 +90,34 @@ async fn without_a_proper_header_nothing_is_served() {
         ((count - 6.0).abs() < 1e-9).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_end_is_cut_in_the_time_of_a_head() {
+    let model = Backend::named("model").start();
+    let brief = ("proxy_protocol", "head_timeout: 500ms, proxy_protocol");
+    let proxy = behind(&model, "true").replace(brief.0, brief.1).start();
+    let binary = v2(0x21, 0x11, &[192, 0, 2, 9, 198, 51, 100, 2, 1, 2, 3, 4]);
+    let begun = Stopwatch::start();
+    // Nothing at all, and half a header of each kind.
+    for begin in [&b""[..], &V1.as_bytes()[..20], &binary[..20]] {
+        let mut wire = proxy.client().begin(begin).await;
+        assert_eq!(within("it is cut", wire.rest()).await, b"", "{begin:?}");
+    }
+    // A byte at a time, each long before the time is over.
+    let mut wire = proxy.client().begin("PROXY UNKNOWN ").await;
+    while tokio::time::timeout(ms(50), wire.left()).await.is_err() {
+        let _ = wire.send("x").await;
+    }
+    // Four of them: nothing else ends such a connection as soon.
+    assert!(begun.elapsed() < secs(20), "{:?}", begun.elapsed());
+    let late = [("listener", "http"), ("reason", "timeout")];
+    eventually("all are counted", async || {
+        let count = proxy.metrics().await.value("serin_connections_refused_total", &late);
+        ((count - 4.0).abs() < 1e-9).then_some(())
+    })
+    .await;
+    assert_eq!(model.requests(), 0);
 }
 
 #[tokio::test]
