@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serin_testkit::{
-    Authority, Certificate, Client, Leaf, Proxy, Request, SecretFolder, Streamed, TlsClient, Wire,
-    eventually, within,
+    Authority, Certificate, Client, Leaf, Program, Proxy, Request, SecretFolder, Streamed,
+    TlsClient, Wire, arg, eventually, within,
 };
 
 use crate::tls::{World, get};
 
 const NAME: &str = "models.example.com";
+const SERIN: &str = env!("CARGO_BIN_EXE_serin");
 
 const REFUSED: [(&str, &str); 1] = [("result", "refused")];
 
@@ -270,6 +273,53 @@ async fn no_key_is_ever_shown() {
     for path in ["/config_dump", "/metrics", "/api/rollouts"] {
         let text = proxy.admin(path).await.expect(200).text();
         assert!(!text.contains(line) && !text.contains("PRIVATE"), "{path}");
+    }
+}
+
+/// Neither as it lies in the file nor as its bytes, where everything is logged that can be: good
+/// handshakes and bad ones, a replaced key, one that does not fit, and one that is damaged.
+#[tokio::test]
+async fn no_key_is_ever_logged() {
+    let mut world = World::new();
+    let file = world.proxy("").config_file();
+    let program = Program::start(SERIN, &["run", "-c", arg(file.path()), "--log", "trace"]);
+    let address = program.address("listening").await;
+    let admin = program.address("admin").await;
+    let (mut next, other) = (
+        world.authority.issue(&Leaf::server(&[NAME])),
+        world.authority.issue(&Leaf::server(&[NAME])),
+    );
+    let mut keys = vec![std::fs::read_to_string(world.folder.path("tls.key")).unwrap()];
+    keys.extend([next.key.clone(), other.key.clone()]);
+    let ask = async |tls: TlsClient| Client::of_tls(address, &tls, NAME).get("/").await;
+    ask(world.client()).await.expect(200);
+    let stranger = TlsClient::trusting(&Authority::named("strangers"));
+    assert!(stranger.connect(address, NAME).await.is_err());
+    let reload = Request::post("/reload", "").header("content-type", "application/json");
+    let reload = reload.host("localhost");
+    next.put(&mut world.folder, "tls");
+    Client::of(admin).send(&reload).await.expect(200);
+    ask(world.client().forgetful()).await.expect(200);
+    next.key.replace_range(100..104, "####");
+    for bad in [&other.key, &next.key] {
+        world.folder.put(&[("tls.key", bad)]);
+        Client::of(admin).send(&reload).await.expect(422);
+    }
+    program.signal("TERM");
+    let said = program.ended().await.expect(0).stdout;
+    for told in ["handshake_failed", "certificates_renewed", "does not fit", "not PEM"] {
+        assert!(said.contains(told), "{said}");
+    }
+    for key in keys {
+        let der = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        // Within the secret number of PKCS #8, as numbers and in hexadecimal digits.
+        let secret: [u8; 8] = der.secret_der()[40..48].try_into().unwrap();
+        let numbers = format!("{secret:?}");
+        let digits = format!("{:016x}", u64::from_be_bytes(secret));
+        let lines = key.lines().filter(|line| !line.starts_with('-'));
+        for form in lines.chain([numbers.trim_matches(['[', ']']), &digits, "PRIVATE KEY--"]) {
+            assert!(!said.to_lowercase().contains(&form.to_lowercase()), "{form} is in the log");
+        }
     }
 }
 
