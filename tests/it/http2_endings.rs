@@ -2,7 +2,9 @@
 //! nothing more, or a client does.
 
 use http_body_util::BodyExt;
-use serin_testkit::{Frame, FrameListener, Frames, Request, fields, flag, kind, setting, within};
+use serin_testkit::{
+    Frame, FrameListener, Frames, Request, Stopwatch, fields, flag, kind, secs, setting, within,
+};
 
 use crate::http2_endpoints::{answer, before, get, request};
 
@@ -291,8 +293,11 @@ async fn an_answer_that_is_left_open_does_not_hold_up_the_next_one() {
     let head = [&[0x88][..], &fields([("content-length", "5")])].concat();
     endpoint.send(kind::HEADERS, flag::END_HEADERS, stream, &head).await;
     // All of it, and not its end.
+    let told = Stopwatch::start();
     endpoint.send(kind::DATA, 0, stream, b"first").await;
     let stream = request(&mut endpoint).await;
+    // Without the rule it would be as long as it may be idle: a minute.
+    assert!(told.elapsed() < secs(10), "{:?}", told.elapsed());
     answer(&mut endpoint, stream, "second").await;
     let answers = within("both answers", asked).await.unwrap();
     assert_eq!(answers, ("first".to_owned(), "second".to_owned()));
