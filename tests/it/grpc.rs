@@ -65,7 +65,7 @@ async fn the_clients_deadline_ends_a_call_with_status_4_and_cancels_it_at_the_en
     let mut client = proxy.http2().await;
     let mut other = client.clone();
     let asking =
-        tokio::spawn(async move { other.send(call("/s/Hang", &[("grpc-timeout", "300m")])).await });
+        tokio::spawn(async move { other.send(call("/s/Hang", &[("grpc-timeout", "1S")])).await });
     let mut connection = endpoint.accept(&[]).await;
     let stream = connection.until(kind::HEADERS).await.stream;
     let reset = connection.until(kind::RST_STREAM).await;
@@ -77,11 +77,9 @@ async fn the_clients_deadline_ends_a_call_with_status_4_and_cancels_it_at_the_en
     );
     assert_eq!(attempts(&proxy, "bad").await, 1);
 
-    // In the middle of a stream it comes in the trailers.
+    // In the middle of a stream it comes in the trailers. The stream has begun long before.
     let asking =
-        tokio::spawn(
-            async move { client.send(call("/s/Slow", &[("grpc-timeout", "400m")])).await },
-        );
+        tokio::spawn(async move { client.send(call("/s/Slow", &[("grpc-timeout", "3S")])).await });
     let stream = connection.until(kind::HEADERS).await.stream;
     connection.send(kind::HEADERS, flag::END_HEADERS, stream, &head()).await;
     connection.send(kind::DATA, 0, stream, b"\0\0\0\0\x01y").await;

@@ -45,9 +45,14 @@ async fn a_broken_canary_without_users_is_taken_out_and_probed_no_more() {
         (probe.target(), probe.body.as_slice()),
         ("/v2/models/sentiment/infer", &b"ping"[..])
     );
+    // What was on its way arrives in a second; then none comes while others are sent.
+    let (still1, still2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let other = probing(&still1, &still2).start();
+    still2.saw(2).await;
     let before = (v1.requests(), v2.requests());
-    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    still2.saw(5).await;
     assert_eq!((v1.requests(), v2.requests()), before, "they end with the rollout");
+    drop(other);
 }
 
 #[tokio::test]

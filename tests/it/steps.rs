@@ -1,7 +1,5 @@
 //! A good version gets there by itself, step by step, and a bad one goes back from any of them.
 
-use std::time::Duration;
-
 use serin_loadtest::load::{Load, LoadHandle, RequestTemplate};
 use serin_testkit::{Backend, Proxy, ProxyBuilder, Script, Stopwatch, eventually, secs, seed};
 
@@ -181,7 +179,10 @@ async fn a_failing_shadow_holds_its_step_and_hurts_nobody() {
     let proxy = stepping(&v1, &v2, steps).start();
     let load = load(&proxy, 200.0);
     proxy.rollout(ROLLOUT).expect_held("errors <= 1%").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // For longer than the step lasts.
+    let before = v2.requests();
+    eventually("many more were copied", async || (v2.requests() > before + 400).then_some(()))
+        .await;
     let view = proxy.rollout(ROLLOUT).view().await;
     assert_eq!((&view["step"], &view["state"]), (&0.into(), &"holding".into()));
     let stats = load.stats();
