@@ -117,5 +117,7 @@ async fn what_changes_is_an_event_with_its_fields_and_the_last_one_is_written() 
         line["event"].as_str().unwrap_or_else(|| panic!("no event: {line}")).to_owned()
     });
     let events: Vec<_> = events.collect();
-    assert_eq!(events[events.len() - 2..], ["draining", "drained"], "{events:?}");
+    assert_eq!(events.last().map(String::as_str), Some("drained"), "{events:?}");
+    // What the reload warns of may come in between: another thread says it.
+    assert!(events.iter().any(|event| event == "draining"), "{events:?}");
 }
