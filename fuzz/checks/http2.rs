@@ -117,7 +117,7 @@ fn begin(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) -> 
         let _ = respond.send_response(response, true);
         return None;
     };
-    let incoming = Incoming::of(stream);
+    let incoming = Incoming::of(stream, 64 << 10);
     let has_body = !incoming.is_end_stream();
     let framing = check_head(&mut head, has_body);
     Some(Body { incoming, framing, bytes: 0, sent: Outgoing::default(), _respond: respond })

@@ -114,7 +114,7 @@ impl Asking {
         let Ok(answered) = answered else { return false };
         let (parts, stream) = answered.into_parts();
         let Ok(head) = read_head(&parts) else { return false };
-        let incoming = Incoming::of(stream);
+        let incoming = Incoming::of(stream, 64 << 10);
         let framing = check_head(head, method, *http11, incoming.is_end_stream());
         let answer = Answer { incoming, framing, bytes: 0, sent: BytesMut::new() };
         *self = Self::Body(Box::new(answer));

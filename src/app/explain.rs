@@ -60,6 +60,8 @@ pub fn explain(config: &Config, rollouts: Option<&[RolloutView]>, thought: Thoug
     let Thought { mut head, body, client } = thought;
     let named = if may_be_named(&head.fields) { Named::of(&body) } else { Named::Never };
     let peer = Peer::cleartext(std::net::Ipv4Addr::LOCALHOST.into());
+    // Whoever asks here has no address: what a client says of itself counts as anybody's.
+    forward::drop_claims(&mut head.fields, config.trusted_proxies.is_none());
     let read = forward::read_target(&mut head);
     let request = forward::view(&head, &peer, ModelView::Read(named.name()));
     let client = client.map(|identity| {

@@ -296,10 +296,16 @@ impl Renewing<'_> {
 
     /// For an owner that `has_one`, or has had none so far.
     fn pair(&mut self, files: &PairFiles, key: &str, has_one: bool) -> Option<Kept<Arc<Pair>>> {
-        if let Some(known) = self.next.pairs.get(files) {
-            return Some(known.clone());
-        }
         let before = self.before.pairs.get(files).cloned();
+        if let Some(known) = self.next.pairs.get(files).cloned() {
+            // Whoever named it first may have had none.
+            let anew = has_one && before.is_none();
+            if anew && let Err(fault) = known.value.facts.check_time(self.now, &files.cert) {
+                self.fault(false, key, &fault);
+                return None;
+            }
+            return Some(known);
+        }
         let made = PairContent::read(files).and_then(|content| {
             let hash = content.hash();
             if let Some(same) = before.as_ref().filter(|one| one.hash == hash) {

@@ -67,9 +67,8 @@ pub async fn watch(
         missed = if missing { missed + 1 } else { 0 };
         looked = looked.wrapping_add(1);
         if now == seen || (missing && missed < MISSED_LOOKS_MAX) {
-            if looked.is_multiple_of(LOOKS_AGAIN)
-                && commands.send(Command::LookAgain).await.is_err()
-            {
+            let again = now == seen && looked.is_multiple_of(LOOKS_AGAIN);
+            if again && commands.send(Command::LookAgain).await.is_err() {
                 return;
             }
             continue;

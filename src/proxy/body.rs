@@ -342,8 +342,13 @@ impl RequestBody {
 
     /// Some of what was taken last is on its way: whoever takes it is not idle.
     pub fn moves(&self) {
-        if !self.source.answered.get() && !self.source.is_ended() {
-            self.mind_the_time();
+        if self.source.waits_since.get().is_some() {
+            // It is the client that is waited for.
+            return;
+        }
+        self.mind_the_time();
+        if self.source.answered.get() {
+            self.wait.clear();
         }
     }
 

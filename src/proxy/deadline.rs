@@ -166,7 +166,8 @@ impl Deadline {
 
     /// The exchange as a whole has no limit from here on.
     pub fn end_whole(&self) {
-        self.all.entries.borrow_mut()[self.key].total = None;
+        let entry = &mut self.all.entries.borrow_mut()[self.key];
+        (entry.total, entry.passed) = (None, None);
     }
 
     /// Whether a limit has passed; wakes the task when one does.

@@ -26,6 +26,9 @@ use crate::traffic::outcome::is_local;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
+/// How often it is looked, in a drain, whose first request is waited for no longer.
+const NEWCOMER_LOOK: Duration = Duration::from_millis(100);
+
 /// Pause after an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -127,16 +130,23 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
         let drained = async {
             stop.drain.cancelled().await;
             worker.drain();
-            for task in accepting {
-                // One that panicked has told so.
-                let _ = task.await;
-            }
-            tokio::select! {
-                () = worker.is_left() => {}
-                () = stop.newcomers.cancelled() => {
-                    worker.drain_newcomers();
-                    worker.is_left().await;
+            let accepting = async {
+                for task in accepting {
+                    // One that panicked has told so.
+                    let _ = task.await;
                 }
+                worker.is_left().await;
+            };
+            let newcomers = async {
+                stop.newcomers.cancelled().await;
+                loop {
+                    worker.drain_newcomers();
+                    tokio::time::sleep(NEWCOMER_LOOK).await;
+                }
+            };
+            tokio::select! {
+                () = accepting => {}
+                () = newcomers => {}
             }
         };
         tokio::select! {
@@ -154,10 +164,10 @@ async fn accept(
     worker: Rc<Worker>,
     drain: CancellationToken,
 ) {
-    let begin = async |stream: TcpStream, address: SocketAddr| {
+    let enter = || room.enter(|| worker.close_idlest_client(Some(index)));
+    let begin = |(stream, address): (TcpStream, SocketAddr), place| {
         // A client that is gone already is found out by the first read.
         let _ = stream.set_nodelay(true);
-        let place = room.enter(|| worker.close_idlest_client(Some(index))).await;
         let view = worker.view();
         let listener = &view.snapshot.listeners[index];
         let visit = worker.enter(index).holding(place).through(&listener.door);
@@ -179,8 +189,12 @@ async fn accept(
     };
     // Not again while it lasts.
     let mut is_told = false;
+    let mut last = None;
     loop {
-        worker.has_place().await;
+        tokio::select! {
+            () = worker.has_place() => {}
+            () = drain.cancelled() => break,
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.cancelled() => break,
@@ -190,7 +204,13 @@ async fn accept(
             }
         };
         match accepted {
-            Ok((stream, address)) => begin(stream, address).await,
+            Ok(client) => tokio::select! {
+                place = enter() => begin(client, place),
+                () = drain.cancelled() => {
+                    last = Some(client);
+                    break;
+                }
+            },
             // A client that left while it waited.
             Err(error) if !error.raw_os_error().is_some_and(is_local) => {}
             Err(error) => {
@@ -210,9 +230,9 @@ async fn accept(
     }
     // Those that the kernel let in have sent something as a rule; with the socket they would be
     // reset. Whoever comes later is refused at once, and may go elsewhere.
-    for (stream, address) in waiting(listener) {
+    for client in last.into_iter().chain(waiting(listener)) {
         worker.has_place().await;
-        begin(stream, address).await;
+        begin(client, enter().await);
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Relayed {
     answer: AnswerBody,
     /// `None` once settled.
     attempt: Option<Attempt>,
+    /// Its client may need longer than the endpoint.
+    wait: Rc<Deadline>,
 }
 
 /// An attempt whose response has begun.
@@ -97,8 +99,9 @@ impl Relayed {
             events: Events::of(&response.head.fields).map(Box::new),
             told_error: false,
         };
+        let wait = Rc::clone(&attempt.wait);
         response.map(|answer| {
-            let mut body = Self { answer, attempt: Some(attempt) };
+            let mut body = Self { answer, attempt: Some(attempt), wait };
             if body.answer.is_end_stream() {
                 body.end();
             }
@@ -162,8 +165,7 @@ impl Relayed {
     /// Ready when the whole exchange has taken too long, while nobody asks for the response: that
     /// is then the client's fault.
     pub fn poll_late(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let Some(attempt) = &self.attempt else { return Poll::Pending };
-        let which = ready!(attempt.wait.poll_whole(cx));
+        let which = ready!(self.wait.poll_whole(cx));
         self.fail(Error::ClientStalled(which)).map(drop)
     }
 

@@ -76,6 +76,9 @@ pub struct Worker {
 /// be on its way, and would be lost.
 const CLIENT_IDLE_MIN: Duration = Duration::from_secs(1);
 
+/// How long the first request of a client is waited for that came in a drain.
+const NEWCOMER_WAIT: Duration = Duration::from_secs(1);
+
 /// Which clients are to go, as far as nothing is asked of their connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Draining {
@@ -91,6 +94,8 @@ struct Seat {
     waker: Option<Waker>,
     /// It has asked something.
     known: bool,
+    /// When it came, of one that came in a drain.
+    late: Option<Tick>,
     /// Where it was accepted.
     listener: usize,
     /// `None` while it is busy.
@@ -165,7 +170,7 @@ impl Worker {
                 self.close_idle_clients();
                 // Step by step: the machine may have more by now.
                 let places = self.places.get();
-                self.places.set((places + places / 8 + 1).min(CONNECTIONS_MAX));
+                self.places.set((places + places / 8 + 16).min(CONNECTIONS_MAX));
             }
         };
         let probes = async {
@@ -183,7 +188,8 @@ impl Worker {
         self.drain_those(Draining::Known);
     }
 
-    /// The same, and waits for no first request any longer.
+    /// The same, and waits for no first request any longer, but for those who came in the drain
+    /// and not a second ago. Call again until they have.
     pub fn drain_newcomers(&self) {
         self.drain_those(Draining::All);
     }
@@ -245,7 +251,8 @@ impl Worker {
 
     /// Counts a client's connection at `listener` until the answer is dropped.
     pub fn enter(self: &Rc<Self>, listener: usize) -> Visit {
-        let seat = Seat { listener, ..Seat::default() };
+        let late = self.is_draining().then(|| self.clock.now());
+        let seat = Seat { late, listener, ..Seat::default() };
         Visit {
             key: self.connections.borrow_mut().insert(seat),
             worker: Rc::clone(self),
@@ -352,14 +359,18 @@ impl Visit {
     fn poll_idle_for(&self, cx: &Context<'_>, has_own_limit: bool) -> Poll<()> {
         self.wake_on_drain(cx);
         let seat = &mut self.worker.connections.borrow_mut()[self.key];
-        // Coarse, and free: it is told in seconds.
-        let deadlines = &self.worker.deadlines;
-        let since = || deadlines.coarse_now();
+        // Coarse, and free: it is told in seconds. But the coarse time stands still while nobody is
+        // served, and one that has just come must not seem to have been here for long.
+        let (worker, known) = (&self.worker, seat.known);
+        let since = || if known { worker.deadlines.coarse_now() } else { worker.clock.now() };
         seat.idle.get_or_insert_with(|| Idle { since: since(), sweeps: 0, has_own_limit });
         let goes = match self.worker.draining.get() {
             Draining::Not => seat.expired,
             Draining::Known => seat.expired || seat.known,
-            Draining::All => true,
+            Draining::All => {
+                let waited = |since| self.worker.clock.now().since(since) >= NEWCOMER_WAIT;
+                seat.known || seat.late.is_none_or(waited)
+            }
         };
         if goes { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -121,14 +121,52 @@ async fn a_limit_of_the_whole_passes_however_much_there_is_to_say() {
         }
         within("the endpoint is let go", saying).await.unwrap();
     }
+    // Whether the endpoint has said all or not.
+    for ended in [false, true] {
+        let mut client = narrow(&proxy, 0).await;
+        client.get(1, "/").await;
+        let mut call = model.next_call().await;
+        call.begin_stream().await;
+        call.chunk("more than there is room for").await;
+        if ended {
+            call.end_stream().await;
+        }
+        let reset = client.until(kind::RST_STREAM).await;
+        assert_eq!(reset.code(), CANCEL);
+    }
+}
+
+/// Each window that is sent for by itself costs an entry in a queue.
+#[tokio::test]
+async fn a_client_that_opens_its_window_byte_by_byte_gets_all_of_it() {
+    let text = "x".repeat(5_000);
+    let model = Backend::named("model").does(Script::answers(200).body(text.clone())).start();
+    let proxy = Proxy::to(&model, "").start();
     let mut client = narrow(&proxy, 0).await;
     client.get(1, "/").await;
-    let mut call = model.next_call().await;
-    call.begin_stream().await;
-    call.chunk("more than there is room for").await;
-    let reset = client.until(kind::RST_STREAM).await;
-    assert_eq!(reset.code(), CANCEL);
-    call.closed().await;
+    client.until(kind::HEADERS).await;
+    let mut body = Vec::new();
+    while body.len() < text.len() {
+        client.send(kind::WINDOW_UPDATE, 0, 1, &10u32.to_be_bytes()).await;
+        let frame = client.next().await.expect("a frame");
+        assert_eq!((frame.kind, frame.payload.len()), (kind::DATA, 10));
+        body.extend_from_slice(&frame.payload);
+    }
+    assert!(body == text.as_bytes());
+}
+
+#[tokio::test]
+async fn trailers_of_which_none_is_left_are_an_end() {
+    let endpoint = FrameListener::bind().await;
+    let proxy = before(endpoint.address, "");
+    let mut client = Frames::connect(proxy.address()).await;
+    client.get(1, "/").await;
+    let mut connection = endpoint.accept(&[]).await;
+    let stream = request(&mut connection).await;
+    connection.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x88]).await;
+    connection.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &[]).await;
+    let last = client.until(kind::DATA).await;
+    assert!(last.ends_stream() && last.payload.is_empty(), "{last:?}");
 }
 
 /// The client may have more to say: that it has not is nobody's fault.
@@ -178,8 +216,9 @@ async fn send_fields(frames: &mut Frames, stream: u32, block: &[u8]) {
 async fn trailers_that_are_too_large_are_no_end() {
     let long = "v".repeat(1000);
     let many: Vec<_> = (0..130).map(|index| (format!("x-{index}"), long.clone())).collect();
-    let huge = vec![("x-huge".to_owned(), "v".repeat(140_000))];
-    for trailers in [many, huge] {
+    let large =
+        vec![("x-a".to_owned(), "v".repeat(40_000)), ("x-b".to_owned(), "v".repeat(40_000))];
+    for trailers in [many, large] {
         let all = trailers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let block = fields(all.chain([("grpc-status", "13")]));
         let endpoint = FrameListener::bind().await;
@@ -200,16 +239,22 @@ async fn trailers_that_are_too_large_are_no_end() {
         connection.send(kind::HEADERS, flag::END_HEADERS, stream, &[0x88]).await;
         send_fields(&mut connection, stream, &block).await;
         client.until(kind::RST_STREAM).await;
-        // To endpoints.
-        let model = Backend::named("model").does(Script::by_hand()).start();
-        let proxy = Proxy::to(&model, "").start();
-        let mut client = Frames::connect(proxy.address()).await;
-        client.send(kind::HEADERS, flag::END_HEADERS, 1, &request_fields("POST", "/")).await;
-        client.send(kind::DATA, 0, 1, b"abc").await;
-        let mut call = model.next_call().await;
-        send_fields(&mut client, 1, &block).await;
-        assert!(call.broken_body().await.is_some());
     }
+}
+
+#[tokio::test]
+async fn trailers_of_a_request_that_are_too_large_are_no_end() {
+    let long = "v".repeat(1000);
+    let names: Vec<_> = (0..130).map(|index| format!("x-{index}")).collect();
+    let block = fields(names.iter().map(|name| (name.as_str(), long.as_str())));
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let proxy = Proxy::to(&model, "").start();
+    let mut client = Frames::connect(proxy.address()).await;
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, &request_fields("POST", "/")).await;
+    client.send(kind::DATA, 0, 1, b"abc").await;
+    let mut call = model.next_call().await;
+    send_fields(&mut client, 1, &block).await;
+    assert!(call.broken_body().await.is_some());
 }
 
 #[tokio::test]

@@ -335,6 +335,34 @@ async fn a_drain_answers_those_whom_the_kernel_has_let_in() {
     assert_eq!(model.requests(), 6);
 }
 
+/// Who comes later is refused at once, and may go elsewhere; who was there waits.
+#[tokio::test]
+async fn a_drain_lets_nobody_more_in_while_others_wait_for_a_place() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let model = Backend::named("model").does(Script::by_hand()).start();
+    let listener = "address: 127.0.0.1:8080";
+    let proxy = Proxy::to(&model, "")
+        .replace("routes:", "workers: 1\nroutes:")
+        .replace(listener, &format!("{listener}, limits: {{ connections: 1 }}"));
+    let mut proxy = proxy.start();
+    let mut held = proxy.client().begin(Request::get("/").bytes()).await;
+    let mut call = model.next_call().await;
+    let mut waiting = proxy.client().begin(Request::get("/").bytes()).await;
+    let address = proxy.address();
+    let drained = proxy.drain();
+    eventually("nobody listens", async || {
+        tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+    })
+    .await;
+    call.say(ANSWER).await;
+    assert_eq!(within("an answer", held.head()).await.unwrap().status(), 200);
+    let mut call = model.next_call().await;
+    call.say(ANSWER).await;
+    assert_eq!(within("an answer", waiting.head()).await.unwrap().status(), 200);
+    let drained = tokio::task::spawn_blocking(move || drained.join().unwrap()).await.unwrap();
+    assert_eq!(drained, serin::app::Drained::Whole);
+}
+
 #[tokio::test]
 async fn a_drain_lets_http2_streams_end() {
     let model = Backend::named("model").on("/stream", Script::by_hand()).start();

@@ -18,7 +18,7 @@ use http_body::Frame;
 use crate::proxy::body::without_its_buffer;
 use crate::proxy::http1::Malformed;
 use crate::proxy::http1::chunked::may_be_trailer;
-use crate::proxy::http1::fields::{FIELDS_MAX, HEAD_BYTES_MAX};
+use crate::proxy::http1::fields::FIELDS_MAX;
 
 /// A stream's body as it comes in.
 #[derive(Debug)]
@@ -28,14 +28,17 @@ pub struct Incoming {
     given: usize,
     data_ended: bool,
     trailers_ended: bool,
+    trailer_bytes_max: usize,
     /// Set when more is asked for, once.
     asked: Option<Rc<Cell<bool>>>,
 }
 
 impl Incoming {
-    /// Of a stream whose head has come.
-    pub fn of(stream: RecvStream) -> Self {
-        Self { stream, given: 0, data_ended: false, trailers_ended: false, asked: None }
+    /// Of a stream whose head has come, with trailers of so many bytes at most. Where that is half
+    /// of what the library keeps, what it leaves out is noticed, unless one field is as large.
+    pub fn of(stream: RecvStream, trailer_bytes_max: usize) -> Self {
+        let (data_ended, trailers_ended) = (false, false);
+        Self { stream, given: 0, data_ended, trailers_ended, trailer_bytes_max, asked: None }
     }
 
     /// Sets `asked` when the first piece is asked for.
@@ -81,7 +84,7 @@ impl Incoming {
         self.trailers_ended = true;
         Poll::Ready(trailers.transpose().map(|trailers| {
             let trailers = trailers?;
-            check_size(&trailers).map_err(|_| Reason::PROTOCOL_ERROR)?;
+            check_size(&trailers, self.trailer_bytes_max).map_err(|_| Reason::PROTOCOL_ERROR)?;
             check_fields(&trailers).map_err(|_| Reason::PROTOCOL_ERROR)?;
             Ok(Frame::trailers(without_framing(trailers)))
         }))
@@ -105,7 +108,14 @@ pub struct Outgoing {
     held: Option<(Bytes, bool)>,
     /// That have been taken so far.
     pieces: usize,
+    /// Of those that windows have cut, small ones.
+    crumbs: u32,
 }
+
+/// What a window leaves room for is sent by itself, but not in many parts smaller than this: each
+/// has an entry in the library's queue, which costs more than its bytes.
+const CRUMB_BYTES: usize = 1 << 10;
+const CRUMBS_MAX: u32 = 64;
 
 /// How far a body got.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,7 +131,7 @@ pub enum Sent {
 impl Outgoing {
     /// On a stream whose head has been sent.
     pub fn on(stream: SendStream<Bytes>) -> Self {
-        Self { stream, held: None, pieces: 0 }
+        Self { stream, held: None, pieces: 0, crumbs: 0 }
     }
 
     /// Whether there is room for something to be taken: what was taken last is sent.
@@ -141,18 +151,25 @@ impl Outgoing {
                 self.pieces += 1;
                 return Sent::Some;
             }
-            Some(Err(frame)) => {
-                self.stream.send_trailers(frame.into_trailers().unwrap_or_default())
-            }
+            Some(Err(frame)) => match frame.into_trailers() {
+                Ok(trailers) if !trailers.is_empty() => self.stream.send_trailers(trailers),
+                // Some take an empty block of fields for none at all.
+                Ok(_) | Err(_) => self.stream.send_data(Bytes::new(), true),
+            },
         };
         sent.map_or_else(|error| Sent::Gone(reason(&error)), |()| Sent::All)
+    }
+
+    /// Ready when the other side takes nothing any more.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.stream.poll_reset(cx).map(|reset| reset.unwrap_or(Reason::INTERNAL_ERROR))
     }
 
     /// Sends of what was taken as much as the other side has room for; pending when it has none,
     /// or when there is nothing.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
-        if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-            return Poll::Ready(Sent::Gone(reset.unwrap_or(Reason::INTERNAL_ERROR)));
+        if let Poll::Ready(reason) = self.poll_gone(cx) {
+            return Poll::Ready(Sent::Gone(reason));
         }
         let Some((data, last)) = &mut self.held else { return Poll::Pending };
         self.stream.reserve_capacity(data.len());
@@ -164,7 +181,14 @@ impl Outgoing {
             }
         }
         // No more than fits: the next window then tells that the other side reads.
-        let part = data.split_to(self.stream.capacity().min(data.len()));
+        let mut room = self.stream.capacity().min(data.len());
+        if room < CRUMB_BYTES.min(data.len()) {
+            self.crumbs += 1;
+            if self.crumbs > CRUMBS_MAX {
+                room = data.len();
+            }
+        }
+        let part = data.split_to(room);
         let ends = *last && data.is_empty();
         if data.is_empty() {
             self.held = None;
@@ -186,14 +210,13 @@ fn reason(error: &h2::Error) -> Reason {
     error.reason().unwrap_or(Reason::INTERNAL_ERROR)
 }
 
-/// Of more trailers than may be the library leaves some out, and says nothing: what is left is
-/// then at the limit, or nothing at all.
-fn check_size(trailers: &HeaderMap) -> Result<(), Malformed> {
+/// Of more trailers than it keeps the library leaves some out, and says nothing.
+fn check_size(trailers: &HeaderMap, bytes_max: usize) -> Result<(), Malformed> {
     let bytes = trailers.iter().map(|(name, value)| name.as_str().len() + value.len());
-    if (1..=FIELDS_MAX).contains(&trailers.len()) && bytes.sum::<usize>() <= HEAD_BYTES_MAX {
+    if trailers.len() <= FIELDS_MAX && bytes.sum::<usize>() <= bytes_max {
         return Ok(());
     }
-    Err(Malformed("trailers that are too large, or none"))
+    Err(Malformed("trailers that are too large"))
 }
 
 /// What of a field may not be and the library lets through: a value that begins or ends with a

@@ -32,6 +32,9 @@ use crate::traffic::retry::Excuse;
 /// Interim responses (1xx) that are passed on; those beyond are not.
 const INTERIM_MAX: u32 = 16;
 
+/// Bytes of an answer's trailers, names and values.
+const TRAILER_BYTES_MAX: usize = 64 << 10;
+
 /// A request that failed before its response's head.
 #[derive(Debug)]
 pub struct Failed {
@@ -67,6 +70,10 @@ impl Upload {
     /// Sends until everything is sent, or the endpoint wants no more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
+            if self.outgoing.poll_gone(cx).is_ready() {
+                // Why is told by the response, or by its absence.
+                return Poll::Ready(Ok(()));
+            }
             if self.outgoing.wants_more()
                 && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
             {
@@ -76,7 +83,6 @@ impl Upload {
                 };
                 let last = self.body.is_end_stream();
                 if self.outgoing.take(frame, last) != Sent::Some {
-                    // Why is told by the response, or by its absence.
                     return Poll::Ready(Ok(()));
                 }
                 if self.outgoing.wants_more() {
@@ -166,7 +172,7 @@ pub async fn send(
         }
     }
     let length = head.fields.number(Known::ContentLength);
-    let incoming = Incoming::of(stream);
+    let incoming = Incoming::of(stream, TRAILER_BYTES_MAX);
     let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let body = Body { incoming, upload, client_gone: false, length, has_none, _lease: lease };
     Ok(Response { head, body })

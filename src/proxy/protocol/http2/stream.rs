@@ -29,6 +29,9 @@ use crate::traffic::fields::{Fields, Known};
 use crate::traffic::message::{Request, Response, ResponseHead};
 use crate::traffic::outcome::is_grpc;
 
+/// Bytes of a request's trailers, names and values.
+const TRAILER_BYTES_MAX: usize = 64 << 10;
+
 /// Counts a request as long as it lasts.
 pub struct Counted {
     watch: Rc<Watch>,
@@ -117,7 +120,7 @@ async fn answer(
     };
     let (websocket, grpc) = (head.upgrade.is_some(), is_grpc(&head.fields));
     let asked = head.fields.contains(Known::Expect).then(|| Rc::new(Cell::new(false)));
-    let incoming = http2::Incoming::of(stream).tells_when_asked(asked.clone());
+    let incoming = http2::Incoming::of(stream, TRAILER_BYTES_MAX).tells_when_asked(asked.clone());
     let request = Request { head, body: Incoming::Http2(incoming) };
     let interims = Rc::new(Interims::default());
     let mut answering = pin!(exchange.clone().with_interims(&interims).answer(request));
