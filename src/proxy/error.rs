@@ -114,7 +114,7 @@ pub enum Error {
     #[error("there is no room now to keep the request's body until its `model` is read")]
     NoRoom,
     /// A time limit passed while Serin waited for the client's body.
-    #[error("the request's body came more slowly than `{}` allows", .0.as_str())]
+    #[error("{} `{}` allows", stalled(*.0), .0.as_str())]
     ClientStalled(Timeout),
     /// The version was taken out while it answered, and answers are cut then.
     #[error("the model version that was answering has been taken out")]
@@ -255,6 +255,15 @@ impl From<Fault> for Error {
             Fault::Unsendable => Self::BadRequest("the endpoint's protocol has no such request"),
             fault => Self::Broken(fault),
         }
+    }
+}
+
+/// How the client was too slow: by itself, or because the whole took too long.
+fn stalled(which: Timeout) -> &'static str {
+    if which.is_whole() {
+        "the request had not come whole, or its answer was not taken, in the time that"
+    } else {
+        "the request's body came more slowly than"
     }
 }
 

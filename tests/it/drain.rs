@@ -1,7 +1,7 @@
 //! The end of a Serin, and what its own machine lacks.
 
 use serin_testkit::{
-    Backend, Client, Program, Proxy, Request, Script, Wire, arg, eventually, within,
+    Backend, Client, ConfigFile, Program, Proxy, Request, Script, Wire, arg, eventually, within,
 };
 
 const SERIN: &str = env!("CARGO_BIN_EXE_serin");
@@ -52,13 +52,19 @@ async fn in_a_drain_a_connection_is_told_to_close_and_a_second_signal_ends_it_al
     assert!(within("the end", hanging.rest()).await.is_empty());
 }
 
+/// A Serin of one worker that may open 64 files.
+fn with_few_files(model: &Backend) -> (ConfigFile, Program) {
+    let file = Proxy::to(model, "").replace("routes:", "workers: 1\nroutes:").config_file();
+    let script = "ulimit -n 64; exec \"$0\" run -c \"$1\"";
+    let program = Program::start("/bin/sh", &["-c", script, SERIN, arg(file.path())]);
+    (file, program)
+}
+
 /// Long before they would be taken for idle.
 #[tokio::test]
 async fn those_who_say_nothing_do_not_keep_all_files() {
     let model = Backend::named("model").start();
-    let file = Proxy::to(&model, "").replace("routes:", "workers: 1\nroutes:").config_file();
-    let script = "ulimit -n 64; exec \"$0\" run -c \"$1\"";
-    let program = Program::start("/bin/sh", &["-c", script, SERIN, arg(file.path())]);
+    let (_file, program) = with_few_files(&model);
     let address = program.address("listening").await;
     let mut silent = Vec::new();
     for _ in 0..100 {
@@ -72,9 +78,7 @@ async fn those_who_say_nothing_do_not_keep_all_files() {
 #[tokio::test]
 async fn a_machine_out_of_files_is_not_the_models_fault() {
     let model = Backend::named("model").start();
-    let file = Proxy::to(&model, "").replace("routes:", "workers: 1\nroutes:").config_file();
-    let script = "ulimit -n 64; exec \"$0\" run -c \"$1\"";
-    let program = Program::start("/bin/sh", &["-c", script, SERIN, arg(file.path())]);
+    let (_file, program) = with_few_files(&model);
     let address = program.address("listening").await;
     let admin = program.address("admin").await;
     // Connected before, without a connection to the model yet.

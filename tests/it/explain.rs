@@ -52,9 +52,13 @@ struct World {
 }
 
 fn world() -> World {
+    world_of(RULES)
+}
+
+fn world_of(rules: &str) -> World {
     let backends = ["v1", "v2", "beta"].map(|name| Backend::named(name).start());
     let [v1, v2, beta] = &backends;
-    let proxy = Proxy::with_yaml(RULES).backends([v1, v2, beta]).start();
+    let proxy = Proxy::with_yaml(rules).backends([v1, v2, beta]).start();
     World { proxy, _backends: backends }
 }
 
@@ -97,6 +101,17 @@ async fn the_rule_and_the_version_are_those_that_the_proxy_takes() {
         assert_eq!(told["outcome"]["backend"], backend);
         assert_eq!(served.header("x-serin-backend").as_deref(), Some(backend));
     }
+}
+
+#[tokio::test]
+async fn what_no_rule_gets_to_see_is_not_seen_here_either() {
+    let rules = RULES.replace("name: x-cohort", "name: x-forwarded-client-cert");
+    let world = world_of(&rules);
+    let args = ["-H", "x-forwarded-client-cert: beta", "http://models.example.com/v2"];
+    assert_eq!(world.json(&args, 0).await["rule"], "models/main");
+    let request = Request::get("/v2").host("models.example.com");
+    let served = world.proxy.send(&request.header("x-forwarded-client-cert", "beta")).await;
+    assert_ne!(served.header("x-serin-backend").as_deref(), Some("beta"));
 }
 
 #[tokio::test]
