@@ -21,8 +21,10 @@ use serin::proxy::body::{RequestBody, Source};
 use serin::proxy::deadline::Deadlines;
 use serin::proxy::http1::chunked::{Chunks, Piece, may_be_trailer};
 use serin::proxy::http1::fields::FIELDS_MAX;
+use serin::proxy::incoming::{Inbound, Incoming, Unfinished};
 use serin::proxy::interim::Interims;
 use serin::proxy::protocol::http1::head::{EmptyLines, Framing, decode};
+use serin::proxy::socket::{Socket, write_late};
 use serin::proxy::upstream::http1::Connection;
 use serin::proxy::upstream::transport::Transport;
 use serin::traffic::fields::Known;
@@ -31,6 +33,7 @@ use serin::traffic::retry::Timeouts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What one answer ends with in the bytes of a case, and the next begins behind.
 const BETWEEN: &[u8] = b"\0\0";
@@ -50,21 +53,34 @@ const QUIET_MAX: u32 = 8 * TURNS;
 /// Whatever an endpoint answers, what is taken for a response is one for hyper too, and both
 /// read the same in it: status, version, fields, body, trailers, what came before, and whether
 /// the connection may be used again. What hyper takes and Serin does not is one of the things
-/// that [`refuses`] names. Both send the same requests.
+/// that [`refuses`] names. Both send the same requests. Where an answer comes before its request
+/// has ended, Serin may close the connection, and read what hyper does not, whom an endpoint
+/// that stops reading keeps from it.
 ///
-/// The first byte tells in how large pieces answers arrive, the next three what is asked. The
-/// rest is answers with two NULs between them; behind the last the connection is closed.
+/// The first byte tells in how large pieces answers arrive, whether Serin writes at the end of a
+/// turn, and whether the endpoint reads no more once it has given its last answer; the next three
+/// what is asked. The rest is answers with two NULs between them; behind the last the connection
+/// is closed.
 pub fn check(data: &[u8]) {
     let Some(([step, asked @ ..], answers)) = data.split_first_chunk::<{ ASKED_MAX + 1 }>() else {
         return;
     };
     let case = Case {
-        step: usize::from(*step) + 1,
+        step: usize::from(*step & 0x3f) + 1,
+        leaves: *step & 0x40 != 0,
         asked: asked.iter().map(|byte| Asked::of(*byte)).collect(),
         answers: split(answers),
     };
     RUNTIME.with(|runtime| {
-        let (ours, sent) = runtime.block_on(case.ask_ours());
+        let (ours, sent) = runtime.block_on(async {
+            let writer = (*step & 0x80 != 0).then(|| tokio::task::spawn_local(write_late()));
+            let asked = case.ask_ours().await;
+            if let Some(writer) = writer {
+                writer.abort();
+                let _ = writer.await;
+            }
+            asked
+        });
         let (theirs, sent_by_hyper) = runtime.block_on(case.ask_hyper());
         // To an endpoint of HTTP/1.0 hyper speaks that from then on.
         let is_old = |read: &Result<Read, _>| {
@@ -72,7 +88,10 @@ pub fn check(data: &[u8]) {
         };
         let same = theirs.iter().position(is_old).map_or(ASKED_MAX, |at| at + 1);
         for (at, (ours, theirs)) in sent.iter().zip(&sent_by_hyper).take(same).enumerate() {
-            assert_eq!(ours, theirs, "request {at}");
+            // Whoever has an answer may stop to ask.
+            let cut = case.asked[at].is_early() && !(ours.whole && theirs.whole);
+            let same = if cut { ours.agrees(theirs) } else { ours == theirs };
+            assert!(same, "request {at}: {ours:?} and {theirs:?}");
         }
         case.compare(&ours, &theirs);
     });
@@ -80,10 +99,14 @@ pub fn check(data: &[u8]) {
 
 thread_local! {
     /// Made once: most of a case would be its making.
-    static RUNTIME: LocalRuntime = Builder::new_current_thread()
-        .enable_io()
-        .build_local(LocalOptions::default())
-        .expect("a runtime");
+    static RUNTIME: LocalRuntime = {
+        let runtime = Builder::new_current_thread().enable_io().build_local(LocalOptions::default());
+        let runtime = runtime.expect("a runtime");
+        // Whoever writes to an endpoint that has left is to be told, and not ended, as in Serin.
+        let pipe = runtime.block_on(async { signal(SignalKind::pipe()) });
+        drop(pipe.expect("a handler"));
+        runtime
+    };
 }
 
 fn split(mut rest: &[u8]) -> Vec<&[u8]> {
@@ -100,6 +123,7 @@ fn split(mut rest: &[u8]) -> Vec<&[u8]> {
 
 struct Case<'a> {
     step: usize,
+    leaves: bool,
     asked: Vec<Asked>,
     answers: Vec<&'a [u8]>,
 }
@@ -109,10 +133,15 @@ struct Asked {
     method: Method,
     pieces: Vec<Bytes>,
     chunked: bool,
+    /// Between two pieces the client takes its time.
+    slow: bool,
+    /// It is answered when its head is there.
+    early: bool,
 }
 
 impl Asked {
-    /// The lowest bits tell the method and the framing, the others the pieces of the body.
+    /// The lowest bits tell the method and the framing, the next the pieces of the body, the
+    /// others in which order all is done, and how large the pieces are.
     fn of(byte: u8) -> Self {
         let method = match byte % 4 {
             0 => Method::GET,
@@ -122,7 +151,13 @@ impl Asked {
         let pieces = if byte % 4 < 2 { 0 } else { usize::from(byte >> 2) % 8 };
         let bytes = if byte & 0x80 == 0 { 7 } else { 1 << 10 };
         let pieces = vec![Bytes::from(vec![b'b'; bytes]); pieces];
-        Self { method, pieces, chunked: byte % 4 == 3 }
+        let (slow, early) = (byte & 0x20 != 0, byte & 0x40 != 0);
+        Self { method, pieces, chunked: byte % 4 == 3, slow, early }
+    }
+
+    /// Whether its answer may come before its end.
+    fn is_early(&self) -> bool {
+        self.early && (self.chunked || !self.pieces.is_empty())
     }
 
     fn length(&self) -> usize {
@@ -140,18 +175,53 @@ impl Asked {
         head
     }
 
+    fn rest(&self) -> Rest {
+        Rest { pieces: self.pieces.clone().into(), slow: self.slow, waited: false }
+    }
+
+    fn source(&self) -> Rc<Source> {
+        if !self.slow {
+            return Source::of_kept(self.pieces.clone());
+        }
+        Source::new(Incoming::Http1(Rc::new(Slow(RefCell::new(self.rest())))))
+    }
+
     fn to_hyper(&self) -> Request<Pieces> {
         let head = self.head();
         let exact = (!self.chunked).then(|| self.length() as u64);
-        let mut request = Request::new(Pieces(self.pieces.clone().into(), exact));
+        let mut request = Request::new(Pieces { rest: self.rest(), exact });
         (*request.method_mut(), *request.uri_mut()) = (head.method, head.uri);
         *request.headers_mut() = head.fields.to_map();
         request
     }
 }
 
+/// Pieces that have not been asked for.
+#[derive(Debug)]
+struct Rest {
+    pieces: VecDeque<Bytes>,
+    slow: bool,
+    waited: bool,
+}
+
+impl Rest {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        if self.slow && !self.pieces.is_empty() {
+            self.waited = !self.waited;
+            if self.waited {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.pieces.pop_front().map(Frame::data))
+    }
+}
+
 /// A body for hyper.
-struct Pieces(VecDeque<Bytes>, Option<u64>);
+struct Pieces {
+    rest: Rest,
+    exact: Option<u64>,
+}
 
 impl Body for Pieces {
     type Data = Bytes;
@@ -159,18 +229,34 @@ impl Body for Pieces {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        self.rest.poll(cx).map(|frame| frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty() && self.1.is_some()
+        self.rest.pieces.is_empty() && self.exact.is_some()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.1.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.exact.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
+}
+
+/// A body for Serin that comes from a client.
+#[derive(Debug)]
+struct Slow(RefCell<Rest>);
+
+impl Inbound for Slow {
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        self.0.borrow_mut().poll(cx).map(|frame| frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.borrow().pieces.is_empty()
+    }
+
+    fn open_tunnel(&self) {}
 }
 
 /// A request as the endpoint read it.
@@ -179,7 +265,19 @@ struct Sent {
     line: String,
     fields: Vec<Field>,
     framing: Framing,
-    body: Vec<u8>,
+    body: BytesMut,
+    /// It has come to its end.
+    whole: bool,
+}
+
+impl Sent {
+    /// Whether one of them is the beginning of the other.
+    fn agrees(&self, other: &Self) -> bool {
+        let head = |sent: &Self| (sent.line.clone(), sent.fields.clone(), sent.framing);
+        let bodies = (&self.body, &other.body);
+        head(self) == head(other)
+            && (bodies.0.starts_with(bodies.1) || bodies.1.starts_with(bodies.0))
+    }
 }
 
 /// A response as a client read it.
@@ -268,8 +366,8 @@ async fn has_more(stream: &mut TcpStream, input: &mut BytesMut) -> bool {
     false
 }
 
-/// Reads a request to its end.
-async fn read_request(stream: &mut TcpStream, input: &mut BytesMut) -> Option<Sent> {
+/// Reads a request's head.
+async fn read_head(stream: &mut TcpStream, input: &mut BytesMut) -> Option<Sent> {
     let head = loop {
         if let Some(head) = decode(input, &mut EmptyLines::default()).expect("a request") {
             break head;
@@ -279,42 +377,51 @@ async fn read_request(stream: &mut TcpStream, input: &mut BytesMut) -> Option<Se
         }
     };
     let request = &head.request;
-    let mut sent = Sent {
+    Some(Sent {
         line: format!("{} {} {:?}", request.method, request.uri, request.version),
         fields: sorted(request.fields.iter()),
         framing: head.framing,
-        body: Vec::new(),
-    };
+        body: BytesMut::new(),
+        whole: head.framing == Framing::Ended,
+    })
+}
+
+/// Reads the rest of the request `at` into `log`; `false` when it does not come.
+async fn read_body(log: &Log, at: usize, stream: &mut TcpStream, input: &mut BytesMut) -> bool {
+    let framing = log.sent.borrow()[at].framing;
     let mut chunks = Chunks::default();
     loop {
-        match head.framing {
-            Framing::Ended => break,
-            Framing::Length(length) => {
-                let left = length as usize - sent.body.len();
-                let piece = input.split_to(left.min(input.len()));
-                sent.body.extend_from_slice(&piece);
-                if piece.len() == left {
-                    break;
+        if let Some(sent) = log.sent.borrow_mut().get_mut(at) {
+            match framing {
+                Framing::Ended => sent.whole = true,
+                Framing::Length(length) => {
+                    let left = length as usize - sent.body.len();
+                    let piece = input.split_to(left.min(input.len()));
+                    sent.body.extend_from_slice(&piece);
+                    sent.whole = piece.len() == left;
+                }
+                Framing::Chunked => {
+                    while let Some(piece) = chunks.decode(input).expect("chunks") {
+                        match piece {
+                            Piece::Data(piece) => sent.body.extend_from_slice(&piece),
+                            Piece::End(trailers) => {
+                                assert_eq!(trailers, None);
+                                sent.whole = true;
+                                break;
+                            }
+                        }
+                    }
                 }
             }
-            Framing::Chunked => match chunks.decode(input).expect("chunks") {
-                Some(Piece::Data(piece)) => {
-                    sent.body.extend_from_slice(&piece);
-                    continue;
-                }
-                Some(Piece::End(trailers)) => {
-                    assert_eq!(trailers, None);
-                    break;
-                }
-                None => {}
-            },
+            if sent.whole {
+                assert!(input.is_empty(), "{input:?} behind {sent:?}");
+                return true;
+            }
         }
         if !has_more(stream, input).await {
-            return None;
+            return false;
         }
     }
-    assert!(input.is_empty(), "{input:?} behind {sent:?}");
-    Some(sent)
 }
 
 /// Asks as a worker does. The connection, if it may be used again.
@@ -324,8 +431,7 @@ async fn ask_ours(
 ) -> Result<(Read, Option<Box<Connection>>), String> {
     let deadlines = Rc::new(Deadlines::new(Clock::start()));
     let wait = Rc::new(deadlines.open(deadlines.now(), None));
-    let source = Source::of_kept(asked.pieces.clone());
-    let body = RequestBody::new(source, wait, Timeouts::default());
+    let body = RequestBody::new(asked.source(), wait, Timeouts::default());
     let interims = Interims::default();
     let response = connection.send(&asked.head(), body, Some(&interims)).await;
     let Response { head, mut body } = response.map_err(|failed| failed.fault.to_string())?;
@@ -390,17 +496,33 @@ impl Case<'_> {
 
     async fn answer(&self, mut stream: TcpStream, log: &Log) {
         let mut input = BytesMut::new();
-        for answer in &self.answers {
-            let Some(sent) = read_request(&mut stream, &mut input).await else { return };
+        for (at, (answer, asked)) in self.answers.iter().zip(&self.asked).enumerate() {
+            let Some(sent) = read_head(&mut stream, &mut input).await else { return };
             log.sent.borrow_mut().push(sent);
-            for piece in answer.chunks(self.step.max(answer.len().div_ceil(PIECES_MAX))) {
-                if stream.write_all(piece).await.is_err() {
-                    return;
-                }
-                tokio::task::yield_now().await;
+            let answered = if asked.early {
+                self.write(&mut stream, answer).await
+                    && (self.leaves && !self.goes_on(at)
+                        || read_body(log, at, &mut stream, &mut input).await)
+            } else {
+                read_body(log, at, &mut stream, &mut input).await
+                    && self.write(&mut stream, answer).await
+            };
+            if !answered {
+                return;
             }
             log.written.set(log.written.get() + 1);
         }
+    }
+
+    /// `false` when the client has left.
+    async fn write(&self, stream: &mut TcpStream, answer: &[u8]) -> bool {
+        for piece in answer.chunks(self.step.max(answer.len().div_ceil(PIECES_MAX))) {
+            if stream.write_all(piece).await.is_err() {
+                return false;
+            }
+            tokio::task::yield_now().await;
+        }
+        true
     }
 
     /// Whether there is a request behind this one.
@@ -413,7 +535,8 @@ impl Case<'_> {
         let log = Log::default();
         let asking = async {
             let mut answered = Vec::new();
-            let mut connection = Box::new(Connection::over(Transport::Cleartext(stream)));
+            let mut connection =
+                Box::new(Connection::over(Transport::Cleartext(Socket::new(stream))));
             for (at, asked) in self.asked[..self.answers.len()].iter().enumerate() {
                 match ask_ours(connection, asked).await {
                     Ok((mut read, Some(mut open))) if self.goes_on(at) => {
@@ -437,6 +560,8 @@ impl Case<'_> {
                     }
                 }
             }
+            // Until the endpoint has read what was sent.
+            log.written(answered.len()).await;
             answered
         };
         let answered = tokio::select! {
@@ -471,6 +596,7 @@ impl Case<'_> {
                     break;
                 }
             }
+            log.written(answered.len()).await;
             answered
         };
         let answered = tokio::select! {
@@ -483,7 +609,8 @@ impl Case<'_> {
 
     fn compare(&self, ours: &Answered, theirs: &Answered) {
         for (at, answer) in self.answers.iter().enumerate() {
-            let (text, method) = (answer.escape_ascii(), &self.asked[at].method);
+            let asked = &self.asked[at];
+            let (text, method) = (answer.escape_ascii(), &asked.method);
             match (ours.get(at), theirs.get(at)) {
                 (None, _) | (Some(Err(_)), Some(Err(_)) | None) => return,
                 (Some(Err(fault)), Some(Ok(read))) => {
@@ -494,8 +621,12 @@ impl Case<'_> {
                 (Some(Ok(read)), Some(Ok(same))) => {
                     let mut same = same.clone();
                     same.trailers.retain(|(name, _)| may_be_trailer(&name.parse().unwrap()));
-                    same.reusable &= read.reusable || !may_close(&same);
+                    same.reusable &= read.reusable || !(may_close(&same) || asked.is_early());
                     assert_eq!(*read, same, "{method} {text}");
+                }
+                // Hyper reads nothing once it cannot write.
+                (Some(Ok(_)), Some(Err(error))) if asked.is_early() && !is_about_bytes(error) => {
+                    return;
                 }
                 (Some(Ok(read)), theirs) => {
                     panic!("{method} {text}: {read:?}, but hyper: {theirs:?}");
@@ -503,6 +634,11 @@ impl Case<'_> {
             }
         }
     }
+}
+
+/// Whether hyper's `error` is about what it read, and not about the connection.
+fn is_about_bytes(error: &str) -> bool {
+    ["invalid", "message head"].iter().any(|begin| error.starts_with(begin))
 }
 
 /// Whether Serin may have read that a connection is to be closed where hyper did not, who reads

@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::forward::{Peer, Spoken};
 use crate::proxy::protocol::serve_connection;
+use crate::proxy::socket::Socket;
 use crate::proxy::worker::Visit;
 use crate::snapshot::{Listener, Senders};
 use crate::telemetry::listeners::{DoorCounters, Handshake, Turned};
@@ -95,8 +96,8 @@ enum End {
 
 /// What HTTP is spoken over.
 enum Greeted {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 /// Serves a connection from its first byte.
@@ -171,7 +172,7 @@ async fn greet(
         source = header.map_err(|_| End::Turned(Turned::ProxyProtocol))?.unwrap_or(address);
     }
     let Some(config) = &listener.tls else {
-        return Ok((Greeted::Plain(stream), Peer::cleartext(source)));
+        return Ok((Greeted::Plain(Socket::new(stream)), Peer::cleartext(source)));
     };
     if first_byte(&stream, &deadline).await? != TLS_HANDSHAKE {
         // Whoever is too slow to read it misses it.
@@ -190,8 +191,8 @@ async fn shake_hands(
     stream: TcpStream,
     config: &Arc<ServerConfig>,
     deadline: &Deadline,
-) -> Result<TlsStream<TcpStream>, End> {
-    let shaking = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+) -> Result<TlsStream<Socket>, End> {
+    let shaking = TlsAcceptor::from(Arc::clone(config)).accept(Socket::new(stream));
     match deadline.within(pin!(shaking)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
@@ -204,7 +205,7 @@ async fn shake_hands(
 
 /// Who is at the other end; `None` for a certificate that cannot be read, or that has
 /// expired since its session began: nobody may be taken for nobody.
-fn peer_of(stream: &TlsStream<TcpStream>, source: IpAddr, visit: &Visit) -> Option<Peer> {
+fn peer_of(stream: &TlsStream<Socket>, source: IpAddr, visit: &Visit) -> Option<Peer> {
     let session = stream.get_ref().1;
     let client = match session.peer_certificates().and_then(<[_]>::first) {
         None => None,

@@ -19,6 +19,7 @@ use crate::proxy::forward::Peer;
 use crate::proxy::greeting;
 use crate::proxy::protocol::serve_connection;
 use crate::proxy::room::Room;
+use crate::proxy::socket;
 use crate::proxy::worker::Worker;
 use crate::snapshot::Reader;
 use crate::traffic::outcome::is_local;
@@ -55,10 +56,10 @@ impl Listener {
     /// another process listens there. No more than `clients_max` are served at once.
     pub fn bind(address: SocketAddr, workers: usize, clients_max: Option<u32>) -> io::Result<Self> {
         // Without SO_REUSEPORT first: with it, a second Serin would silently share the port.
-        let probe = socket(address, false)?;
+        let probe = bound(address, false)?;
         let address = probe.local_addr()?;
         drop(probe);
-        let sockets = (0..workers).map(|_| socket(address, true));
+        let sockets = (0..workers).map(|_| bound(address, true));
         Ok(Self { sockets: sockets.collect::<io::Result<_>>()?, room: Room::new(clients_max) })
     }
 
@@ -71,7 +72,7 @@ impl Listener {
     }
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
+fn bound(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
@@ -119,6 +120,7 @@ fn run_worker(mut runtime: Builder, worker: &Rc<Worker>, sockets: Vec<Entrance>,
         }
     };
     runtime.block_on(async {
+        tokio::task::spawn_local(socket::write_late());
         let accepting: Vec<_> = sockets
             .into_iter()
             .enumerate()
@@ -173,7 +175,7 @@ async fn accept(
         let visit = worker.enter(index).holding(place).through(&listener.door);
         if listener.is_plain() {
             let peer = Peer::cleartext(address.ip());
-            tokio::task::spawn_local(serve_connection(stream, visit, peer));
+            tokio::task::spawn_local(serve_connection(socket::Socket::new(stream), visit, peer));
         } else {
             greeting::spawn(stream, address, Arc::clone(listener), visit);
         }

@@ -25,6 +25,7 @@ pub mod reply;
 pub mod response;
 pub mod room;
 pub mod size;
+pub mod socket;
 pub mod tries;
 pub mod upstream;
 pub mod view;

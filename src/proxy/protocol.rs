@@ -14,30 +14,40 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::proxy::deadline::Deadline;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{Peer, Spoken};
+use crate::proxy::socket::Socket;
 use crate::proxy::worker::Visit;
 
 /// A stream with a client on its other end.
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Makes its end one that no client takes for the end of an answer.
     fn make_abrupt(&self);
+
+    /// Writes at once what a [`Socket`] would write later. Others have nothing of that kind.
+    fn settle(&self) {}
 }
 
-impl ClientStream for TcpStream {
+impl ClientStream for Socket {
     fn make_abrupt(&self) {
-        // A socket that cannot be told so is closed already.
-        let _ = self.set_zero_linger();
+        Self::make_abrupt(self);
+    }
+
+    fn settle(&self) {
+        Self::settle(self);
     }
 }
 
-impl ClientStream for TlsStream<TcpStream> {
+impl ClientStream for TlsStream<Socket> {
     fn make_abrupt(&self) {
         self.get_ref().0.make_abrupt();
+    }
+
+    fn settle(&self) {
+        self.get_ref().0.settle();
     }
 }
 

@@ -9,7 +9,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -78,12 +78,12 @@ impl Encryption {
     }
 
     /// Shakes hands with the endpoint at `address` over `stream`.
-    pub async fn connect(
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        stream: TcpStream,
+        stream: S,
         address: IpAddr,
         offer: Offer,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<S>> {
         let config = match offer {
             Offer::Http1 => &self.http1,
             Offer::Http2 => &self.http2,

@@ -213,11 +213,12 @@ async fn an_answer_before_the_end_of_the_question_does_not_mix_with_the_next() {
     assert_eq!(proxy.get("/other").await.expect(200).text(), "model");
 }
 
-/// What Serin may keep of a body that nobody takes: one read.
-const READ_BYTES_MAX: u64 = 128 << 10;
+/// What Serin may keep of a body that nobody takes: what was written and the kernel did not take,
+/// and one read.
+const READ_BYTES_MAX: u64 = (16 + 128) << 10;
 
 /// Of a request, which is read in larger pieces.
-const UPLOAD_BYTES_MAX: u64 = 256 << 10;
+const UPLOAD_BYTES_MAX: u64 = (16 + 256) << 10;
 
 /// Bytes after which a sender gives up: more than the sockets on the way take.
 const SENT_MAX: usize = 256 << 20;

@@ -61,6 +61,8 @@ enum Next {
     Request,
     /// Nothing; the client has got all of its answer.
     Close,
+    /// Nothing: the client left, or is not waited for any longer.
+    Leave,
     /// Nothing; the client must not take what it got for an answer.
     Cut,
 }
@@ -78,6 +80,8 @@ enum Patience {
 enum NoRequest {
     /// The client is gone, or is not waited for any longer.
     Gone,
+    /// It does not take its last answer.
+    Stalled,
     /// Nothing has been asked for a while.
     Resting,
     /// What came is none.
@@ -102,10 +106,12 @@ pub async fn serve<S: ClientStream>(
         let next = match connection.next_head(Patience::Idle).await {
             Ok(head) => Box::pin(connection.serve_many(head)).await,
             Err(NoRequest::Refused(error)) => Box::pin(connection.refuse(&error)).await,
-            Err(NoRequest::Gone | NoRequest::Resting) => return,
+            Err(NoRequest::Gone) => Next::Leave,
+            Err(NoRequest::Stalled | NoRequest::Resting) => return,
         };
         match next {
             Next::Request => {}
+            Next::Leave => return connection.hand_over().await,
             Next::Close => return Box::pin(connection.linger()).await,
             Next::Cut => return,
         }
@@ -124,7 +130,8 @@ impl<S: ClientStream> Connection<S> {
                 Ok(head) => head,
                 Err(NoRequest::Resting) => return Next::Request,
                 Err(NoRequest::Refused(error)) => return self.refuse(&error).await,
-                Err(NoRequest::Gone) => return Next::Cut,
+                Err(NoRequest::Gone) => return Next::Leave,
+                Err(NoRequest::Stalled) => return Next::Cut,
             };
         }
     }
@@ -133,6 +140,8 @@ impl<S: ClientStream> Connection<S> {
     async fn next_head(&self, patience: Patience) -> Result<Head, NoRequest> {
         let worker = self.visit.worker();
         let mut limit = self.head_limit.take();
+        // For the end of the last answer.
+        let mut stall = None::<Deadline>;
         let mut looked_at = 0;
         poll_fn(|cx| {
             loop {
@@ -163,6 +172,11 @@ impl<S: ClientStream> Connection<S> {
                     Poll::Pending if looked_at == 0 => {
                         // What came was an empty line, in pieces: no head has begun.
                         limit = None;
+                        if self.io.poll_flush(cx).is_pending() {
+                            let stalled = self.poll_stall(&mut stall, cx);
+                            return stalled.map(|()| Err(NoRequest::Stalled));
+                        }
+                        stall = None;
                         let goes = self.visit.poll_idle(cx);
                         if self.visit.is_resting() {
                             self.io.shrink();
@@ -242,7 +256,7 @@ impl<S: ClientStream> Connection<S> {
         match self.exchange.refuse(error, Version::HTTP_11, false) {
             Some(response) => match self.reply(response, Wants::NOTHING).await {
                 Next::Request | Next::Close => Next::Close,
-                Next::Cut => Next::Cut,
+                Next::Leave | Next::Cut => Next::Cut,
             },
             None => Next::Cut,
         }
@@ -264,7 +278,8 @@ impl<S: ClientStream> Connection<S> {
         let done = framing == Framing::Ended;
         let trailers = wants.trailers;
         let io = &*self.io;
-        let mut reply = Reply { io, body, framing, trailers, done, over: false, flushes: false };
+        let mut reply =
+            Reply { io, body, framing, trailers, keep_alive, done, over: false, flushes: false };
         let (mut stall, mut ending) = (None::<Deadline>, None::<Deadline>);
         let mut written = 0;
         let whole = poll_fn(|cx| match reply.poll(cx) {
@@ -275,10 +290,7 @@ impl<S: ClientStream> Connection<S> {
                     // It takes its time, but it reads.
                     stall = None;
                 }
-                let limit = stall.get_or_insert_with(|| {
-                    worker.deadlines.open(worker.clock.now(), Some(WRITE_STALL_MAX))
-                });
-                let stalled = limit.poll(cx).map(drop);
+                let stalled = self.poll_stall(&mut stall, cx);
                 let late = if stalled.is_ready() { stalled } else { reply.body.poll_late(cx) };
                 late.map(|()| false)
             }
@@ -315,6 +327,24 @@ impl<S: ClientStream> Connection<S> {
         }
     }
 
+    /// Waits until the kernel has all of the last answer.
+    async fn hand_over(&self) {
+        self.io.stream().borrow().settle();
+        let mut stall = None::<Deadline>;
+        poll_fn(|cx| match self.io.poll_flush(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.poll_stall(&mut stall, cx),
+        })
+        .await;
+    }
+
+    /// Ready when a client has taken nothing for too long, from the first call on.
+    fn poll_stall(&self, stall: &mut Option<Deadline>, cx: &mut Context<'_>) -> Poll<()> {
+        let worker = self.visit.worker();
+        let open = || worker.deadlines.open(worker.clock.now(), Some(WRITE_STALL_MAX));
+        stall.get_or_insert_with(open).poll(cx).map(drop)
+    }
+
     /// Closes our direction, and reads over what the client still sends.
     async fn linger(&self) {
         let worker = self.visit.worker();
@@ -346,6 +376,8 @@ struct Reply<'c, S> {
     body: ResponseBody,
     framing: Framing,
     trailers: bool,
+    /// The connection stays.
+    keep_alive: bool,
     /// The client has got all that its framing tells, or will when it is written.
     done: bool,
     /// The body has ended.
@@ -382,7 +414,12 @@ impl<S: ClientStream> Reply<'_, S> {
                 return Poll::Ready(false);
             }
             if broken || self.over || waits {
-                let flushed = self.io.poll_flush(cx);
+                let mut flushed = self.io.poll_flush(cx);
+                if !waits && flushed.is_ready() && !(self.keep_alive && self.io.is_end_stream()) {
+                    // Nobody would wait later for what the client does not take now.
+                    self.io.stream().borrow().settle();
+                    flushed = self.io.poll_flush(cx);
+                }
                 self.flushes = flushed.is_pending();
                 match flushed {
                     Poll::Ready(Err(_)) => return Poll::Ready(false),

@@ -211,14 +211,8 @@ impl Connection {
     fn into_tunnel(self: Box<Self>, mut upload: Upload) -> Body {
         upload.framing = UploadFraming::Tunnel;
         upload.body.open_tunnel();
-        let framing = Framing::UntilClose;
-        Body {
-            connection: self,
-            framing,
-            upload: Some(Box::new(upload)),
-            keep_alive: false,
-            client_gone: false,
-        }
+        let (framing, upload) = (Framing::UntilClose, Some(Box::new(upload)));
+        Body { connection: self, framing, upload, keep_alive: false, client_gone: false }
     }
 
     /// The next head, when it is whole.
@@ -402,8 +396,14 @@ impl Body {
         self.connection.read_bytes = self.connection.read_bytes.min(SMALL_READ_BYTES_MAX);
     }
 
-    /// Sends on what is left of the request.
+    /// Sends on what is left of the request. To be called while nothing is read.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        self.upload(cx);
+        // What the kernel did not take at once. An error shows when it is read on.
+        let _ = Pin::new(&mut self.connection.stream).poll_flush(cx);
+    }
+
+    fn upload(&mut self, cx: &mut Context<'_>) {
         if let Some(upload) = &mut self.upload
             && let Poll::Ready(sent) = upload.poll(&mut self.connection, cx)
         {
@@ -419,7 +419,7 @@ impl Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         // A response may begin before the request has ended.
-        self.poll_upload(cx);
+        self.upload(cx);
         if std::mem::take(&mut self.client_gone) {
             self.framing = Framing::Ended;
             return Poll::Ready(Some(Err(Fault::ClientGone)));

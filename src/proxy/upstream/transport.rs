@@ -11,23 +11,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::socket::Socket;
+
 /// A connection to an endpoint, before HTTP.
 ///
 /// An enum and not a trait object: the usual kind costs one predictable branch.
 #[derive(Debug)]
 pub enum Transport {
     /// Without encryption.
-    Cleartext(TcpStream),
+    Cleartext(Socket),
     /// TLS.
-    Encrypted(Box<TlsStream<TcpStream>>),
+    Encrypted(Box<TlsStream<Socket>>),
 }
 
 impl Transport {
     /// Dials `address`.
-    pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    pub async fn dial(address: SocketAddr) -> io::Result<Socket> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(Socket::new(stream))
     }
 
     /// Whether others can read along.
@@ -50,16 +52,16 @@ impl Transport {
     /// Asks the kernel only when it has told of news.
     pub fn is_quiet(&mut self) -> bool {
         match self {
+            // The endpoint has not taken all of the last request.
+            Self::Cleartext(socket) if !socket.is_settled() => false,
+            Self::Encrypted(stream) if !stream.get_ref().0.is_settled() => false,
             // What comes may be for TLS alone, such as a ticket for the next session.
             Self::Encrypted(stream) => {
                 let mut byte = [0];
                 let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
             }
-            Self::Cleartext(stream) => match stream.try_read(&mut [0]) {
-                Ok(_) => false,
-                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            },
+            Self::Cleartext(socket) => socket.is_silent(),
         }
     }
 }

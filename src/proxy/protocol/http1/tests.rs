@@ -3,12 +3,14 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::*;
 use crate::clock::Clock;
 use crate::proxy::forward::Peer;
 use crate::proxy::protocol::serve_connection;
+use crate::proxy::socket::{Socket, write_late};
 use crate::proxy::worker::Worker;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::telemetry::counts::{Leg, LegKey};
@@ -17,6 +19,25 @@ use crate::units::Tick;
 
 impl ClientStream for DuplexStream {
     fn make_abrupt(&self) {}
+}
+
+/// Of a proxy without rules.
+fn worker() -> (Publisher, Rc<Worker>) {
+    let key = LegKey { route: "-".into(), rule: "-".into(), backend: "-".into() };
+    let publisher = Publisher::new(Snapshot {
+        generation: 1,
+        table: Table::new(Vec::new()),
+        rules: Vec::new(),
+        backends: Vec::new(),
+        listeners: Vec::new(),
+        trusted_proxies: None,
+        unrouted: Arc::new(Leg::new(key, 1)),
+        response_headers: false,
+        replay_body_bytes_max: 0,
+        telling: None,
+    });
+    let worker = Worker::new(0, Clock::start(), publisher.reader());
+    (publisher, worker)
 }
 
 /// Lets `client` talk to a proxy without rules, which answers 404, in virtual time.
@@ -34,20 +55,7 @@ fn talk_over<S: ClientStream, F: Future>(
         .start_paused(true)
         .build_local(LocalOptions::default());
     runtime.unwrap().block_on(async {
-        let key = LegKey { route: "-".into(), rule: "-".into(), backend: "-".into() };
-        let publisher = Publisher::new(Snapshot {
-            generation: 1,
-            table: Table::new(Vec::new()),
-            rules: Vec::new(),
-            backends: Vec::new(),
-            listeners: Vec::new(),
-            trusted_proxies: None,
-            unrouted: Arc::new(Leg::new(key, 1)),
-            response_headers: false,
-            replay_body_bytes_max: 0,
-            telling: None,
-        });
-        let worker = Worker::new(0, Clock::start(), publisher.reader());
+        let (_publisher, worker) = worker();
         // Less than an answer.
         let (near, far) = duplex(64);
         let peer = Peer::cleartext([127, 0, 0, 1].into());
@@ -267,5 +275,80 @@ fn a_client_whose_answer_is_stuck_below_us_is_cut_as_well() {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         assert_eq!(rest(&mut stream).await, "");
         assert!((60..=62).contains(&secs(began, worker.clock.now())), "{:?}", worker.clock.now());
+    });
+}
+
+/// Both ends of a connection of which the kernel keeps little.
+async fn narrow() -> (Socket, TcpStream) {
+    let socket = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_recv_buffer_size(4 << 10)?;
+        socket.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>(std::net::TcpStream::from(socket))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpSocket::from_std_stream(socket().unwrap());
+    let near = near.connect(listener.local_addr().unwrap()).await.unwrap();
+    let far = listener.accept().await.unwrap().0;
+    socket2::SockRef::from(&far).set_send_buffer_size(1).unwrap();
+    (Socket::new(far), near)
+}
+
+/// Of `text`, how many answers there are, all of them whole.
+fn whole_answers(text: &str) -> usize {
+    let mut rest = text;
+    let mut answers = 0;
+    while let Some((head, behind)) = rest.split_once("\r\n\r\n") {
+        assert!(head.starts_with("HTTP/1.1 404 "), "{head:?}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        rest = behind.get(length.parse().unwrap()..).expect("a whole answer");
+        answers += 1;
+    }
+    assert_eq!(rest, "", "behind {answers} answers");
+    answers
+}
+
+#[test]
+fn answers_that_the_kernel_has_not_taken_are_whole_when_the_worker_drains() {
+    reads_late(&async |worker, _| worker.drain());
+}
+
+#[test]
+fn answers_that_the_kernel_has_not_taken_are_whole_when_the_client_says_no_more() {
+    reads_late(&async |_, near| near.shutdown().await.unwrap());
+}
+
+/// Clients that have asked much `end` it, and read then.
+fn reads_late(end: &impl AsyncFn(&Worker, &mut TcpStream)) {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    runtime.unwrap().block_on(async {
+        tokio::task::spawn_local(write_late());
+        let mut seen = std::collections::BTreeSet::new();
+        // Somewhere between them the kernel has no room for the last one.
+        for asked in 1..=200 {
+            let (_publisher, worker) = worker();
+            let (far, mut near) = narrow().await;
+            let peer = Peer::cleartext([127, 0, 0, 1].into());
+            let served = tokio::task::spawn_local(serve_connection(far, worker.enter(0), peer));
+            let limits = Rc::clone(&worker);
+            let limits = tokio::task::spawn_local(async move { limits.run().await });
+            for _ in 0..asked {
+                near.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+            }
+            if asked % 2 == 0 {
+                // Until all that can be served is.
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            end(&worker, &mut near).await;
+            let mut text = String::new();
+            near.read_to_string(&mut text).await.unwrap();
+            seen.insert(asked - whole_answers(&text));
+            drop(near);
+            served.await.unwrap();
+            limits.abort();
+        }
+        assert!(seen.contains(&0), "{seen:?}");
     });
 }
