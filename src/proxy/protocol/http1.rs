@@ -121,6 +121,7 @@ pub async fn serve<S: ClientStream>(
 impl<S: ClientStream> Connection<S> {
     /// Serves `head` and what follows it, until the connection rests or ends.
     async fn serve_many(&self, mut head: Head) -> Next {
+        let _room = self.visit.worker().room();
         loop {
             match self.serve_one(head).await {
                 Next::Request => {}
@@ -178,9 +179,10 @@ impl<S: ClientStream> Connection<S> {
                         }
                         stall = None;
                         let goes = self.visit.poll_idle(cx);
-                        if self.visit.is_resting() {
+                        let busy = patience == Patience::Busy;
+                        if self.visit.is_resting() || (busy && !worker.has_rooms()) {
                             self.io.shrink();
-                            if goes.is_pending() && patience == Patience::Busy {
+                            if goes.is_pending() && busy {
                                 return Poll::Ready(Err(NoRequest::Resting));
                             }
                         }
