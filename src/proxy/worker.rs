@@ -45,7 +45,7 @@ const SCRATCH_BYTES: usize = 16 << 10;
 
 /// Connections that keep the memory that serving takes, some KiB, between two requests. When full,
 /// others let go of it after each, which costs them a few percent.
-const ROOMS_MAX: usize = 1024;
+pub const ROOMS_MAX: usize = 1024;
 
 /// What every connection of one thread shares.
 #[derive(Debug)]
@@ -257,9 +257,9 @@ impl Worker {
         Room(Rc::clone(self))
     }
 
-    /// Whether it may keep it until its next request.
-    pub fn has_rooms(&self) -> bool {
-        self.rooms.get() <= ROOMS_MAX
+    /// How many of those there are.
+    pub fn rooms(&self) -> usize {
+        self.rooms.get()
     }
 
     /// Whether connections are to end.

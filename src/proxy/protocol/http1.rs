@@ -28,7 +28,7 @@ use crate::proxy::protocol::http1::answer::{Framing, Wants};
 use crate::proxy::protocol::http1::head::{EmptyLines, Head};
 use crate::proxy::protocol::http1::io::Io;
 use crate::proxy::response::ResponseBody;
-use crate::proxy::worker::Visit;
+use crate::proxy::worker::{ROOMS_MAX, Visit};
 use crate::traffic::message::{Request, Response};
 
 /// A client that reads nothing of its answer for so long is cut.
@@ -180,7 +180,7 @@ impl<S: ClientStream> Connection<S> {
                         stall = None;
                         let goes = self.visit.poll_idle(cx);
                         let busy = patience == Patience::Busy;
-                        if self.visit.is_resting() || (busy && !worker.has_rooms()) {
+                        if self.visit.is_resting() || (busy && worker.rooms() > ROOMS_MAX) {
                             self.io.shrink();
                             if goes.is_pending() && busy {
                                 return Poll::Ready(Err(NoRequest::Resting));
