@@ -72,10 +72,12 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
             self.is_unflushed = true;
         }
         self.lend_on();
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if self.is_unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            ready!(flushed)?;
             self.is_unflushed = false;
         }
+        // Else what counts as written may not be with the kernel yet; a failure shows elsewhere.
         Poll::Ready(Ok(()))
     }
 
@@ -349,5 +351,17 @@ mod tests {
             send(&sending);
             prop_assert!(sending.0.borrow().stream.got == expected);
         }
+    }
+
+    #[test]
+    fn whether_the_peer_takes_what_was_written_is_asked_at_each_turn() {
+        let (mut gathering, sending) = taker(vec![100]);
+        assert!(write(&mut gathering, b"frame").is_ready());
+        let mut cx = Context::from_waker(Waker::noop());
+        sending.send(&mut cx);
+        assert_eq!(sending.0.borrow().stream.flushed, 5);
+        sending.0.borrow_mut().stream.stuck = 1;
+        sending.send(&mut cx);
+        assert_eq!(sending.0.borrow().stream.stuck, 0);
     }
 }

@@ -173,12 +173,22 @@ impl<S: ClientStream> Connection<S> {
                     Poll::Pending if looked_at == 0 => {
                         // What came was an empty line, in pieces: no head has begun.
                         limit = None;
-                        if self.io.poll_flush(cx).is_pending() {
+                        let mut goes = Poll::Pending;
+                        let mut flushed = self.io.poll_flush(cx);
+                        if flushed.is_ready() {
+                            goes = self.visit.poll_idle(cx);
+                        }
+                        if goes.is_ready() {
+                            self.io.stream().borrow().settle();
+                            flushed = self.io.poll_flush(cx);
+                        }
+                        if flushed.is_pending() {
+                            // It has not taken its last answer: it is not idle yet.
+                            self.visit.busy();
                             let stalled = self.poll_stall(&mut stall, cx);
                             return stalled.map(|()| Err(NoRequest::Stalled));
                         }
                         stall = None;
-                        let goes = self.visit.poll_idle(cx);
                         let busy = patience == Patience::Busy;
                         if self.visit.is_resting() || (busy && worker.rooms() > ROOMS_MAX) {
                             self.io.shrink();
@@ -217,7 +227,7 @@ impl<S: ClientStream> Connection<S> {
         };
         match self.answer(Request { head: request, body: incoming }, wants).await {
             Some(response) => self.reply(response, wants).await,
-            None => Next::Cut,
+            None => Next::Leave,
         }
     }
 
@@ -280,8 +290,9 @@ impl<S: ClientStream> Connection<S> {
         let done = framing == Framing::Ended;
         let trailers = wants.trailers;
         let io = &*self.io;
+        let (over, flushes, left) = (false, false, false);
         let mut reply =
-            Reply { io, body, framing, trailers, keep_alive, done, over: false, flushes: false };
+            Reply { io, body, framing, trailers, keep_alive, done, over, flushes, left };
         let (mut stall, mut ending) = (None::<Deadline>, None::<Deadline>);
         let mut written = 0;
         let whole = poll_fn(|cx| match reply.poll(cx) {
@@ -325,6 +336,7 @@ impl<S: ClientStream> Connection<S> {
                 self.io.stream().borrow().make_abrupt();
                 Next::Cut
             }
+            (false, _) if reply.left => Next::Leave,
             (false, _) => Next::Cut,
         }
     }
@@ -372,7 +384,7 @@ impl<S: ClientStream> Connection<S> {
 }
 
 /// A response whose head waits to be written, and its body behind it.
-#[expect(clippy::struct_excessive_bools, reason = "where a response is, in four respects")]
+#[expect(clippy::struct_excessive_bools, reason = "where a response is, in several respects")]
 struct Reply<'c, S> {
     io: &'c Io<S>,
     body: ResponseBody,
@@ -386,6 +398,8 @@ struct Reply<'c, S> {
     over: bool,
     /// What was written is not with the client yet.
     flushes: bool,
+    /// The client has left, and has all that its framing tells, or will when it is written.
+    left: bool,
 }
 
 impl<S: ClientStream> Reply<'_, S> {
@@ -429,7 +443,9 @@ impl<S: ClientStream> Reply<'_, S> {
                     Poll::Pending if !waits => return Poll::Pending,
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
-                return self.io.poll_gone(cx).map(|()| false);
+                ready!(self.io.poll_gone(cx));
+                self.left = self.done;
+                return Poll::Ready(false);
             }
         }
     }

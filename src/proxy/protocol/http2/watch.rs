@@ -277,8 +277,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         polled.map_ok(|_| ())
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, watch, .. } = self.get_mut();
+        let polled = Pin::new(stream).poll_shutdown(cx).map_ok(|()| 0);
+        watch.wrote(&polled);
+        polled.map_ok(|_| ())
     }
 }
 
