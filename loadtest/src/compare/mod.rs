@@ -349,9 +349,22 @@ fn fresh(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(own)
 }
 
+/// Ports below those that the kernel gives to whoever connects: one that is free now is free a
+/// moment later, when a child listens on it.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// Binds a port for a moment to learn of one that is free.
 fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let port = fastrand::u16(PORTS);
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) if tried == 100 => return Err(error),
+            Err(_) => {}
+        }
+    }
 }
 
 /// A folder for rendered configs and logs, removed when dropped.
