@@ -16,9 +16,11 @@ pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+/// What the client can take.
+pub const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
+/// Asks for an echo.
+pub const PING: u8 = 6;
 /// A kind of frames (section 6.8).
 pub const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
@@ -28,12 +30,14 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 /// A flag of HEADERS and CONTINUATION: the fields are whole.
 pub const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
+/// Of SETTINGS and PING: an echo.
+pub const ACK: u8 = 1;
 
 const PADDED: u8 = 8;
 const RANKED: u8 = 0x20;
 
-const HEAD_BYTES: usize = 9;
+/// What each frame begins with (RFC 9113, section 4.1).
+pub const HEAD_BYTES: usize = 9;
 const SETTING_BYTES: usize = 6;
 
 /// Of a block of fields, what is kept in case it cannot be read.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
 use crate::proxy::protocol::http2::frames::{
-    CONTINUATION, DATA, END_STREAM, Frame, Frames, GOAWAY, HEADERS,
+    ACK, CONTINUATION, DATA, END_STREAM, Frame, Frames, GOAWAY, HEAD_BYTES, HEADERS, PING, SETTINGS,
 };
 use crate::proxy::protocol::http2::packing::has_bad_field;
 use crate::units::Tick;
@@ -46,6 +46,8 @@ pub struct Watch {
     clock: Clock,
     credit: Cell<u32>,
     credited: Cell<Tick>,
+    /// Bytes that are to be written because the client asked for nothing else: they earn nothing.
+    echoes: Cell<usize>,
     /// Why the connection has to end.
     verdict: Cell<Option<Reason>>,
     /// When the head that is not whole yet began.
@@ -65,6 +67,7 @@ impl Watch {
             clock,
             credit: Cell::new(CREDIT_MAX),
             credited: Cell::new(clock.now()),
+            echoes: Cell::new(0),
             verdict: Cell::new(None),
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
@@ -154,13 +157,20 @@ impl Watch {
             CONTINUATION if frame.length > 0 => {}
             _ => self.spend(1),
         }
+        if matches!(frame.kind, PING | SETTINGS) && frame.flags & ACK == 0 {
+            let echo = HEAD_BYTES + if frame.kind == PING { 8 } else { 0 };
+            self.echoes.set(self.echoes.get() + echo);
+        }
     }
 
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         match polled {
             Poll::Ready(Ok(bytes)) => {
                 self.blocked_since.set(None);
-                self.earn(u32::try_from(bytes / BYTES_PER_CREDIT).unwrap_or(CREDIT_MAX));
+                let echoes = self.echoes.get().min(*bytes);
+                self.echoes.set(self.echoes.get() - echoes);
+                let earned = (bytes - echoes) / BYTES_PER_CREDIT;
+                self.earn(u32::try_from(earned).unwrap_or(CREDIT_MAX));
             }
             Poll::Pending if self.blocked_since.get().is_none() => {
                 self.blocked_since.set(Some(self.clock.now()));
@@ -290,23 +300,40 @@ mod tests {
     use super::*;
     use crate::proxy::protocol::http2::frames::END_HEADERS;
 
-    const PING: Frame = Frame { kind: 6, flags: 0, stream: 0, length: 8 };
+    const PING_ASKED: Frame = Frame { kind: PING, flags: 0, stream: 0, length: 8 };
 
     #[test]
     fn who_asks_for_nothing_but_work_runs_out_of_credit() {
         let watch = Watch::new(Clock::start());
         for _ in 0..CREDIT_MAX {
-            watch.pay_for(PING);
+            watch.pay_for(PING_ASKED);
         }
         assert_eq!(watch.verdict(), None);
         watch.begin();
         watch.end(true);
-        watch.pay_for(PING);
+        watch.pay_for(PING_ASKED);
         assert_eq!(watch.verdict(), None);
         for _ in 0..CREDIT_MAX {
-            watch.pay_for(PING);
+            watch.pay_for(PING_ASKED);
         }
         assert_eq!(watch.verdict(), Some(Reason::ENHANCE_YOUR_CALM));
+    }
+
+    #[test]
+    fn who_waits_for_each_echo_of_its_pings_earns_nothing_by_them() {
+        let watch = Watch::new(Clock::start());
+        let settings = Frame { kind: SETTINGS, flags: 0, stream: 0, length: 6 };
+        let mut asked = 0;
+        while watch.verdict().is_none() && asked < 2 * CREDIT_MAX {
+            let (frame, echo) = if asked % 2 == 0 { (PING_ASKED, 17) } else { (settings, 9) };
+            watch.pay_for(frame);
+            watch.wrote(&Poll::Ready(Ok(echo)));
+            asked += 1;
+        }
+        // Some are free in the time that this takes.
+        assert!(asked < 2 * CREDIT_MAX, "never cut");
+        watch.wrote(&Poll::Ready(Ok(800)));
+        assert_eq!(watch.credit.get(), 100);
     }
 
     #[test]
