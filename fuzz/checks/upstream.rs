@@ -1,37 +1,32 @@
 //! The HTTP/1.1 client towards endpoints beside hyper's: the same questions to an endpoint that
 //! answers both the same bytes.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::convert::Infallible;
+#[path = "upstream/asked.rs"]
+mod asked;
+#[path = "upstream/endpoint.rs"]
+mod endpoint;
+
 use std::future::{pending, poll_fn};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Version};
-use http_body::{Body, Frame, SizeHint};
+use asked::{Asked, Pieces};
+use endpoint::{Log, Sent, connected};
+use http::{HeaderMap, Method, Version};
+use http_body::Body;
 use hyper_util::rt::TokioIo;
 use serin::clock::Clock;
-use serin::proxy::body::{RequestBody, Source};
+use serin::proxy::body::RequestBody;
 use serin::proxy::deadline::Deadlines;
-use serin::proxy::http1::chunked::{Chunks, Piece, may_be_trailer};
+use serin::proxy::http1::chunked::may_be_trailer;
 use serin::proxy::http1::fields::FIELDS_MAX;
-use serin::proxy::incoming::{Inbound, Incoming, Unfinished};
 use serin::proxy::interim::Interims;
-use serin::proxy::protocol::http1::head::{EmptyLines, Framing, decode};
 use serin::proxy::socket::{Socket, write_late};
 use serin::proxy::upstream::http1::Connection;
 use serin::proxy::upstream::transport::Transport;
-use serin::traffic::fields::Known;
-use serin::traffic::message::{RequestHead, Response};
+use serin::traffic::message::Response;
 use serin::traffic::retry::Timeouts;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,15 +35,6 @@ const BETWEEN: &[u8] = b"\0\0";
 
 /// Requests on one connection.
 const ASKED_MAX: usize = 3;
-
-/// Writes for one answer: each is a turn of both sides.
-const PIECES_MAX: usize = 48;
-
-/// Turns in which a client learns what else came.
-const TURNS: u32 = 4;
-
-/// Turns that an endpoint waits for a client, which takes a few of them to ask again.
-const QUIET_MAX: u32 = 8 * TURNS;
 
 /// Whatever an endpoint answers, what is taken for a response is one for hyper too, and both
 /// read the same in it: status, version, fields, body, trailers, what came before, and whether
@@ -128,158 +114,6 @@ struct Case<'a> {
     answers: Vec<&'a [u8]>,
 }
 
-/// A request.
-struct Asked {
-    method: Method,
-    pieces: Vec<Bytes>,
-    chunked: bool,
-    /// Between two pieces the client takes its time.
-    slow: bool,
-    /// It is answered when its head is there.
-    early: bool,
-}
-
-impl Asked {
-    /// The lowest bits tell the method and the framing, the next the pieces of the body, the
-    /// others in which order all is done, and how large the pieces are.
-    fn of(byte: u8) -> Self {
-        let method = match byte % 4 {
-            0 => Method::GET,
-            1 => Method::HEAD,
-            _ => Method::POST,
-        };
-        let pieces = if byte % 4 < 2 { 0 } else { usize::from(byte >> 2) % 8 };
-        let bytes = if byte & 0x80 == 0 { 7 } else { 1 << 10 };
-        let pieces = vec![Bytes::from(vec![b'b'; bytes]); pieces];
-        let (slow, early) = (byte & 0x20 != 0, byte & 0x40 != 0);
-        Self { method, pieces, chunked: byte % 4 == 3, slow, early }
-    }
-
-    /// Whether its answer may come before its end.
-    fn is_early(&self) -> bool {
-        self.early && (self.chunked || !self.pieces.is_empty())
-    }
-
-    fn length(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
-    }
-
-    fn head(&self) -> RequestHead {
-        let mut head = RequestHead::new(self.method.clone(), http::Uri::from_static("/v1?x=1"));
-        head.fields.insert(Known::Host, "h");
-        if self.chunked {
-            head.fields.insert(Known::TransferEncoding, "chunked");
-        } else if self.method == Method::POST {
-            head.fields.insert_number(Known::ContentLength, self.length() as u64);
-        }
-        head
-    }
-
-    fn rest(&self) -> Rest {
-        Rest { pieces: self.pieces.clone().into(), slow: self.slow, waited: false }
-    }
-
-    fn source(&self) -> Rc<Source> {
-        if !self.slow {
-            return Source::of_kept(self.pieces.clone());
-        }
-        Source::new(Incoming::Http1(Rc::new(Slow(RefCell::new(self.rest())))))
-    }
-
-    fn to_hyper(&self) -> Request<Pieces> {
-        let head = self.head();
-        let exact = (!self.chunked).then(|| self.length() as u64);
-        let mut request = Request::new(Pieces { rest: self.rest(), exact });
-        (*request.method_mut(), *request.uri_mut()) = (head.method, head.uri);
-        *request.headers_mut() = head.fields.to_map();
-        request
-    }
-}
-
-/// Pieces that have not been asked for.
-#[derive(Debug)]
-struct Rest {
-    pieces: VecDeque<Bytes>,
-    slow: bool,
-    waited: bool,
-}
-
-impl Rest {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        if self.slow && !self.pieces.is_empty() {
-            self.waited = !self.waited;
-            if self.waited {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(self.pieces.pop_front().map(Frame::data))
-    }
-}
-
-/// A body for hyper.
-struct Pieces {
-    rest: Rest,
-    exact: Option<u64>,
-}
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.rest.poll(cx).map(|frame| frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.pieces.is_empty() && self.exact.is_some()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.exact.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-/// A body for Serin that comes from a client.
-#[derive(Debug)]
-struct Slow(RefCell<Rest>);
-
-impl Inbound for Slow {
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
-        self.0.borrow_mut().poll(cx).map(|frame| frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.borrow().pieces.is_empty()
-    }
-
-    fn open_tunnel(&self) {}
-}
-
-/// A request as the endpoint read it.
-#[derive(Debug, PartialEq)]
-struct Sent {
-    line: String,
-    fields: Vec<Field>,
-    framing: Framing,
-    body: BytesMut,
-    /// It has come to its end.
-    whole: bool,
-}
-
-impl Sent {
-    /// Whether one of them is the beginning of the other.
-    fn agrees(&self, other: &Self) -> bool {
-        let head = |sent: &Self| (sent.line.clone(), sent.fields.clone(), sent.framing);
-        let bodies = (&self.body, &other.body);
-        head(self) == head(other)
-            && (bodies.0.starts_with(bodies.1) || bodies.1.starts_with(bodies.0))
-    }
-}
-
 /// A response as a client read it.
 #[derive(Clone, Debug, PartialEq)]
 struct Read {
@@ -319,109 +153,6 @@ fn part_length(mut fields: Vec<Field>) -> (Vec<Field>, Option<u64>) {
     let length = length.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
     fields.retain(|(name, _)| name != "content-length");
     (fields, length)
-}
-
-/// What an endpoint has done.
-#[derive(Default)]
-struct Log {
-    sent: RefCell<Vec<Sent>>,
-    /// Answers that it has written whole.
-    written: Cell<usize>,
-}
-
-impl Log {
-    /// Until `answers` are written, and until who reads them has seen all of it.
-    async fn written(&self, answers: usize) {
-        while self.written.get() < answers {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..TURNS {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// Both sides of a connection.
-fn connected() -> (TcpStream, TcpStream) {
-    let (one, other) = UnixStream::pair().expect("two sockets");
-    let of_runtime = |stream: UnixStream| {
-        stream.set_nonblocking(true).expect("a socket that does not block");
-        // A stream of bytes like any other.
-        let stream = std::net::TcpStream::from(OwnedFd::from(stream));
-        TcpStream::from_std(stream).expect("a socket of the runtime")
-    };
-    (of_runtime(one), of_runtime(other))
-}
-
-/// Reads on. `false` is that the other side has left, or waits for this one: an answer may end
-/// with its connection.
-async fn has_more(stream: &mut TcpStream, input: &mut BytesMut) -> bool {
-    for _ in 0..QUIET_MAX {
-        tokio::select! {
-            biased;
-            read = stream.read_buf(input) => return read.unwrap_or(0) > 0,
-            () = tokio::task::yield_now() => {}
-        }
-    }
-    false
-}
-
-/// Reads a request's head.
-async fn read_head(stream: &mut TcpStream, input: &mut BytesMut) -> Option<Sent> {
-    let head = loop {
-        if let Some(head) = decode(input, &mut EmptyLines::default()).expect("a request") {
-            break head;
-        }
-        if !has_more(stream, input).await {
-            return None;
-        }
-    };
-    let request = &head.request;
-    Some(Sent {
-        line: format!("{} {} {:?}", request.method, request.uri, request.version),
-        fields: sorted(request.fields.iter()),
-        framing: head.framing,
-        body: BytesMut::new(),
-        whole: head.framing == Framing::Ended,
-    })
-}
-
-/// Reads the rest of the request `at` into `log`; `false` when it does not come.
-async fn read_body(log: &Log, at: usize, stream: &mut TcpStream, input: &mut BytesMut) -> bool {
-    let framing = log.sent.borrow()[at].framing;
-    let mut chunks = Chunks::default();
-    loop {
-        if let Some(sent) = log.sent.borrow_mut().get_mut(at) {
-            match framing {
-                Framing::Ended => sent.whole = true,
-                Framing::Length(length) => {
-                    let left = length as usize - sent.body.len();
-                    let piece = input.split_to(left.min(input.len()));
-                    sent.body.extend_from_slice(&piece);
-                    sent.whole = piece.len() == left;
-                }
-                Framing::Chunked => {
-                    while let Some(piece) = chunks.decode(input).expect("chunks") {
-                        match piece {
-                            Piece::Data(piece) => sent.body.extend_from_slice(&piece),
-                            Piece::End(trailers) => {
-                                assert_eq!(trailers, None);
-                                sent.whole = true;
-                                break;
-                            }
-                        }
-                    }
-                }
-            }
-            if sent.whole {
-                assert!(input.is_empty(), "{input:?} behind {sent:?}");
-                return true;
-            }
-        }
-        if !has_more(stream, input).await {
-            return false;
-        }
-    }
 }
 
 /// Asks as a worker does. The connection, if it may be used again.
@@ -486,45 +217,6 @@ async fn ask_hyper(
 }
 
 impl Case<'_> {
-    /// Answers until there is no answer left, or the client has left, and closes the connection.
-    async fn serve(&self, stream: TcpStream, log: &Log) {
-        self.answer(stream, log).await;
-        // Nobody waits for what does not come.
-        log.written.set(ASKED_MAX);
-        pending::<()>().await;
-    }
-
-    async fn answer(&self, mut stream: TcpStream, log: &Log) {
-        let mut input = BytesMut::new();
-        for (at, (answer, asked)) in self.answers.iter().zip(&self.asked).enumerate() {
-            let Some(sent) = read_head(&mut stream, &mut input).await else { return };
-            log.sent.borrow_mut().push(sent);
-            let answered = if asked.early {
-                self.write(&mut stream, answer).await
-                    && (self.leaves && !self.goes_on(at)
-                        || read_body(log, at, &mut stream, &mut input).await)
-            } else {
-                read_body(log, at, &mut stream, &mut input).await
-                    && self.write(&mut stream, answer).await
-            };
-            if !answered {
-                return;
-            }
-            log.written.set(log.written.get() + 1);
-        }
-    }
-
-    /// `false` when the client has left.
-    async fn write(&self, stream: &mut TcpStream, answer: &[u8]) -> bool {
-        for piece in answer.chunks(self.step.max(answer.len().div_ceil(PIECES_MAX))) {
-            if stream.write_all(piece).await.is_err() {
-                return false;
-            }
-            tokio::task::yield_now().await;
-        }
-        true
-    }
-
     /// Whether there is a request behind this one.
     fn goes_on(&self, at: usize) -> bool {
         at + 1 < self.answers.len()

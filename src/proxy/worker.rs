@@ -45,7 +45,7 @@ const SCRATCH_BYTES: usize = 16 << 10;
 
 /// Connections that keep the memory that serving takes, some KiB, between two requests. When full,
 /// others let go of it after each, which costs them a few percent.
-pub const ROOMS_MAX: usize = 1024;
+pub const KEEPERS_MAX: usize = 1024;
 
 /// What every connection of one thread shares.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub struct Worker {
     /// Where connections without a buffer of their own are read into.
     pub scratch: RefCell<Box<[u8]>>,
     /// Connections that keep the memory that serving takes.
-    rooms: Cell<usize>,
+    keepers: Cell<usize>,
     /// The date, and the second since the start at which it was made.
     date: RefCell<(u64, [u8; 29])>,
 }
@@ -146,7 +146,7 @@ impl Worker {
             connection_ended: Notify::new(),
             places: Cell::new(CONNECTIONS_MAX),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
-            rooms: Cell::new(0),
+            keepers: Cell::new(0),
             date: RefCell::new((u64::MAX, [0; 29])),
         })
     }
@@ -252,14 +252,14 @@ impl Worker {
     }
 
     /// Counts a connection among those that keep the memory that serving takes, until dropped.
-    pub fn room(self: &Rc<Self>) -> impl Drop + use<> {
-        self.rooms.set(self.rooms.get() + 1);
-        Room(Rc::clone(self))
+    pub fn keeper(self: &Rc<Self>) -> impl Drop + use<> {
+        self.keepers.set(self.keepers.get() + 1);
+        Keeper(Rc::clone(self))
     }
 
     /// How many of those there are.
-    pub fn rooms(&self) -> usize {
-        self.rooms.get()
+    pub fn keepers(&self) -> usize {
+        self.keepers.get()
     }
 
     /// Whether connections are to end.
@@ -418,11 +418,11 @@ impl Seat {
     }
 }
 
-struct Room(Rc<Worker>);
+struct Keeper(Rc<Worker>);
 
-impl Drop for Room {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        self.0.rooms.set(self.0.rooms.get() - 1);
+        self.0.keepers.set(self.0.keepers.get() - 1);
     }
 }
 

@@ -1,4 +1,5 @@
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -11,7 +12,7 @@ use crate::clock::Clock;
 use crate::proxy::forward::Peer;
 use crate::proxy::protocol::serve_connection;
 use crate::proxy::socket::{Socket, write_late};
-use crate::proxy::worker::{ROOMS_MAX, Worker};
+use crate::proxy::worker::{KEEPERS_MAX, Worker};
 use crate::snapshot::{Publisher, Snapshot};
 use crate::telemetry::counts::{Leg, LegKey};
 use crate::traffic::route::Table;
@@ -282,15 +283,15 @@ fn a_client_whose_answer_is_stuck_below_us_is_cut_as_well() {
 fn with_many_others_a_connection_keeps_no_memory_between_two_requests() {
     talk(async |mut stream, worker| {
         let mut others = Vec::new();
-        for (held, kept) in [(0, 1), (ROOMS_MAX - 1, 1), (ROOMS_MAX, 0)] {
-            others.resize_with(held, || worker.room());
+        for (held, kept) in [(0, 1), (KEEPERS_MAX - 1, 1), (KEEPERS_MAX, 0)] {
+            others.resize_with(held, || worker.keeper());
             stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
             let mut text = String::new();
             while !text.ends_with('}') {
                 text.push(char::from(stream.read_u8().await.unwrap()));
             }
             tokio::task::yield_now().await;
-            assert_eq!(worker.rooms() - held, kept, "beside {held}");
+            assert_eq!(worker.keepers() - held, kept, "beside {held}");
         }
     });
 }
