@@ -276,8 +276,8 @@ async fn heads_that_http1_would_read_otherwise_are_refused() {
         headers(OPEN, 1, &[post(), length].concat())
     };
     let malformed = Reset(&[PROTOCOL_ERROR]);
-    // What was said has come, and may have gone on, before there is more.
-    let more = vec![upload("1"), data(0, 1, b"x"), data(1, 1, b"y")];
+    // In one piece: what was said may have gone on and been answered before there is more.
+    let more = vec![upload("1"), [data(0, 1, b"x"), data(1, 1, b"y")].concat()];
     let seen = check(vec![("8.1.1 more than was said", more, malformed)]).await;
     assert!(seen.iter().all(|one| b"x".starts_with(&one.body)), "{seen:?}");
     check_heads(vec![
