@@ -144,7 +144,7 @@ fn decode(output: &mut BytesMut) -> Option<ResponseHead> {
     match decode_head(output) {
         Ok(Some(again)) => {
             assert!(output.is_empty(), "something is left of {text:?}");
-            Some(again)
+            Some(*again)
         }
         Ok(None) => panic!("{text:?} is not whole"),
         Err(fault) => {

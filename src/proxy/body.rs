@@ -87,13 +87,13 @@ enum SourceState {
 impl Source {
     /// What the client sends.
     pub fn new(incoming: Incoming) -> Rc<Self> {
-        let source = Self::default();
+        let source = Rc::new(Self::default());
         if incoming.is_end_stream() {
             source.state.set(SourceState::Ended);
         } else {
             source.incoming.replace(Some(incoming));
         }
-        Rc::new(source)
+        source
     }
 
     /// No body, and then perhaps another protocol.

@@ -54,7 +54,7 @@ impl Cuts {
 #[derive(Debug)]
 pub struct Cuttable {
     /// `None` once it was cut.
-    answer: Option<Relayed>,
+    answer: Option<Box<Relayed>>,
     is_cut: Arc<AtomicBool>,
     stream: Stream,
     cuts: Rc<Cuts>,
@@ -63,11 +63,11 @@ pub struct Cuttable {
 
 /// Whether `response` is to be cut when `is_cut` becomes true. One whose version is out already
 /// as its head arrives, and which is no stream, is soon over: it may finish.
-pub fn is_to_be_cut(response: &Response<Relayed>, is_cut: &AtomicBool) -> bool {
+pub fn is_to_be_cut(response: &Response<Box<Relayed>>, is_cut: &AtomicBool) -> bool {
     !is_cut.load(Relaxed) || stream_of(response) != Stream::Other
 }
 
-fn stream_of(response: &Response<Relayed>) -> Stream {
+fn stream_of(response: &Response<Box<Relayed>>) -> Stream {
     let length_is_told = response.head.fields.contains(Known::ContentLength);
     let upgrade = response.head.upgrade.as_ref().map(|Upgrade(protocol)| protocol);
     Stream::of(upgrade, &response.head.fields, length_is_told)
@@ -76,7 +76,7 @@ fn stream_of(response: &Response<Relayed>) -> Stream {
 impl Cuttable {
     /// Cuts `response` when `is_cut` becomes true.
     pub fn new(
-        response: Response<Relayed>,
+        response: Response<Box<Relayed>>,
         is_cut: Arc<AtomicBool>,
         cuts: &Rc<Cuts>,
     ) -> Response<Box<Self>> {
@@ -89,7 +89,7 @@ impl Cuttable {
 
     /// The answer, until it is cut.
     pub fn answer(&mut self) -> Option<&mut Relayed> {
-        self.answer.as_mut()
+        self.answer.as_deref_mut()
     }
 
     /// The next piece.
@@ -134,12 +134,12 @@ impl Cuttable {
 
     /// Longest wait between two pieces.
     pub fn idle(&self) -> Duration {
-        self.answer.as_ref().map_or_else(|| Timeouts::default().idle, Relayed::idle)
+        self.answer.as_ref().map_or_else(|| Timeouts::default().idle, |answer| answer.idle())
     }
 
     /// Whether nothing more comes.
     pub fn is_end_stream(&self) -> bool {
-        self.answer.as_ref().is_none_or(Relayed::is_end_stream)
+        self.answer.as_ref().is_none_or(|answer| answer.is_end_stream())
     }
 }
 

@@ -77,7 +77,7 @@ impl Relayed {
         (sample, permit): (Sample, Option<RetryPermit>),
         (source, wait): (Rc<Source>, Rc<Deadline>),
         timeouts: Timeouts,
-    ) -> Response<Self> {
+    ) -> Response<Box<Self>> {
         wait.clear();
         sample.first_byte(response.status().as_u16(), response.body.answered());
         let tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -101,7 +101,7 @@ impl Relayed {
         };
         let wait = Rc::clone(&attempt.wait);
         response.map(|answer| {
-            let mut body = Self { answer, attempt: Some(attempt), wait };
+            let mut body = Box::new(Self { answer, attempt: Some(attempt), wait });
             if body.answer.is_end_stream() {
                 body.end();
             }

@@ -41,7 +41,7 @@ pub fn of(error: &Error, method: &Method, grpc: bool) -> Option<Response<Respons
         head.fields.insert_number(Known::RetryAfter, seconds.into());
     }
     head.fields.insert(Known::Server, "serin");
-    Some(Response { head, body: ResponseBody::Own(body) })
+    Some(Response { head: Box::new(head), body: ResponseBody::Own(body) })
 }
 
 /// What the client of a gRPC request gets behind, or instead of, a body.

@@ -15,16 +15,12 @@ use crate::proxy::relayed::Relayed;
 use crate::traffic::retry::Timeouts;
 
 /// What a client gets: an endpoint's body or one of Serin's own.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every answer is the large one: a box would be an allocation per request"
-)]
 #[derive(Debug)]
 pub enum ResponseBody {
     /// Serin's own answer.
     Own(Option<Bytes>),
-    /// What the endpoint sends.
-    Relayed(Relayed),
+    /// What the endpoint sends. It is handed on often, so it stays where it lies.
+    Relayed(Box<Relayed>),
     /// The same, until its version is taken out.
     Cuttable(Box<Cuttable>),
 }

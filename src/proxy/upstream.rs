@@ -221,7 +221,9 @@ impl Endpoint {
             if !matches!(way, Way::Fresh(_)) {
                 outbound.source.keep_to_replay();
             }
-            match outbound.attempt(way, head, (retries, began), self.address).await {
+            // Pinned where it is made, here and below: awaited as it is, it is moved twice.
+            let sent = pin!(outbound.attempt(way, head, (retries, began), self.address));
+            match sent.await {
                 Ok(response) => return Ok(AnswerBody::of(response, busy)),
                 Err((failed, _)) if failed.was_none() => retries += 1,
                 Err((_, error)) => return Err(error),
@@ -312,35 +314,9 @@ impl Outbound {
         (retries, began): (u32, Tick),
         endpoint: SocketAddr,
     ) -> Result<Response<Wire>, (Failed, Error)> {
-        let Self { source, wait, timeouts, interims } = self;
-        let body = RequestBody::new(Rc::clone(source), Rc::clone(wait), *timeouts);
+        let Self { source, wait, .. } = self;
         let mut excuse = None;
-        let sent = async {
-            match way {
-                Way::Fresh(connection) | Way::Reused(connection) => {
-                    let sent = connection.send(head, body, interims.as_deref()).await;
-                    sent.map(|response| response.map(Wire::Http1)).map_err(|one| {
-                        let closed = matches!(one.fault, Fault::Io(_) | Fault::ClosedBeforeHead);
-                        let idle = one.reused && closed && one.silent;
-                        excuse = idle.then_some(Excuse::ClosedWhileIdle);
-                        one.fault
-                    })
-                }
-                Way::Shared(lease) => {
-                    let to = (endpoint, interims.as_deref());
-                    // On the heap: it is large, and most endpoints speak HTTP/1.1.
-                    let sent = Box::pin(http2::send(lease, head, body, to)).await;
-                    sent.map(|response| response.map(|body| Wire::Http2(Box::new(body)))).map_err(
-                        |one| {
-                            excuse = one.excuse;
-                            one.fault
-                        },
-                    )
-                }
-            }
-        };
-        // Pinned here: what waits for it has no room for another one of it.
-        let error = match wait.within(pin!(sent)).await {
+        let error = match wait.within(pin!(self.pass((way, endpoint), head, &mut excuse))).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(Fault::ClientGone)) => source.client_error(),
             Ok(Err(fault)) => fault.into(),
@@ -350,6 +326,39 @@ impl Outbound {
         let body_replayable = source.is_replayable();
         let after = wait.now().since(began);
         Err((Failed { excuse, after, body_replayable, retries }, error))
+    }
+
+    /// Sends it on `way`, whatever the time. What may excuse a failure is left in `excuse`.
+    async fn pass(
+        &self,
+        (way, endpoint): (Way, SocketAddr),
+        head: &RequestHead,
+        excuse: &mut Option<Excuse>,
+    ) -> Result<Response<Wire>, Fault> {
+        let (source, wait) = (Rc::clone(&self.source), Rc::clone(&self.wait));
+        let body = RequestBody::new(source, wait, self.timeouts);
+        let interims = self.interims.as_deref();
+        match way {
+            Way::Fresh(connection) | Way::Reused(connection) => {
+                let sent = connection.send(head, body, interims).await;
+                sent.map(|response| response.map(Wire::Http1)).map_err(|one| {
+                    let closed = matches!(one.fault, Fault::Io(_) | Fault::ClosedBeforeHead);
+                    let idle = one.reused && closed && one.silent;
+                    *excuse = idle.then_some(Excuse::ClosedWhileIdle);
+                    one.fault
+                })
+            }
+            Way::Shared(lease) => {
+                // On the heap: it is large, and most endpoints speak HTTP/1.1.
+                let sent = Box::pin(http2::send(lease, head, body, (endpoint, interims))).await;
+                sent.map(|response| response.map(|body| Wire::Http2(Box::new(body)))).map_err(
+                    |one| {
+                        *excuse = one.excuse;
+                        one.fault
+                    },
+                )
+            }
+        }
     }
 }
 

@@ -371,9 +371,8 @@ impl Fields {
         for part in parts {
             self.added.extend_from_slice(part);
         }
-        let ends_line = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-        if self.added[value_at..].iter().fold(false, |any, byte| any | ends_line(byte)) {
-            self.added[value_at..].iter_mut().filter(|b| ends_line(b)).for_each(|b| *b = b' ');
+        if may_end_line(&self.added[value_at..]) {
+            self.added[value_at..].iter_mut().filter(|b| ends_line(**b)).for_each(|b| *b = b' ');
         }
         self.added.extend_from_slice(b"\r\n");
         Line {
@@ -399,6 +398,24 @@ impl Fields {
             self.retain(|line, fields| index.next() <= Some(first) || !fields.is(line, name));
         }
     }
+}
+
+/// Whether a value may not have `byte`: what reads it might take it for the end of the line.
+fn ends_line(byte: u8) -> bool {
+    (byte < b' ' && byte != b'\t') || byte == 0x7f
+}
+
+/// Whether one of the bytes may be such a one: `false` is certain. Eight at once, as hardly any is.
+fn may_end_line(value: &[u8]) -> bool {
+    const EACH: u64 = u64::MAX / 0xff;
+    let below_space = |word: u64| word.wrapping_sub(EACH * 0x20) & !word;
+    let is_delete = |word: u64| (word ^ (EACH * 0x7f)).wrapping_sub(EACH) & !(word ^ (EACH * 0x7f));
+    let (words, rest) = value.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain([&last]).map(|word| u64::from_ne_bytes(*word));
+    let found = words.fold(0, |found, word| found | below_space(word) | is_delete(word));
+    found & (EACH * 0x80) != 0
 }
 
 /// The number that `text` is in digits, with nothing else about it.

@@ -75,9 +75,6 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
 /// Whether a `host` or an authority names a host with or without a port, or nothing: no
 /// user information, no list (RFC 9110, sections 4.2.4 and 7.2).
 pub fn is_host(bytes: &[u8]) -> bool {
-    let name_byte = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%')
-    };
     let (name, port) = if let Some(rest) = bytes.strip_prefix(b"[") {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
         let address_byte = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
@@ -94,8 +91,20 @@ pub fn is_host(bytes: &[u8]) -> bool {
         Some(port) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && bytes[0] != b':',
         None => port.is_empty(),
     };
-    name.iter().all(name_byte) && port_fits
+    name.iter().all(|byte| IS_OF_HOST[usize::from(*byte)]) && port_fits
 }
+
+/// Whether a byte may be in the name of a host.
+const IS_OF_HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        let sign = matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%');
+        table[byte as usize] = byte.is_ascii_alphanumeric() || sign;
+        byte += 1;
+    }
+    table
+};
 
 /// Fields that `connection` names and that may be removed.
 #[derive(Debug, Default)]

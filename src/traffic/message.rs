@@ -51,8 +51,8 @@ pub struct Request<B> {
 /// A response: its head, and what comes behind it.
 #[derive(Debug)]
 pub struct Response<B> {
-    /// What came first.
-    pub head: ResponseHead,
+    /// What came first. It is handed on often, as a request's is.
+    pub head: Box<ResponseHead>,
     /// The rest.
     pub body: B,
 }

@@ -45,11 +45,14 @@ pub fn content_length(fields: &Fields) -> Result<Option<u64>, Malformed> {
 /// The length that a head tells, which it tells once and without zeros in front from here on:
 /// of several that are equal, one goes on.
 pub fn one_content_length(fields: &mut Fields) -> Result<Option<u64>, Malformed> {
-    let length = content_length(fields)?;
     let has_zeros = |text: &[u8]| text.len() > 1 && text.starts_with(b"0");
-    if let Some(length) = length
-        && fields.sole(Known::ContentLength).is_none_or(has_zeros)
-    {
+    let mut all = fields.all(Known::ContentLength);
+    match (all.next(), all.next()) {
+        (Some(only), None) if !has_zeros(only) => return content_length(fields),
+        _ => {}
+    }
+    let length = content_length(fields)?;
+    if let Some(length) = length {
         fields.insert_number(Known::ContentLength, length);
     }
     Ok(length)

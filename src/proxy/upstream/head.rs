@@ -43,7 +43,7 @@ pub fn encode_head(head: &RequestHead, output: &mut BytesMut) {
 }
 
 /// One response head from the front of `input`; `None` when it is not whole yet.
-pub fn decode_head(input: &mut BytesMut) -> Result<Option<ResponseHead>, Fault> {
+pub fn decode_head(input: &mut BytesMut) -> Result<Option<Box<ResponseHead>>, Fault> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -70,7 +70,7 @@ pub fn decode_head(input: &mut BytesMut) -> Result<Option<ResponseHead>, Fault> 
         return Err(Fault::Malformed("a line that ends without CR"));
     }
     let fields = Fields::read(head, places);
-    Ok(Some(ResponseHead { status, version, fields, upgrade: None }))
+    Ok(Some(Box::new(ResponseHead { status, version, fields, upgrade: None })))
 }
 
 /// How the body of a response is framed, and whether the connection may be used again

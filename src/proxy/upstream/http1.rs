@@ -187,7 +187,7 @@ impl Connection {
                     return Poll::Ready(Err(Fault::Malformed("an interim response too many")));
                 }
                 if let Some(interims) = interims {
-                    interims.push(head);
+                    interims.push(*head);
                 }
             }
         })
@@ -216,7 +216,7 @@ impl Connection {
     }
 
     /// The next head, when it is whole.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Fault>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHead>, Fault>> {
         loop {
             while self.looked_at == 0 && self.input.starts_with(b"\r\n") {
                 self.input.advance(2);

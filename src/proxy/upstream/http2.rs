@@ -161,7 +161,7 @@ pub async fn send(
         }
     })?;
     let (parts, stream) = response.into_parts();
-    let mut head = read_head(&parts).map_err(failed)?;
+    let mut head = Box::new(read_head(&parts).map_err(failed)?);
     if let Some(mut opening) = tunnel.take() {
         if websocket.is_some_and(|asked| asked.read(&mut head)) {
             opening.body.open_tunnel();

@@ -87,6 +87,25 @@ fn a_value_cannot_end_its_line() {
 }
 
 #[test]
+fn each_byte_that_would_end_a_line_becomes_a_space_wherever_it_is() {
+    for byte in 0..=u8::MAX {
+        let ends = (byte < b' ' && byte != b'\t') || byte == 0x7f;
+        for length in 1..=17 {
+            for at in 0..length {
+                let mut value = vec![b'v'; length];
+                value[at] = byte;
+                let mut fields = Fields::default();
+                fields.insert(Known::Date, &value);
+                if ends {
+                    value[at] = b' ';
+                }
+                assert_eq!(fields.get(Known::Date), Some(&value[..]), "{byte} at {at} of {length}");
+            }
+        }
+    }
+}
+
+#[test]
 fn names_that_are_only_spelled_like_known_ones_are_in_a_map_as_well() {
     let text = "Content_Length: 1\r\nX_Forwarded_For: a\r\nx-forwarded_for: b\r\n\r\n";
     let map = came(text).to_map();
