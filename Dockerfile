@@ -4,12 +4,15 @@
 #   docker build -t serin-loadtest --target loadtest .     # the model server of k8s/
 #
 # Where the default bases cannot be had, bring others:
-#   --build-arg BUILD_IMAGE=… (Rust of rust-toolchain.toml, a C compiler, the C library of
+#   --build-arg BUILD_IMAGE=… (Rust of rust-toolchain.toml, a C compiler, make, the C library of
 #   the run image or an older one)  --build-arg RUN_IMAGE=… (glibc and libgcc)
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUN_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
 FROM ${BUILD_IMAGE} AS deps
+RUN command -v make >/dev/null \
+    || { apt-get update && apt-get install -y --no-install-recommends make \
+        && rm -rf /var/lib/apt/lists/*; }
 WORKDIR /src
 ENV CARGO_INCREMENTAL=0
 

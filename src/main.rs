@@ -13,6 +13,11 @@ use serin::cli::{
 use serin::config::load;
 use serin::tls;
 
+// HTTP/2 allocates what is large for each request, and memory is to come back: decision 22.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The policy of a replay is the first rollout of a config file.
 fn replay_with_policy(args: &replay::ReplayArgs) -> anyhow::Result<ExitCode> {
     let plan = match &args.policy {
