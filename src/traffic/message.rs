@@ -51,7 +51,7 @@ pub struct Request<B> {
 /// A response: its head, and what comes behind it.
 #[derive(Debug)]
 pub struct Response<B> {
-    /// What came first. It is handed on often, as a request's is.
+    /// What came first. It is handed on often, so it stays where it lies.
     pub head: Box<ResponseHead>,
     /// The rest.
     pub body: B,

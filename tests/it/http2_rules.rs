@@ -2,9 +2,9 @@
 //! wrong ends the stream or the connection with the code that the clause names, and what is
 //! only unknown does not.
 
-use serin_testkit::{fields, flag, frame, kind};
-
 mod case;
+
+use serin_testkit::{fields, flag, frame, kind};
 
 use case::*;
 
@@ -276,7 +276,7 @@ async fn heads_that_http1_would_read_otherwise_are_refused() {
         headers(OPEN, 1, &[post(), length].concat())
     };
     let malformed = Reset(&[PROTOCOL_ERROR]);
-    // In one piece: what was said may have gone on and been answered before there is more.
+    // In one piece: of two, the first may be answered before the second is there.
     let more = vec![upload("1"), [data(0, 1, b"x"), data(1, 1, b"y")].concat()];
     let seen = check(vec![("8.1.1 more than was said", more, malformed)]).await;
     assert!(seen.iter().all(|one| b"x".starts_with(&one.body)), "{seen:?}");

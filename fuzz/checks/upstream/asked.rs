@@ -15,7 +15,6 @@ use serin::proxy::incoming::{Inbound, Incoming, Unfinished};
 use serin::traffic::fields::Known;
 use serin::traffic::message::RequestHead;
 
-/// A request.
 pub struct Asked {
     pub method: Method,
     pieces: Vec<Bytes>,

@@ -29,11 +29,13 @@ pub fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
+const NO_LENGTH: Malformed = Malformed("a length that is none");
+
 /// The length that a head tells: digits alone; several must be equal.
 pub fn content_length(fields: &Fields) -> Result<Option<u64>, Malformed> {
     let mut found = None;
     for text in fields.all(Known::ContentLength) {
-        let length = digits(text).ok_or(Malformed("a length that is none"))?;
+        let length = digits(text).ok_or(NO_LENGTH)?;
         if found.is_some_and(|other| other != length) {
             return Err(Malformed("two lengths"));
         }
@@ -47,9 +49,10 @@ pub fn content_length(fields: &Fields) -> Result<Option<u64>, Malformed> {
 pub fn one_content_length(fields: &mut Fields) -> Result<Option<u64>, Malformed> {
     let has_zeros = |text: &[u8]| text.len() > 1 && text.starts_with(b"0");
     let mut all = fields.all(Known::ContentLength);
-    match (all.next(), all.next()) {
-        (Some(only), None) if !has_zeros(only) => return content_length(fields),
-        _ => {}
+    // The usual ones first: this is asked of every message.
+    let Some(first) = all.next() else { return Ok(None) };
+    if all.next().is_none() && !has_zeros(first) {
+        return digits(first).map(Some).ok_or(NO_LENGTH);
     }
     let length = content_length(fields)?;
     if let Some(length) = length {

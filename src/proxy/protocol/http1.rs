@@ -289,7 +289,7 @@ impl<S: ClientStream> Connection<S> {
             let mut output = self.io.output().borrow_mut();
             answer::encode(&mut head, framing, (wants, keep_alive), date, output.buffer());
         });
-        let mut reply = Reply::new(&*self.io, body, framing, (wants.trailers, keep_alive));
+        let mut reply = Reply::new(&*self.io, body, framing, (wants, keep_alive));
         let (mut stall, mut ending) = (None::<Deadline>, None::<Deadline>);
         let mut written = 0;
         let whole = poll_fn(|cx| match reply.poll(cx) {

@@ -90,16 +90,17 @@ fn a_value_cannot_end_its_line() {
 fn each_byte_that_would_end_a_line_becomes_a_space_wherever_it_is() {
     for byte in 0..=u8::MAX {
         let ends = (byte < b' ' && byte != b'\t') || byte == 0x7f;
-        for length in 1..=17 {
+        for (others, length) in b"v \xff".iter().flat_map(|v| (1..=17).map(move |n| (*v, n))) {
             for at in 0..length {
-                let mut value = vec![b'v'; length];
+                let mut value = vec![others; length];
                 value[at] = byte;
                 let mut fields = Fields::default();
                 fields.insert(Known::Date, &value);
                 if ends {
                     value[at] = b' ';
                 }
-                assert_eq!(fields.get(Known::Date), Some(&value[..]), "{byte} at {at} of {length}");
+                let got = fields.get(Known::Date);
+                assert_eq!(got, Some(&value[..]), "{byte} at {at} of {length} times {others}");
             }
         }
     }

@@ -139,8 +139,20 @@ fn malformed_ids_are_not_kept() {
 
 #[test]
 fn a_host_is_a_name_or_an_address_and_a_port_at_the_most() {
-    for host in ["", "a", "A.example.com", "a_b", "a:80", "a:", "[::1]", "[::1]:8080", "1.2.3.4:0"]
-    {
+    for host in [
+        "",
+        "a",
+        "A.example.com",
+        "a_b",
+        "a~b",
+        "a%20-b",
+        "0z",
+        "a:80",
+        "a:",
+        "[::1]",
+        "[::1]:8080",
+        "1.2.3.4:0",
+    ] {
         assert!(is_host(host.as_bytes()), "{host}");
     }
     for host in [

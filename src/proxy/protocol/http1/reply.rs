@@ -1,6 +1,6 @@
 //! An answer on its way to a client of HTTP/1.1.
 //!
-//! Never writes more or less than its head says, and never ends cleanly what is not whole.
+//! Never writes more than its head says, and never ends cleanly what is not whole, and never ends cleanly what is not whole.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,7 +9,7 @@ use http_body::Body as _;
 
 use crate::proxy::incoming::Inbound;
 use crate::proxy::protocol::ClientStream;
-use crate::proxy::protocol::http1::answer::Framing;
+use crate::proxy::protocol::http1::answer::{Framing, Wants};
 use crate::proxy::protocol::http1::io::Io;
 use crate::proxy::response::ResponseBody;
 
@@ -39,10 +39,11 @@ impl<'c, S: ClientStream> Reply<'c, S> {
         io: &'c Io<S>,
         body: ResponseBody,
         framing: Framing,
-        (trailers, keep_alive): (bool, bool),
+        (wants, keep_alive): (Wants, bool),
     ) -> Self {
         let done = framing == Framing::Ended;
         let (over, flushes, left) = (false, false, false);
+        let trailers = wants.trailers;
         Self { io, body, framing, trailers, keep_alive, done, over, flushes, left }
     }
 
