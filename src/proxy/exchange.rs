@@ -3,7 +3,6 @@
 //! Never decides: routing, splitting, mirroring and balancing are answers of `traffic`,
 //! and what they are fed is drawn and measured here.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use crate::proxy::reply;
 use crate::proxy::response::ResponseBody;
 use crate::proxy::tries::Tries;
 use crate::proxy::upstream::{AnswerBody, Outbound};
-use crate::proxy::view::{Pick, RuleRef, TargetView, View};
+use crate::proxy::view::{Avoid, Pick, RuleRef, TargetView, View};
 use crate::proxy::whole::Whole;
 use crate::proxy::worker::Worker;
 use crate::snapshot;
@@ -146,11 +145,11 @@ impl Exchange {
             if let Some(story) = &story {
                 sample.is_told_in(story.attempt(&mut head.fields, tries.why()));
             }
-            let pick = self.pick(&view, rule.rule, (target.backend, &draws), head, tries.avoid());
-            let request = (&*head, &outbound);
+            let pick =
+                self.pick(&view, rule.rule, (target.backend, &draws), head, tries.is_first());
             let attempt = (&mut tries, &mut sample, arrived.take());
-            let answered = self.attempt(&view, rule, pick, attempt, request).await;
-            if tries.go_on(&answered, &head.method, &outbound, self.worker.clock) {
+            let answered = self.attempt(&view, rule, pick, attempt, (&*head, &outbound)).await;
+            if tries.go_on(&answered, &head.method, &outbound, (&view, self.worker.clock)) {
                 give_up(answered, sample);
                 continue;
             }
@@ -204,7 +203,7 @@ impl Exchange {
             return Err(Error::TakenOut);
         }
         let (present, backend) = present.backend_of(view, target.backend);
-        let Some(one) = present.endpoint(backend, pick, now) else {
+        let Some(one) = present.endpoint(backend, pick, tries.avoid(), now) else {
             return Err(no_endpoint(view, rule.rule, target));
         };
         tries.went_to(one.endpoint.address());
@@ -286,6 +285,10 @@ impl Exchange {
         ),
         started: Tick,
     ) {
+        if forward::announces_more(head, rule.rule.body_bytes_max) {
+            // It is refused.
+            return;
+        }
         for (shadow, leg) in rule.shadows() {
             let mirror = &shadow.mirror;
             // What follows the answer in another protocol is no copy of anything.
@@ -300,8 +303,8 @@ impl Exchange {
             let place = Place::take(&shadow.in_flight, mirror.in_flight_max);
             let limit = view.snapshot.backends[shadow.backend].limit.as_ref();
             let draw = fastrand::u64(..);
-            let pick = Pick { draw, affinity: draw, avoid: None };
-            let endpoint = view.endpoint(shadow.backend, pick, started);
+            let pick = Pick { draw, affinity: draw };
+            let endpoint = view.endpoint(shadow.backend, pick, Avoid::default(), started);
             let Some((place, endpoint)) = place.zip(endpoint) else {
                 leg.counters().mirrored(MirrorResult::Dropped).add(1);
                 continue;
@@ -335,7 +338,7 @@ impl Exchange {
         rule: &snapshot::Rule,
         (backend, draws): (usize, &Draws),
         head: &RequestHead,
-        avoid: Option<SocketAddr>,
+        is_first: bool,
     ) -> Pick {
         let affinity = if view.wants_affinity(backend) {
             // Without the rollout's salt: its users keep their endpoints when it ends.
@@ -344,7 +347,9 @@ impl Exchange {
         } else {
             0
         };
-        Pick { draw: draws.balance, affinity, avoid }
+        // Drawn anew for each further attempt, or it would go between the same two.
+        let draw = if is_first { draws.balance } else { fastrand::u64(..) };
+        Pick { draw, affinity }
     }
 
     /// Attempts are judged, not requests; but only those at the backend that the weights

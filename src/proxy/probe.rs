@@ -16,7 +16,7 @@ use crate::proxy::body::Source;
 use crate::proxy::mirror::ANSWER_BYTES_MAX;
 use crate::proxy::relayed::Relayed;
 use crate::proxy::upstream::{Endpoint, Outbound};
-use crate::proxy::view::{Pick, View};
+use crate::proxy::view::{Avoid, Pick, View};
 use crate::proxy::whole::Whole;
 use crate::proxy::worker::Worker;
 use crate::snapshot::{Probing, Rule};
@@ -86,8 +86,9 @@ fn ask_both(
             None => None,
         };
         let draw = fastrand::u64(..);
-        let pick = Pick { draw, affinity: draw, avoid: None };
-        let endpoint = Rc::clone(&view.endpoint(target.backend, pick, now)?.endpoint);
+        let pick = Pick { draw, affinity: draw };
+        let endpoint =
+            Rc::clone(&view.endpoint(target.backend, pick, Avoid::default(), now)?.endpoint);
         Some((endpoint, target.model.as_deref(), pass))
     };
     let Some((stable, canary)) = find(Arm::Stable).zip(find(Arm::Canary)) else { return false };

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::proxy::body::Source;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::{AnswerBody, Outbound};
-use crate::proxy::view::{RuleRef, TargetView};
+use crate::proxy::view::{Avoid, RuleRef, TargetView, View};
 use crate::snapshot::{self, Rollout};
 use crate::telemetry::counts::{RetryPermit, RetryRefused};
 use crate::telemetry::told::Why;
@@ -28,14 +28,17 @@ pub struct Tries<'v> {
     target: usize,
     retries: u32,
     failed_over: bool,
+    /// Where the last attempt at the present target went, and those before it.
     last: Option<SocketAddr>,
+    before: Vec<SocketAddr>,
     permit: Option<RetryPermit>,
 }
 
 impl<'v> Tries<'v> {
     /// Nothing yet; the split chose `target`.
     pub fn first(rule: RuleRef<'v>, target: usize) -> Self {
-        Self { rule, target, retries: 0, failed_over: false, last: None, permit: None }
+        let (last, before, permit) = (None, Vec::new(), None);
+        Self { rule, target, retries: 0, failed_over: false, last, before, permit }
     }
 
     /// Has the body kept, where it may be sent again.
@@ -50,14 +53,15 @@ impl<'v> Tries<'v> {
         self.rule.target(self.target)
     }
 
-    /// The endpoint that failed last; another one is better.
-    pub fn avoid(&self) -> Option<SocketAddr> {
-        self.last
+    /// The endpoints that failed; another one is better.
+    pub fn avoid(&self) -> Avoid<'_> {
+        Avoid { last: self.last, before: &self.before }
     }
 
     /// The attempt goes to `endpoint`.
     pub fn went_to(&mut self, endpoint: SocketAddr) {
-        self.last = Some(endpoint);
+        // Hardly any request has more than one attempt.
+        self.before.extend(self.last.replace(endpoint));
     }
 
     /// Whether this is the attempt that the request came with.
@@ -98,17 +102,21 @@ impl<'v> Tries<'v> {
         answered: &Result<Response<AnswerBody>, Error>,
         method: &Method,
         outbound: &Outbound,
-        clock: Clock,
+        (view, clock): (&View, Clock),
     ) -> bool {
         if matches!(answered, Err(Error::TakenOut)) && self.is_at_canary() {
             // Nothing was sent yet: it goes where the weights of now would have it.
-            (self.target, self.failed_over, self.last) = (Rollout::STABLE, true, None);
+            (self.target, self.failed_over) = (Rollout::STABLE, true);
+            self.forget_endpoints();
             outbound.wait.clear();
             return true;
         }
         let Some(failure) = failure_of(answered) else { return false };
-        let goes_on = if self.has_failover() && is_fault(answered) {
+        let goes_on = if self.can_fail_over(view) && is_fault(answered) {
             self.fail_over(&outbound.source)
+        } else if matches!(answered, Err(Error::NoEndpoint { .. })) {
+            // There is still none at once.
+            false
         } else {
             self.try_again(failure, method, &outbound.source, clock)
         };
@@ -123,6 +131,13 @@ impl<'v> Tries<'v> {
         self.rule.rule.failover.is_some_and(|failover| failover.canary == self.target)
     }
 
+    /// A stable version that has no endpoint is worse than a canary that may try again.
+    fn can_fail_over(&self, view: &View) -> bool {
+        let stable = self.rule.rule.failover.map(|failover| failover.stable);
+        let serves = |stable| view.has_endpoint(self.rule.target(stable).0.backend);
+        self.has_failover() && stable.is_some_and(serves)
+    }
+
     fn fail_over(&mut self, source: &Source) -> bool {
         let counters = self.target().1.leg.counters();
         if !source.is_replayable() {
@@ -134,8 +149,14 @@ impl<'v> Tries<'v> {
             self.target = failover.stable;
         }
         self.failed_over = true;
-        self.last = None;
+        self.forget_endpoints();
         true
+    }
+
+    /// Those of another target are others.
+    fn forget_endpoints(&mut self) {
+        self.last = None;
+        self.before.clear();
     }
 
     fn try_again(

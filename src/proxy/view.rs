@@ -63,8 +63,21 @@ pub struct Pick {
     pub draw: u64,
     /// Equal for requests that belong to one endpoint; asked for by `balance: hash` alone.
     pub affinity: u64,
-    /// Taken only if there is no other.
-    pub avoid: Option<SocketAddr>,
+}
+
+/// Endpoints that have failed a request: taken only if there is no other.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Avoid<'t> {
+    /// The last of them.
+    pub last: Option<SocketAddr>,
+    /// Those before it.
+    pub before: &'t [SocketAddr],
+}
+
+impl Avoid<'_> {
+    fn names(self, address: SocketAddr) -> bool {
+        self.last == Some(address) || self.before.contains(&address)
+    }
 }
 
 /// What a worker adds to a rule.
@@ -198,12 +211,23 @@ impl View {
         self.snapshot.backends[backend].balance == Balance::Hash
     }
 
+    /// Whether the snapshot's `backend` has an endpoint that may be asked.
+    pub fn has_endpoint(&self, backend: usize) -> bool {
+        !self.endpoints[backend].is_empty()
+    }
+
     /// An endpoint of the snapshot's `backend`; `None` when it has none that may be asked.
-    pub fn endpoint(&self, backend: usize, pick: Pick, now: Tick) -> Option<&EndpointView> {
+    pub fn endpoint(
+        &self,
+        backend: usize,
+        pick: Pick,
+        avoid: Avoid<'_>,
+        now: Tick,
+    ) -> Option<&EndpointView> {
         let all = &self.endpoints[backend];
         let snapshot::Backend { balance, slow_start, .. } = self.snapshot.backends[backend];
         let ramp = |index: usize| ramp(all[index].since, now, slow_start);
-        let is_avoided = |index: usize| pick.avoid == Some(all[index].endpoint.address());
+        let is_avoided = |index: usize| avoid.names(all[index].endpoint.address());
         let (chosen, other) = match balance {
             Balance::LeastRequest => choose(all.len(), pick.draw, |index| {
                 (is_avoided(index), f64::from(all[index].endpoint.in_flight()))
@@ -225,7 +249,11 @@ impl View {
             }
         };
         let takes = is_avoided(other) || ramp_takes(ramp(chosen), pick.draw);
-        all.get(if takes && !is_avoided(chosen) { chosen } else { other })
+        let picked = if takes && !is_avoided(chosen) { chosen } else { other };
+        // Of two that were drawn both may have failed, where others have not.
+        let mut others = (1..all.len()).map(|step| (picked + step) % all.len());
+        let another = if is_avoided(picked) { others.find(|one| !is_avoided(*one)) } else { None };
+        all.get(another.unwrap_or(picked))
     }
 }
 

@@ -156,6 +156,47 @@ async fn another_endpoint_is_tried_for_what_the_rule_names() {
 }
 
 #[tokio::test]
+async fn retries_come_to_an_endpoint_that_was_not_tried() {
+    let good = Backend::named("good").start();
+    let dead: [_; 4] = std::array::from_fn(|_| Backend::named("dead").start_dead());
+    let retry = "retry: { attempts: 4, budget: 100% }";
+    let only = format!("endpoints: [{}]", good.address);
+    for balance in ["peak_ewma", "least_request", "round_robin", "hash"] {
+        let all = dead.iter().chain([&good]).map(|one| one.address.to_string());
+        let all = all.collect::<Vec<_>>().join(", ");
+        let all = format!("endpoints: [{all}], balance: {balance}, ejection: off");
+        let proxy = Proxy::to(&good, retry).replace(&only, &all).start();
+        let mut client = proxy.client();
+        for n in 0..50 {
+            let request = Request::get(&format!("/{n}"));
+            assert_eq!(client.send(&request).await.expect(200).text(), "good", "{balance}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_canary_tries_again_where_stable_has_no_endpoint() {
+    let v1 = Backend::named("v1").start();
+    let (good, bad) = (Backend::named("v2").start(), Backend::named("v2").answers(503).start());
+    let both = format!(
+        "endpoints: [{}, {}]\n    balance: round_robin\n    ejection: off",
+        good.address, bad.address
+    );
+    let retry = "        retry: { attempts: 1, budget: 100%, on: [5xx], methods: [POST] }\n";
+    let proxy = canary(&v1, &good, retry)
+        .replace(&format!("endpoints: [{}]", v1.address), "endpoints: []")
+        .replace(&format!("endpoints: [{}]", good.address), &both)
+        .replace("weight: 90", "weight: 0")
+        .start();
+    let mut client = proxy.client();
+    for _ in 0..20 {
+        assert_eq!(client.post(PATH, "{}").await.expect(200).text(), "v2");
+    }
+    assert!(bad.requests() > 3, "{}", bad.requests());
+    assert_eq!(count(&proxy, "serin_failovers_total", &[]).await, 0);
+}
+
+#[tokio::test]
 async fn retries_end_with_their_number_and_with_their_budget() {
     let model = Backend::named("model").answers(503).start();
     let retry = "retry: { attempts: 3, budget: 100%, on: [5xx], methods: [POST] }";
