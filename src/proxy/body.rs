@@ -245,6 +245,22 @@ impl Source {
         self.kept_bytes.set(kept_bytes);
         let size = if fits { kept_bytes } else { usize::MAX };
         self.copies.borrow_mut().retain_mut(|copy| copy.still_fits(size));
+        if copied {
+            self.answer_for_kept();
+        }
+    }
+
+    /// What was kept for copies, which are gone, has the budget of what is sent again from here on;
+    /// where it does not fit, or nothing is sent again, it goes.
+    fn answer_for_kept(&self) {
+        if self.lost.get() || !self.copies.borrow().is_empty() {
+            return;
+        }
+        if self.answered.get() || !self.held.takes(self.kept_cost.get()) {
+            self.keep_bytes_max.set(0);
+            self.lost.set(true);
+            self.forget_sent();
+        }
     }
 
     fn end(&self) {
@@ -252,9 +268,14 @@ impl Source {
             return;
         }
         self.incoming.replace(None);
-        for copy in self.copies.take() {
+        let copies = self.copies.take();
+        if copies.is_empty() {
+            return;
+        }
+        for copy in copies {
             copy.start(self.kept.borrow().clone());
         }
+        self.answer_for_kept();
     }
 
     /// The next piece from the client.
@@ -407,6 +428,9 @@ impl Body for RequestBody {
             let sent = self.source.kept.borrow().len();
             self.sent = sent;
             self.source.sent.set(self.sent);
+            if self.source.lost.get() {
+                self.source.forget_sent();
+            }
             self.has_waited();
             self.mind_the_time();
             if self.source.answered.get() {

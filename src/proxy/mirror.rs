@@ -20,6 +20,7 @@ use crate::telemetry::counts::MirrorResult;
 use crate::telemetry::gate::{Gate, Pass};
 use crate::telemetry::sample::WorkerLeg;
 use crate::telemetry::story::CopyTale;
+use crate::traffic::events::Events;
 use crate::traffic::message::RequestHead;
 use crate::traffic::mirror::Mirror;
 use crate::traffic::outcome::{Outcome, grpc_status, trailing_grpc_status};
@@ -137,19 +138,22 @@ impl Order {
         let wait = Rc::new(deadlines.open(now, Some(total)));
         let source = Source::of_kept(body);
         let outbound = Outbound { source, wait: Rc::clone(&wait), timeouts, interims: None };
-        let (mut code, mut told) = (None, None);
+        let (mut code, mut told, mut told_error) = (None, None, false);
         let ended = match endpoint.send(&head, &outbound, now).await {
             Ok(response) => {
                 code = Some(response.status());
                 told = grpc_status(&response.head.fields);
+                let events = Events::of(&response.head.fields);
                 wait.set(Timeout::Request, total);
-                let read = wait.within(read_out(response.body)).await;
+                let read = wait.within(read_out(response.body, events, &mut told_error)).await;
                 read.unwrap_or_else(|late| Err(Error::Timeout(late)))
             }
             Err(error) => Err(error),
         };
         drop((place, pass));
         let outcome = match (&ended, code) {
+            // As it is for users' attempts.
+            (Ok(_), _) if told_error => Outcome::Bad,
             (Ok(trailer), Some(code)) => Outcome::of(code, trailer.or(told)),
             (Ok(_), None) => Outcome::Neutral,
             (Err(error), _) => error.outcome(),
@@ -177,13 +181,21 @@ const fn result(outcome: Outcome, is_answered: bool) -> MirrorResult {
     }
 }
 
-/// The status of gRPC at its end, where there is one.
-async fn read_out(body: AnswerBody) -> Result<Option<u32>, Error> {
+/// The status of gRPC at its end, where there is one; whether one of its `events` told of an error
+/// is left in `told_error`.
+async fn read_out(
+    body: AnswerBody,
+    mut events: Option<Events>,
+    told_error: &mut bool,
+) -> Result<Option<u32>, Error> {
     let mut body = pin!(body);
     let (mut bytes, mut told) = (0, None);
     while let Some(frame) = body.frame().await {
         let frame = frame?;
         bytes += frame.data_ref().map_or(0, Bytes::len);
+        if let Some((events, data)) = events.as_mut().zip(frame.data_ref()) {
+            *told_error |= events.take(data);
+        }
         told = frame.trailers_ref().and_then(trailing_grpc_status).or(told);
         if bytes > ANSWER_BYTES_MAX {
             break;

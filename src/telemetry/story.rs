@@ -300,6 +300,8 @@ impl Story {
         let trace = fastrand::u128(..).max(1);
         let context = TraceContext { trace, span: new_span(), sampled: of.sampled };
         fields.insert(Known::Traceparent, context.field());
+        // It goes with the client's trace, which this one is not (Trace Context, section 4.3).
+        fields.remove(Known::Tracestate);
         let started = self.clock.now();
         let told = ToldCopy {
             context,

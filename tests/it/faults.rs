@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serin_testkit::{
     Backend, Client, ConfigFile, End, Program, Proxy, ProxyBuilder, Request, Script, Stopwatch,
-    arg, eventually, ms,
+    arg, eventually, ms, secs,
 };
 
 /// The binary under test.
@@ -261,4 +261,34 @@ async fn what_many_clients_took_goes_back_when_they_leave() {
         assert!(watch.elapsed() < GIVEN_BACK_WITHIN, "{} of {before} KiB before", resident());
         tokio::time::sleep(ms(100)).await;
     }
+}
+
+/// They have the budget of the mirror until then, and that of what is sent again from then on.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[tokio::test]
+async fn what_was_kept_for_a_copy_is_not_kept_once_the_copy_is_sent() {
+    const BODY: usize = 900_000;
+    const CLIENTS: usize = 120;
+    let model = Backend::named("v7").does(Script::answers(200).after(secs(600))).start();
+    let shadow = Backend::named("v8").start();
+    let file = Proxy::with_config("shadow.yaml")
+        .backends([&model, &shadow])
+        .replace("percent: 25%", "percent: 100%")
+        .replace("max_in_flight: 64", "max_in_flight: 200")
+        .replace("listeners:", "workers: 1\nlisteners:")
+        .config_file();
+    let (program, client) = started(&file).await;
+    let resident = || Holds::of(program.id()).resident_kib;
+    let before = resident();
+    let head = format!(
+        "POST /v2/models/fraud/infer HTTP/1.1\r\nhost: a\r\ncontent-length: {BODY}\r\n\r\n"
+    );
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(client.begin([head.as_bytes(), &vec![b'x'; BODY]].concat()).await);
+    }
+    eventually("all are copied", async || (shadow.requests() == CLIENTS as u64).then_some(()))
+        .await;
+    let most = before + (40 << 10);
+    eventually("they are let go", async || (resident() < most).then_some(())).await;
 }

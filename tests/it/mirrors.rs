@@ -119,6 +119,18 @@ async fn a_large_body_is_not_copied_but_arrives() {
 }
 
 #[tokio::test]
+async fn what_is_refused_is_not_copied() {
+    let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").start());
+    let limits = "limits: { max_body: 10B }\n        mirrors:";
+    let proxy = mirrored(&v7, &v8).replace("mirrors:", limits).start();
+    let mut client = proxy.client();
+    client.post(PATH, vec![b'x'; 11]).await.expect(413);
+    client.post(PATH, vec![b'x'; 10]).await.expect(200);
+    counted(&proxy, "ok", 1).await;
+    assert_eq!((v8.requests(), v8.last().body.len()), (1, 10));
+}
+
+#[tokio::test]
 async fn a_copy_beyond_the_budget_is_dropped() {
     let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").start());
     v8.now(Script::by_hand());
@@ -214,6 +226,8 @@ async fn a_shadow_goes_on_when_the_model_fails() {
 #[tokio::test]
 async fn a_copy_counts_by_whose_fault_it_is() {
     let status = |code: &str| Script::answers(200).header("grpc-status", code);
+    let events =
+        |text: &str| Script::answers(200).header("content-type", "text/event-stream").body(text);
     for (script, result) in [
         (status("0"), "ok"),
         // Not found is the client's fault, unavailable is the model's.
@@ -222,6 +236,9 @@ async fn a_copy_counts_by_whose_fault_it_is() {
         (Script::chunks(["x"]).trailer("grpc-status", "14"), "error"),
         (Script::answers(404), "ok"),
         (Script::answers(503), "error"),
+        (events("data: {\"token\": 1}\n\n"), "ok"),
+        // Under status 200.
+        (events("data: 1\n\nevent: error\ndata: 2\n\n"), "error"),
     ] {
         let (v7, v8) = (Backend::named("v7").start(), Backend::named("v8").does(script).start());
         let proxy = mirrored(&v7, &v8).start();
