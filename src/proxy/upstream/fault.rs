@@ -57,10 +57,39 @@ impl Fault {
             Self::ClientGone => FailureReason::ClientGone,
         }
     }
+
+    /// Why there is no response, where writing the request failed as well: an endpoint that said
+    /// something wrong is told from one that said nothing, after which a request may be sent again.
+    #[must_use]
+    pub fn beside(self, write_error: Option<Self>) -> Self {
+        match (self, write_error) {
+            (Self::Io(_) | Self::ClosedBeforeHead, Some(error)) => error,
+            (fault, _) => fault,
+        }
+    }
 }
 
 impl From<Malformed> for Fault {
     fn from(Malformed(what): Malformed) -> Self {
         Self::Malformed(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_wrongly_is_told_before_what_could_not_be_written() {
+        let broken = || Fault::Io(io::ErrorKind::BrokenPipe.into());
+        let reset = Fault::Io(io::ErrorKind::ConnectionReset.into());
+        for (read, told) in [
+            (reset, "the connection failed: broken pipe"),
+            (Fault::ClosedBeforeHead, "the connection failed: broken pipe"),
+            (Fault::Malformed("two lengths"), "the response has two lengths"),
+        ] {
+            assert_eq!(read.beside(Some(broken())).to_string(), told);
+        }
+        assert!(matches!(Fault::ClosedBeforeHead.beside(None), Fault::ClosedBeforeHead));
     }
 }

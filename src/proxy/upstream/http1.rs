@@ -176,7 +176,7 @@ impl Connection {
                 }
                 let head = match ready!(self.poll_head(cx)) {
                     Ok(head) => head,
-                    Err(fault) => return Poll::Ready(Err(write_error.take().unwrap_or(fault))),
+                    Err(fault) => return Poll::Ready(Err(fault.beside(write_error.take()))),
                 };
                 let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
                 if !head.status.is_informational() || (switches && grants(&head, asked)) {
