@@ -193,7 +193,8 @@ fn config_of(client: &Client) -> Result<Config, ClientError> {
     let options = Options { touch_files: false, manifests: false };
     let loaded = Source::of("/config_dump", text).and_then(|source| source.load(options));
     let loaded = loaded.map_err(|defects| {
-        let why = defects.list.first().map(|defect| defect.message.clone()).unwrap_or_default();
+        let first = defects.list.iter().find(|defect| defect.is_error());
+        let why = first.map(|defect| defect.message.clone()).unwrap_or_default();
         ClientError::Refused(format!(
             "the config of the proxy cannot be read here ({why}): is it another version of \
              Serin? Give its file with -c"

@@ -356,6 +356,12 @@ impl Backend {
         self.dns.is_some() || self.service.is_some()
     }
 
+    /// Whether its endpoints are asked the same for their health, however often.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        let probe = |one: &Self| one.health.as_ref().map(|check| check.probe.clone());
+        probe(self) == probe(other)
+    }
+
     /// Where the config does not say how often a name is looked up.
     pub const DNS_REFRESH: Duration = Duration::from_secs(5);
 }

@@ -426,7 +426,7 @@ fn deadline(deadline: Deadline) -> Value {
     }
 }
 
-/// With the weight that it has, also where the file leaves it out.
+/// With the weight that it has, also where the file leaves it out, but where it may not be told.
 fn step(step: &Step) -> Value {
     let mut keys = serde_json::Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -434,10 +434,14 @@ fn step(step: &Step) -> Value {
         put("mirror", copies.share.to_string().into());
         put("methods", list(&copies.methods, |method| method.as_str().into()));
     }
-    put("weight", step.weight.to_string().into());
-    let bounds = |at_least, at_most: Option<_>| {
-        let (at_least, at_most) = (duration_text(at_least), at_most.map(duration_text));
-        json!({ "at_least": at_least, "at_most": at_most })
+    if step.mirror.is_none() && step.until != Until::Told {
+        put("weight", step.weight.to_string().into());
+    }
+    let bounds = |at_least, at_most: Option<_>| match at_most {
+        Some(at_most) => {
+            json!({ "at_least": duration_text(at_least), "at_most": duration_text(at_most) })
+        }
+        None => json!({ "at_least": duration_text(at_least) }),
     };
     match step.until {
         Until::AtOnce => {}

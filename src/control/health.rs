@@ -50,6 +50,7 @@ pub fn start(
     AbortOnDropHandle::new(tokio::spawn(async move {
         // Those that began together do not go on together.
         let mut part = 0.1..1.0;
+        let mut is_told = false;
         loop {
             let began = clock.now();
             let asked =
@@ -60,13 +61,16 @@ pub fn start(
                 Err(_) => Some(Err("no answer in time".to_owned())),
                 // Nothing is known of the endpoint: it is asked again.
                 Ok(Err(Complaint::Here(error))) => {
-                    tracing::warn!(
-                        event = "health_unknown", endpoint = %address, %error,
-                        "cannot ask whether it is well"
-                    );
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(
+                            event = "health_unknown", endpoint = %address, %error,
+                            "cannot ask whether it is well"
+                        );
+                    }
                     None
                 }
             };
+            is_told &= well.is_none();
             if let Some(well) = well
                 && reports.send(Report::Health(Answer { id, well })).await.is_err()
             {

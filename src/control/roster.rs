@@ -5,6 +5,7 @@
 //! it says what changed, the controller acts.
 
 mod ejections;
+mod standing;
 mod telling;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use crate::control::certificates::Certificates;
 use crate::control::discovery::{self, Found};
 use crate::control::health::{self, TlsOfNow};
 use crate::control::roster::ejections::Ejections;
+use crate::control::roster::standing::stay_for_now;
 use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
@@ -98,15 +100,6 @@ struct Member {
     leaves: bool,
 }
 
-/// Lets those who `leave` stay beside `members` while nobody among these is known to be well:
-/// new endpoints that are asked first would leave users without any.
-fn stay_for_now(members: &mut Vec<Member>, leave: Vec<Member>) {
-    if members.iter().all(|member| !member.health.is_known() || !member.serves) {
-        let serving = leave.into_iter().filter(|member| member.serves);
-        members.extend(serving.map(|member| Member { leaves: true, ..member }));
-    }
-}
-
 impl Roster {
     /// The endpoints of `config`, and where reports on them arrive. Nobody is asked yet.
     pub fn new(
@@ -151,6 +144,7 @@ impl Roster {
             let old = before.iter().position(|pool| pool.settings.name == settings.name);
             let mut old = old.map(|index| before.swap_remove(index));
             let same_check = old.as_ref().is_some_and(|old| old.settings.health == settings.health);
+            let same_question = old.as_ref().is_some_and(|old| old.settings.asks_as(settings));
             let same_name = old.as_ref().is_some_and(|old| {
                 let same = (&old.settings.dns, &old.settings.service);
                 same == (&settings.dns, &settings.service)
@@ -173,6 +167,8 @@ impl Roster {
                 if !same_check {
                     // It serves on until it was asked in the new way.
                     member.asking = None;
+                }
+                if !same_question {
                     member.health = Health::default();
                 }
                 if settings.ejection.is_none() {
@@ -257,8 +253,7 @@ impl Roster {
             let of = |member: &Member| member.asking.as_ref().map(|(id, _)| *id);
             let found = pool.members.iter_mut().find(|member| of(member) == Some(answer.id));
             if let Some(member) = found {
-                member.health = member.health.observe(answer.well.is_ok(), check);
-                member.complaint = answer.well.err().unwrap_or_default();
+                member.hear(answer.well, check, &pool.settings);
                 pool.let_go();
                 return;
             }

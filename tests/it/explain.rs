@@ -139,6 +139,20 @@ async fn every_rule_says_why_in_words() {
     });
 }
 
+/// Also where steps mirror or pause, for which a file says no weight.
+#[tokio::test]
+async fn what_a_proxy_tells_of_its_config_can_be_read_again() {
+    let (v1, v2) = (Backend::named("v1").start(), Backend::named("v2").start());
+    let proxy = Proxy::with_config("progressive.yaml")
+        .backends([&v1, &v2])
+        .replace("state:\n  file: ./serin-state.json", "#")
+        .start();
+    let admin = proxy.admin_address().to_string();
+    let url = "http://models.example.com/v1/chat/completions";
+    let args = ["explain", "--admin", &admin, "--data", "{\"model\": \"chat\"}", url];
+    Program::output(SERIN, &args).await.expect(0);
+}
+
 #[tokio::test]
 async fn a_running_proxy_tells_how_its_rollouts_stand() {
     let world = world();

@@ -68,6 +68,17 @@ async fn a_stderr_that_nobody_reads_stops_no_worker_no_verdict_and_no_end() {
 }
 
 #[tokio::test]
+async fn who_is_unwell_from_the_first_is_told_of() {
+    let model = Backend::named("model").answers(503).start();
+    let endpoints = format!("endpoints: [{}]", model.address);
+    let health = format!("{endpoints}, health: {{ path: /ready, interval: 1h }}");
+    let file = Proxy::to(&model, "").replace(&endpoints, &health).config_file();
+    let program = Program::start(SERIN, &["run", "-c", arg(file.path()), "--log-format", "json"]);
+    let unwell = event(&program, "endpoint_unwell", "").await;
+    assert!(unwell["why"].as_str().unwrap().contains("503"), "{unwell}");
+}
+
+#[tokio::test]
 async fn what_changes_is_an_event_with_its_fields_and_the_last_one_is_written() {
     let v1 = Backend::named("v1").on("/ready", Script::answers(200)).start();
     let v2 = Backend::named("v2").start();

@@ -40,6 +40,8 @@ pub(super) struct Saving {
     dirty: bool,
     waiting: Vec<Waiting>,
     failures: u64,
+    /// The last one that was tried could not be written.
+    is_failing: bool,
 }
 
 /// What is done once the ledger is on disk.
@@ -146,10 +148,14 @@ impl Controller {
     pub(super) fn disk_did(&mut self, done: &Done) {
         self.saving.tried = done.number;
         if let Some(error) = &done.error {
-            // Tried again at the next slot's end.
-            tracing::error!(event = "ledger_failed", %error, "the ledger is not on disk");
+            // Tried again at the next slot's end, and told of once until it works.
+            if !std::mem::replace(&mut self.saving.is_failing, true) {
+                tracing::error!(event = "ledger_failed", %error, "the ledger is not on disk");
+            }
             self.saving.dirty = true;
             self.saving.failures += 1;
+        } else if std::mem::take(&mut self.saving.is_failing) {
+            tracing::info!(event = "ledger_written", "the ledger is on disk again");
         }
         self.finish(|one| one.number <= done.number, done.error.as_deref());
         if done.error.is_none() && self.saving.dirty {

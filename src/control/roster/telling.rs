@@ -45,7 +45,7 @@ fn is_out(backend: &BackendName, endpoint: SocketAddr, out: Out<'_>) {
         ),
         Out::Unwell(why) => tracing::warn!(
             event = "endpoint_unwell", %backend, %endpoint, why,
-            "the endpoint is unwell: no more requests"
+            "the endpoint is unwell: it gets no requests"
         ),
     }
 }

@@ -168,6 +168,35 @@ async fn who_is_replaced_serves_until_one_that_is_named_is_well() {
 }
 
 #[tokio::test]
+async fn an_empty_list_and_other_thresholds_are_taken_as_they_are() {
+    let checked = |endpoints: &str, more: &str| {
+        config(&format!("endpoints: [{endpoints}], health: {{ tcp: true, {more} }}"))
+    };
+    let two = "unhealthy_threshold: 2, interval:";
+    let (mut roster, _reports) = Roster::new(
+        &checked(A, &format!("{two} 2h")),
+        1,
+        &Arc::default(),
+        Clock::start(),
+        no_tls(),
+    );
+    roster.ask();
+    assert!(asked(&mut roster, 0, true, 1));
+    // Asked at another interval, one bad answer is still one too few.
+    roster.take_over(&checked(A, &format!("{two} 1h")), at(2));
+    roster.ask();
+    assert!(!asked(&mut roster, 1, false, 3));
+    assert_eq!(serving(&roster), of(&[(A, None)]));
+    assert!(asked(&mut roster, 1, false, 4));
+    assert!(asked(&mut roster, 1, true, 5) || asked(&mut roster, 1, true, 6));
+    assert_eq!(serving(&roster).len(), 1);
+    // Nobody is waited for.
+    roster.take_over(&checked("", "interval: 1h"), at(10));
+    roster.settle(at(10));
+    assert_eq!(serving(&roster), of(&[]));
+}
+
+#[tokio::test]
 async fn who_is_out_is_back_when_nobody_is_taken_out_any_more() {
     let rules = "ejection: { consecutive_failures: 1, max_share: 100% }";
     let two = format!("endpoints: [{A}, {B}]");

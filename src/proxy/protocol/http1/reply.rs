@@ -1,6 +1,6 @@
 //! An answer on its way to a client of HTTP/1.1.
 //!
-//! Never writes more than its head says, and never ends cleanly what is not whole, and never ends cleanly what is not whole.
+//! Never writes more than its head says, and never ends cleanly what is not whole.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
