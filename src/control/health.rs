@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -26,7 +26,7 @@ use crate::tls::client::{Encryption, Offer};
 use crate::traffic::health::{HealthCheck, Probe};
 use crate::traffic::outcome::is_local;
 
-/// Bytes of an answer that are read.
+/// Bytes of an answer that are read, up to the end of its head over HTTP.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// What came of asking; the error is for people.
@@ -156,6 +156,9 @@ async fn ask_over(stream: impl Stream, probe: &Probe, address: SocketAddr) -> Re
 
 async fn ask_http(stream: impl Stream, address: SocketAddr, path: &str) -> Result<(), String> {
     let not_http = |error: hyper::Error| format!("no answer: {error}");
+    // Interim answers are part of it: hyper reads them without end.
+    let (read, write) = tokio::io::split(stream);
+    let stream = tokio::io::join(read.take(ANSWER_BYTES_MAX as u64), write);
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(not_http)?;
     let request = Request::get(path)
@@ -259,6 +262,9 @@ fn serving_status(framed: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -275,6 +281,24 @@ mod tests {
             (b"junk", None),
         ] {
             assert_eq!(serving_status(framed), status, "{framed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn interim_answers_do_not_go_on_without_end() {
+        for (interims, is_well) in [(3, true), (10_000, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let before = "HTTP/1.1 100 Continue\r\n\r\n".repeat(interims);
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let answer = before + "HTTP/1.1 204 No Content\r\n\r\n";
+                // Whoever asked may have left.
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            });
+            let asked = ask(&Probe::Http { path: "/".into() }, address, None).await;
+            assert_eq!(asked.is_ok(), is_well, "{interims}");
         }
     }
 }
