@@ -20,7 +20,7 @@ use crate::control::certificates::Certificates;
 use crate::control::discovery::{self, Found};
 use crate::control::health::{self, TlsOfNow};
 use crate::control::roster::ejections::Ejections;
-use crate::control::roster::standing::stay_for_now;
+use crate::control::roster::standing::{known_elsewhere, stay_for_now};
 use crate::control::throttle::Throttle;
 use crate::names::BackendName;
 use crate::snapshot::Endpoint;
@@ -169,7 +169,8 @@ impl Roster {
                     member.asking = None;
                 }
                 if !same_question {
-                    member.health = Health::default();
+                    let others = before.iter().chain(&self.pools);
+                    member.health = known_elsewhere(others, settings, *address);
                 }
                 if settings.ejection.is_none() {
                     // Nobody would bring it back.

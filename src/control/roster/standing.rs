@@ -2,9 +2,11 @@
 //!
 //! Never asks, and never takes anybody out: who serves is decided by `Roster::settle`.
 
+use std::net::SocketAddr;
+
 use crate::config;
-use crate::control::roster::Member;
-use crate::traffic::health::HealthCheck;
+use crate::control::roster::{Member, Pool};
+use crate::traffic::health::{Health, HealthCheck};
 
 /// Lets those who `leave` stay beside `members` while nobody among these is known to be well:
 /// new endpoints that are asked first would leave users without any.
@@ -15,6 +17,23 @@ pub(super) fn stay_for_now(members: &mut Vec<Member>, leave: Vec<Member>) {
         let serving = leave.into_iter().filter(|member| member.serves);
         members.extend(serving.map(|member| Member { leaves: true, ..member }));
     }
+}
+
+/// What is known of `address` where it is asked the same in the same way, as a backend that has
+/// another name now: until it was asked again, users would be without it.
+pub(super) fn known_elsewhere<'p>(
+    pools: impl Iterator<Item = &'p Pool>,
+    settings: &config::Backend,
+    address: SocketAddr,
+) -> Health {
+    let is_same = |pool: &&Pool| {
+        let other = &pool.settings;
+        let way = (&other.tls, other.protocol) == (&settings.tls, settings.protocol);
+        way && other.asks_as(settings)
+    };
+    let members = pools.filter(is_same).flat_map(|pool| &pool.members);
+    let mut known = members.filter(|one| one.address == address && one.health.is_known());
+    known.next().map(|one| one.health).unwrap_or_default()
 }
 
 impl Member {

@@ -9,10 +9,14 @@ fn no_tls() -> watch::Receiver<Arc<Certificates>> {
 }
 
 fn config(backend: &str) -> Config {
+    config_of("model", backend)
+}
+
+fn config_of(name: &str, backend: &str) -> Config {
     let text = format!(
         "listeners: [{{ name: http, address: 127.0.0.1:8080 }}]\n\
-         backends: [{{ name: model, {backend} }}]\n\
-         routes: [{{ name: r, rules: [{{ name: main, backends: [{{ name: model }}] }}] }}]\n"
+         backends: [{{ name: {name}, {backend} }}]\n\
+         routes: [{{ name: r, rules: [{{ name: main, backends: [{{ name: {name} }}] }}] }}]\n"
     );
     Source::of("test.yaml", text).unwrap().load(Options::RUN).unwrap().config
 }
@@ -194,6 +198,23 @@ async fn an_empty_list_and_other_thresholds_are_taken_as_they_are() {
     roster.take_over(&checked("", "interval: 1h"), at(10));
     roster.settle(at(10));
     assert_eq!(serving(&roster), of(&[]));
+}
+
+#[tokio::test]
+async fn what_is_known_goes_on_under_another_name_if_the_question_is_the_same() {
+    let checked = |name: &str, path: &str| {
+        config_of(name, &format!("endpoints: [{A}], health: {{ path: {path}, interval: 1h }}"))
+    };
+    let (mut roster, _reports) =
+        Roster::new(&checked("old", "/a"), 1, &Arc::default(), Clock::start(), no_tls());
+    roster.ask();
+    asked(&mut roster, 0, true, 1);
+    roster.take_over(&checked("model", "/a"), at(10));
+    roster.settle(at(10));
+    assert_eq!(serving(&roster), of(&[(A, Some(10))]));
+    roster.take_over(&checked("third", "/b"), at(20));
+    roster.settle(at(20));
+    assert!(!roster.is_ready(&"third".into()));
 }
 
 #[tokio::test]
