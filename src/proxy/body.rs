@@ -251,15 +251,17 @@ impl Source {
     }
 
     /// What was kept for copies, which are gone, has the budget of what is sent again from here on;
-    /// where it does not fit, or nothing is sent again, it goes.
+    /// where it does not fit, or nothing is sent again, it goes. All of it is sent by then.
     fn answer_for_kept(&self) {
-        if self.lost.get() || !self.copies.borrow().is_empty() {
+        if !self.copies.borrow().is_empty() {
             return;
         }
-        if self.answered.get() || !self.held.takes(self.kept_cost.get()) {
+        let is_wanted = !self.answered.get() && !self.lost.get();
+        if !is_wanted || !self.held.takes(self.kept_cost.get()) {
             self.keep_bytes_max.set(0);
             self.lost.set(true);
-            self.forget_sent();
+            self.kept.borrow_mut().clear();
+            self.held.give_back();
         }
     }
 
@@ -428,9 +430,6 @@ impl Body for RequestBody {
             let sent = self.source.kept.borrow().len();
             self.sent = sent;
             self.source.sent.set(self.sent);
-            if self.source.lost.get() {
-                self.source.forget_sent();
-            }
             self.has_waited();
             self.mind_the_time();
             if self.source.answered.get() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use serin_testkit::{
-    Answer, Backend, Proxy, ProxyBuilder, Request, Script, Seen, Streamed, eventually,
+    Answer, Backend, Proxy, ProxyBuilder, Request, Script, Seen, Streamed, eventually, within,
 };
 
 /// One rule for `chat`, one for names that begin with `embed`, one for whatever is left; the
@@ -233,6 +233,23 @@ async fn a_request_that_expects_to_be_told_so_is_told_when_its_body_is_wanted() 
     assert_eq!(wire.head().await.expect("an interim response").word(1), "100");
     wire.send(body).await.expect("the proxy listens");
     assert_eq!(wire.head().await.expect("a response").word(1), "200");
+}
+
+/// Trailers are dropped with the chunks; the body is not.
+#[tokio::test]
+async fn a_body_with_trailers_is_read_for_its_model_too() {
+    let servers = servers();
+    let proxy = servers.behind().start();
+    let body = r#"{"model":"chat","n":1}"#;
+    let request = format!(
+        "POST /v1 HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+         transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\nx-checksum: 1\r\n\r\n",
+        body.len()
+    );
+    let mut client = proxy.client().begin(request).await;
+    let head = within("a head", client.head()).await.unwrap();
+    assert_eq!(head.status(), 200);
+    assert_eq!(servers.stable.last().body, body.as_bytes());
 }
 
 /// `config/progressive.yaml` as it stands, in its first step.
